@@ -1,0 +1,51 @@
+"""What every API route shares: the shape of errors and of pages."""
+
+from typing import Any
+
+from django.db import InterfaceError, OperationalError
+from rest_framework.exceptions import APIException, ValidationError
+from rest_framework.pagination import CursorPagination
+from rest_framework.response import Response
+from rest_framework.views import exception_handler as default_handler
+
+from deployments.services.errors import ForbiddenError, ServiceError
+
+STATUS_OF_CODE = {"active": 409, "conflict": 409, "duplicate": 409, "in_use": 409}
+
+
+class NameCursorPagination(CursorPagination):
+    """Keyset pages: as fast on page 1,000 as on page 1, and no row twice while others come and go."""
+
+    ordering = ("-created_at", "-pk")
+    page_size = 50
+    page_size_query_param = "page_size"
+    max_page_size = 200
+
+
+def exception_handler(exception: Exception, context: dict[str, Any]) -> Response | None:
+    """Every error as {"error": {"code", "message", "fields"?}}."""
+    if isinstance(exception, ForbiddenError):
+        return _error(403, "forbidden", str(exception))
+    if isinstance(exception, ServiceError):
+        fields = {exception.field: [str(exception)]} if exception.field else {}
+        return _error(STATUS_OF_CODE.get(exception.code, 400), exception.code, str(exception), fields)
+    if isinstance(exception, OperationalError | InterfaceError):
+        return _error(503, "store_unavailable", "The database does not answer at the moment. Try again in a few seconds.")
+    response = default_handler(exception, context)
+    if response is None:
+        return None
+    if isinstance(exception, ValidationError):
+        fields = exception.detail if isinstance(exception.detail, dict) else {"non_field_errors": exception.detail}
+        response.data = _error(400, "invalid", "Some fields are not right.", fields).data
+    elif isinstance(exception, APIException):
+        response.data = _error(response.status_code, str(exception.default_code), str(exception.detail)).data
+    else:
+        response.data = _error(response.status_code, "not_found", "There is no such thing, or you may not see it.").data
+    return response
+
+
+def _error(status: int, code: str, message: str, fields: Any = None) -> Response:
+    error: dict[str, Any] = {"code": code, "message": message}
+    if fields:
+        error["fields"] = fields
+    return Response({"error": error}, status=status)

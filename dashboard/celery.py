@@ -1,0 +1,16 @@
+"""Celery: wakes work up. What has to be done is in the database, so a lost or doubled message does no harm."""
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dashboard.settings")
+
+app = Celery("slipway")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks(["deployments", "monitoring"])
+app.conf.beat_schedule = {
+    "reconcile": {"task": "deployments.sweep", "schedule": 10.0, "options": {"expires": 10}},
+    "collect-system-metrics": {"task": "monitoring.collect_system", "schedule": 10.0, "options": {"expires": 10}},
+    "ensure-partitions": {"task": "monitoring.ensure_partitions", "schedule": 3600.0, "options": {"expires": 3600}},
+}

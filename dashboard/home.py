@@ -1,0 +1,102 @@
+"""Where Slipway keeps what it writes: `.slipway/` in the project, and, as root, a folder that servers may enter.
+
+PostgreSQL refuses to run as root and must reach its data, but a project below /root can't be entered by another
+user. So as root the servers' data and a copy of their programs live in /var/lib/slipway/<hash>, owned by an
+unprivileged user; no existing folder is ever made more open.
+"""
+
+import hashlib
+import json
+import os
+import pwd
+import secrets
+import socket
+from functools import cached_property
+from pathlib import Path
+
+from common import atomic_file
+
+PROJECT = Path(__file__).resolve().parents[1]
+SERVER_USER = "nobody"
+SOCKET_PATH_LIMIT = 90
+
+
+class Home:
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or Path(os.environ.get("SLIPWAY_HOME", PROJECT / ".slipway"))
+        self._hash = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:12]
+
+    @property
+    def is_root(self) -> bool:
+        return os.geteuid() == 0
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "log"
+
+    @property
+    def instances(self) -> Path:
+        return self.path / "instances"
+
+    @property
+    def gateway(self) -> Path:
+        return self.path / "gateway"
+
+    @property
+    def servers(self) -> Path:
+        """Data, sockets and programs of the embedded servers."""
+        return Path("/var/lib/slipway") / self._hash if self.is_root else self.path / "servers"
+
+    @property
+    def run(self) -> Path:
+        """Sockets; elsewhere when the path would be longer than a unix socket's may be."""
+        run = self.servers / "run"
+        return run if len(str(run)) < SOCKET_PATH_LIMIT else Path("/tmp") / f"slipway-{os.getuid()}-{self._hash}"  # noqa: S108
+
+    def create(self) -> None:
+        for folder in (self.path, self.logs, self.instances, self.gateway):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.is_root:
+            # 0711: the servers' user must pass through, nobody needs to list it.
+            Path("/var/lib/slipway").mkdir(exist_ok=True, mode=0o711)
+        for folder in (self.servers, self.run):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.give_to_servers(folder)
+
+    def give_to_servers(self, path: Path) -> None:
+        """Hand a folder of ours to the unprivileged user that the servers run as."""
+        if self.is_root:
+            user = pwd.getpwnam(SERVER_USER)
+            os.chown(path, user.pw_uid, user.pw_gid)
+
+    @cached_property
+    def secrets(self) -> dict[str, str]:
+        """The installation's secrets and Valkey's port, made at the first start."""
+        path = self.path / "secrets.json"
+        stored = atomic_file.read_json(path)
+        if stored is None:
+            stored = {
+                "SECRET_KEY": secrets.token_urlsafe(48),
+                "POSTGRES_PASSWORD": secrets.token_urlsafe(24),
+                "VALKEY_PASSWORD": secrets.token_urlsafe(24),
+                "VALKEY_PORT": str(_free_port()),
+            }
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.write_bytes(b"")
+            path.chmod(0o600)
+            path.write_text(json.dumps(stored))
+        return stored
+
+    @property
+    def database_url(self) -> str:
+        return f"postgresql://slipway:{self.secrets['POSTGRES_PASSWORD']}@/slipway?host={self.run}"
+
+    @property
+    def redis_url(self) -> str:
+        return f"redis://:{self.secrets['VALKEY_PASSWORD']}@127.0.0.1:{self.secrets['VALKEY_PORT']}/0"
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -1,0 +1,111 @@
+"""Runs supervisord as a child and talks to it."""
+
+import ctypes
+import signal
+import subprocess
+import time
+import xmlrpc.client
+
+from typing import Any
+
+import psutil
+from supervisor.options import NotExecutable
+from supervisor.xmlrpc import SupervisorTransport
+
+from dashboard.home import Home
+from dashboard.processes import supervisord_command
+
+PR_SET_PDEATHSIG = 1
+
+
+class Supervision:
+    """supervisord restarts whatever dies. When `up` itself is killed, the kernel ends supervisord in order."""
+
+    def __init__(self, home: Home, configuration: str) -> None:
+        self._home = home
+        self._path = home.path / "supervisord.conf"
+        self._configuration = configuration
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._await_earlier()
+        self._path.touch(mode=0o600)
+        self._path.write_text(self._configuration)
+        self._daemon = subprocess.Popen(
+            supervisord_command(self._path),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),
+        )
+        self._wait_for(self._answers, 15, "supervisord did not start; see .slipway/log/supervisord.log")
+
+    def start_processes(self, names: list[str]) -> None:
+        for name in names:
+            self._call("startProcess", name, False)
+
+    def stop_processes(self, names: list[str]) -> None:
+        """Stop them side by side and wait until all have ended."""
+        for name in names:
+            try:
+                self._call("stopProcess", name, False)
+            except xmlrpc.client.Fault:
+                continue
+        self._wait_for(lambda: all(self.state(name) in ("STOPPED", "EXITED", "FATAL") for name in names), 60, "some processes did not stop")
+
+    def state(self, name: str) -> str:
+        return self._call("getProcessInfo", name)["statename"]
+
+    def pids(self) -> dict[str, int]:
+        return {info["name"]: info["pid"] for info in self._call("getAllProcessInfo")}
+
+    def is_alive(self) -> bool:
+        return self._daemon is not None and self._daemon.poll() is None
+
+    def shut_down(self) -> None:
+        if self._daemon is None:
+            return
+        self._daemon.terminate()
+        try:
+            self._daemon.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._daemon.kill()
+
+    def _await_earlier(self) -> None:
+        """A supervisord whose `up` was killed is ending: its processes must be gone before ours start."""
+        pid_file = self._home.path / "supervisord.pid"
+        if not pid_file.exists():
+            return
+        try:
+            earlier = psutil.Process(int(pid_file.read_text()))
+            if "supervisor.supervisord" in " ".join(earlier.cmdline()):
+                earlier.terminate()
+                earlier.wait(timeout=60)
+        except (psutil.Error, ValueError):
+            return
+
+    def _answers(self) -> bool:
+        try:
+            return self._call("getState")["statename"] == "RUNNING"
+        except (OSError, xmlrpc.client.Error, NotExecutable):
+            return False
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        # A connection per call: the transport keeps a broken one for ever otherwise.
+        transport = SupervisorTransport(None, None, f"unix://{self._home.run / 'supervisor.sock'}")
+        server = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+        try:
+            return getattr(server.supervisor, method)(*arguments)
+        finally:
+            transport.close()
+
+    @staticmethod
+    def _wait_for(condition: Any, seconds: float, message: str) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(message)
+            time.sleep(0.1)
+
+

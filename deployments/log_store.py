@@ -1,0 +1,94 @@
+"""Stored logs: sealed chunks in PostgreSQL, the live tail in a capped Valkey stream.
+
+A line's position is its end in the instance's log, so chunks and tail join without gap or repetition.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import zstandard
+from django.db import transaction
+
+from common import partitions
+from common.broadcast import valkey
+from deployments.models import Instance, LogChunk
+from runtimes.driver import LogLine
+
+TAIL_LINES = 2000
+TAIL_SECONDS = 3600
+_TABLE = "deployments_log_chunk"
+
+
+@dataclass(frozen=True)
+class Page:
+    """Lines in order, and whether earlier ones exist."""
+
+    lines: list[LogLine]
+    has_earlier: bool
+
+
+def tail_key(instance_uid: str) -> str:
+    return f"slipway:log:{instance_uid}"
+
+
+def publish_tail(instance_uid: str, lines: list[LogLine]) -> None:
+    """Append lines to the live tail; each reader takes them from there."""
+    pipeline = valkey().pipeline(transaction=False)
+    for line in lines:
+        pipeline.xadd(tail_key(instance_uid), {"p": line.position, "t": line.text}, maxlen=TAIL_LINES, approximate=True)
+    pipeline.expire(tail_key(instance_uid), TAIL_SECONDS)
+    pipeline.execute()
+
+
+def seal(instance: Instance, lines: list[LogLine], *, complete: bool, now: datetime) -> None:
+    """Store lines for good and move the instance's position; doing it twice stores them once."""
+    partitions.ensure_day(_TABLE, now.date())
+    with transaction.atomic():
+        locked = Instance.objects.select_for_update().filter(pk=instance.pk).first()
+        if locked is None:
+            return
+        fresh = [line for line in lines if line.position > locked.log_position]
+        if fresh:
+            text = "\n".join(f"{line.position} {line.text}" for line in fresh)
+            LogChunk.objects.create(
+                instance_uid=instance.uid,
+                first_position=locked.log_position,
+                last_position=fresh[-1].position,
+                sealed_at=now,
+                line_count=len(fresh),
+                data=zstandard.compress(text.encode()),
+            )
+        position = fresh[-1].position if fresh else locked.log_position
+        Instance.objects.filter(pk=instance.pk).update(log_position=position, log_complete=complete)
+    instance.log_position, instance.log_complete = position, complete
+
+
+def read_before(instance_uid: str, before: int | None, count: int) -> Page:
+    """The last `count` stored lines up to position `before` (exclusive); None reads from the end."""
+    chunks = LogChunk.objects.filter(instance_uid=instance_uid)
+    if before is not None:
+        chunks = chunks.filter(first_position__lt=before)
+    lines: list[LogLine] = []
+    for chunk in chunks.order_by("-first_position").iterator(chunk_size=4):
+        found = [line for line in _lines(chunk) if before is None or line.position < before]
+        lines = found + lines
+        if len(lines) >= count:
+            break
+    return Page(lines[-count:], has_earlier=len(lines) > count or (bool(lines) and chunks.filter(first_position__lt=lines[0].position).count() > 1))
+
+
+def read_all(instance_uid: str):  # type: ignore[no-untyped-def]
+    """Every stored line in order, chunk by chunk: for downloads."""
+    for chunk in LogChunk.objects.filter(instance_uid=instance_uid).order_by("first_position").iterator(chunk_size=4):
+        yield from _lines(chunk)
+
+
+def _lines(chunk: LogChunk) -> list[LogLine]:
+    text = zstandard.decompress(bytes(chunk.data)).decode()
+    lines = []
+    for row in text.split("\n"):
+        position, _, line = row.partition(" ")
+        lines.append(LogLine(int(position), line))
+    return lines
+
+

@@ -1,0 +1,27 @@
+"""The nouns of deploying, one file each."""
+
+from deployments.models.cluster import Cluster
+from deployments.models.deployment import Deployment
+from deployments.models.directory_version import DirectoryVersion
+from deployments.models.endpoint import Endpoint
+from deployments.models.event import Event
+from deployments.models.instance import Instance
+from deployments.models.log_chunk import LogChunk
+from deployments.models.model import Model
+from deployments.models.rollout import Rollout
+from deployments.models.version import DesiredState, Status, Version
+
+__all__ = [
+    "Cluster",
+    "Deployment",
+    "DesiredState",
+    "DirectoryVersion",
+    "Endpoint",
+    "Event",
+    "Instance",
+    "LogChunk",
+    "Model",
+    "Rollout",
+    "Status",
+    "Version",
+]

@@ -1,0 +1,28 @@
+from django.db import models
+
+from accounts.models import Organization
+
+
+class Model(models.Model):
+    """What is deployed. Credentials for its source are stored encrypted and never shown again."""
+
+    class Source(models.TextChoices):
+        HUGGING_FACE = "hugging_face", "Hugging Face"
+        STORAGE = "storage", "Storage namespace"
+        NGC = "ngc", "NVIDIA NGC"
+        CUSTOM = "custom", "Custom (path or none)"
+
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="models")
+    name = models.CharField(max_length=120)
+    description = models.TextField(blank=True, max_length=2000)
+    source = models.CharField(max_length=16, choices=Source.choices, default=Source.CUSTOM)
+    uri = models.CharField(max_length=500, blank=True)
+    encrypted_credentials = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["organization", "name"], name="model_name_once_per_organization")]
+
+    def __str__(self) -> str:
+        return self.name

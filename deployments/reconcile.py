@@ -1,0 +1,267 @@
+"""Brings what runs in line with what is wanted, one cluster at a time: load, observe, decide, act, apply.
+
+Level-triggered: it looks at everything each time, so a lost or doubled wake-up does no harm. No network or process
+work happens inside a transaction, and every write is guarded, so being killed anywhere is harmless too.
+"""
+
+import logging
+import secrets
+from datetime import UTC, datetime
+
+import redis
+from django.db import transaction
+from django.utils import timezone
+
+from common.broadcast import publish_on_commit, valkey
+from common.database_lock import try_lock
+from common.encryption import SecretUnreadableError
+from deployments import lifecycle
+from deployments.decide import Plan, Wanted, decide
+from deployments.drivers import driver_of
+from deployments.models import Cluster, DesiredState, DirectoryVersion, Event, Instance, Rollout, Status, Version
+from deployments.models.version import INACTIVE
+from deployments.selectors import active_versions_of_cluster
+from runtimes import observation
+from runtimes.cause import Cause
+from runtimes.driver import ClusterUnreachableError, Driver, DriverError, UnschedulableError
+from runtimes.engines.registry import UnknownEngineError, engine
+from runtimes.launch_plan import LaunchPlan
+from runtimes.observation import InstanceObservation
+
+log = logging.getLogger(__name__)
+# A busy cluster is looked at again at once, but one call doesn't go on for ever.
+MAX_ROUNDS = 20
+
+
+def reconcile_cluster(cluster_id: int) -> None:
+    """Reconcile until nobody asked meanwhile. One process per cluster; the others leave a note and go."""
+    _leave_note(cluster_id)
+    with try_lock(f"reconcile.{cluster_id}") as held:
+        if not held:
+            return
+        for _ in range(MAX_ROUNDS):
+            if not _take_note(cluster_id):
+                return
+            cluster = Cluster.objects.filter(pk=cluster_id).first()
+            if cluster is None:
+                return
+            _reconcile_once(cluster)
+
+
+def _leave_note(cluster_id: int) -> None:
+    try:
+        valkey().set(_note_key(cluster_id), 1, ex=60)
+    except redis.RedisError:
+        log.warning("Valkey is away; reconciling once without notes")
+
+
+def _take_note(cluster_id: int) -> bool:
+    """Whether somebody asked since the last look. Without Valkey: once."""
+    try:
+        return valkey().getdel(_note_key(cluster_id)) is not None
+    except redis.RedisError:
+        _reconcile_once(Cluster.objects.get(pk=cluster_id))
+        return False
+
+
+def _note_key(cluster_id: int) -> str:
+    return f"slipway:dirty:{cluster_id}"
+
+
+def _reconcile_once(cluster: Cluster) -> None:
+    versions = active_versions_of_cluster(cluster)
+    driver = driver_of(cluster)
+    try:
+        seen = driver.observe()
+    except ClusterUnreachableError as error:
+        if cluster.unreachable_reason != str(error):
+            Cluster.objects.filter(pk=cluster.pk).update(unreachable_reason=str(error))
+        return
+    Cluster.objects.filter(pk=cluster.pk).update(seen_at=datetime.fromtimestamp(seen.observed_at, UTC), unreachable_reason="")
+    busy_deployments = {version.deployment_id: version.pk for version in versions if _holds_place(version, seen.instances.get(version.key, []))}
+    for version in versions:
+        instances = seen.instances.pop(version.key, [])
+        try:
+            _reconcile_version(version, driver, instances, may_start=busy_deployments.get(version.deployment_id, version.pk) == version.pk)
+        except Exception:
+            # One broken version must not stop the others; the next sweep tries again.
+            log.exception("reconciling %s failed", version)
+    _remove_strangers(driver, seen.instances)
+
+
+def _holds_place(version: Version, instances: list[InstanceObservation]) -> bool:
+    """A version on its way out keeps its deployment's place until its last instance is gone."""
+    leaving = version.desired_state == DesiredState.STOPPED
+    return leaving and (version.status not in INACTIVE or any(item.is_alive for item in instances))
+
+
+def _reconcile_version(version: Version, driver: Driver, instances: list[InstanceObservation], *, may_start: bool) -> None:
+    plan_of_launch, broken = _launch_plan(version)
+    blocked = broken
+    wanted = Wanted(
+        status=version.status,
+        running=version.desired_state == DesiredState.RUNNING,
+        replicas=version.replicas,
+        generation=version.generation,
+        start_requested_at=version.start_requested_at.timestamp(),
+        unready_since=version.unready_since.timestamp() if version.unready_since else None,
+        start_deadline_s=plan_of_launch.start_deadline_s if plan_of_launch else 0.0,
+        may_start=may_start,
+        blocked=blocked,
+    )
+    now = timezone.now().timestamp()
+    plan = decide(wanted, instances, now)
+    if plan.create and plan_of_launch:
+        blocked = _create(version, driver, plan_of_launch, plan.create)
+        plan = plan if blocked is None else decide(Wanted(**{**wanted.__dict__, "blocked": blocked}), instances, now)
+    for uid in plan.end:
+        driver.end_instance(version.key, uid)
+    _apply(version, plan, instances)
+    _discard(version, driver, plan.discard)
+
+
+def _launch_plan(version: Version) -> tuple[LaunchPlan | None, Cause | None]:
+    """The plan, or the cause why there is none."""
+    try:
+        specification = version.specification_with_secrets()
+        return engine(specification.engine).plan(specification, version.deployment.endpoint.cluster.driver), None
+    except SecretUnreadableError as error:
+        return None, Cause("secret_unreadable", str(error), "Enter the secret values again in a new version.")
+    except UnknownEngineError as error:
+        return None, Cause("unknown_engine", str(error), "Start a version with another engine.")
+
+
+def _create(version: Version, driver: Driver, plan: LaunchPlan, count: int) -> Cause | None:
+    """Create `count` instances; the cause when the driver refuses."""
+    for _ in range(count):
+        name = f"{version.deployment.name}-v{version.number}-{secrets.token_hex(3)}"
+        try:
+            driver.create_instance(version.key, version.generation, plan, name=name)
+        except UnschedulableError as error:
+            remedy = "Free the resource, or start a version that asks for less."
+            return Cause("unschedulable", str(error), remedy, retryable=True)
+        except (DriverError, OSError) as error:
+            return Cause("driver_refused", f"The cluster refused to start an instance: {error}", "It is tried again.", retryable=True)
+    return None
+
+
+def _apply(version: Version, plan: Plan, instances: list[InstanceObservation]) -> None:
+    """Write what was seen and decided, in one transaction; what someone else changed meanwhile is left alone."""
+    with transaction.atomic():
+        routes_changed = _store_instances(version, instances)
+        moved = _apply_status(version, plan)
+        if routes_changed or moved:
+            _advance_rollout(version)
+            DirectoryVersion.bump()
+
+
+def _apply_status(version: Version, plan: Plan) -> bool:
+    unready_since = datetime.fromtimestamp(plan.unready_since, UTC) if plan.unready_since else None
+    if plan.status == version.status:
+        changes: dict[str, object] = {}
+        cause = plan.cause.to_json() if plan.cause else None
+        # The cause of an error stays: it is what the error is about.
+        if cause != version.cause_json and version.status != Status.ERROR:
+            changes["cause_json"] = cause
+        if unready_since != version.unready_since and version.status == Status.RUNNING:
+            changes["unready_since"] = unready_since
+        if changes:
+            Version.objects.filter(pk=version.pk, status=version.status, generation=version.generation).update(**changes)
+            publish_on_commit("deployment", version.deployment_id)
+        return bool(changes)
+    changes = {"unready_since": unready_since}
+    if plan.status == Status.RUNNING:
+        changes["ready_at"] = timezone.now()
+    if plan.give_up:
+        changes["desired_state"] = DesiredState.STOPPED
+    cause = plan.cause if plan.status != Status.STOPPED else None
+    return lifecycle.advance(version, plan.status, cause=cause, **changes)
+
+
+def _store_instances(version: Version, observed: list[InstanceObservation]) -> bool:
+    """Upsert the instance rows; whether anything that the gateway routes by has changed."""
+    known = {instance.uid: instance for instance in version.known_instances}
+    changed = routes_changed = False
+    for item in observed:
+        before = known.pop(item.uid, None)
+        fields = _instance_fields(item)
+        if before is not None and all(getattr(before, name) == value for name, value in fields.items()):
+            continue
+        changed = True
+        routes_changed |= before is None or before.is_ready != item.is_ready or before.address != fields["address"]
+        Instance.objects.update_or_create(uid=item.uid, defaults={"version": version, **fields})
+        _note_instance(version, item, before)
+    for gone in known.values():
+        if gone.is_live:
+            # Its folder or pod is gone without a last word.
+            changed = routes_changed = True
+            Instance.objects.filter(pk=gone.pk).update(phase=observation.GONE, ended_at=timezone.now(), ready_at=None)
+    if changed:
+        publish_on_commit("deployment", version.deployment_id)
+    return routes_changed
+
+
+def _instance_fields(item: InstanceObservation) -> dict[str, object]:
+    def moment(seconds: float | None) -> datetime | None:
+        return datetime.fromtimestamp(seconds, UTC) if seconds else None
+
+    return {
+        "name": item.name,
+        "generation": item.generation,
+        "phase": item.phase,
+        "address": item.address or "",
+        "restarts": item.restarts,
+        "exit_code": item.exit_code,
+        "steps": [{"name": step.name, "at": step.at} for step in item.steps],
+        "cause_json": item.cause.to_json() if item.cause else None,
+        "started_at": moment(item.started_at),
+        "ready_at": moment(item.ready_at),
+        "ended_at": moment(item.ended_at),
+    }
+
+
+def _note_instance(version: Version, item: InstanceObservation, before: Instance | None) -> None:
+    if before is None:
+        lifecycle.record_event(version, "instance", f"Instance {item.name} scheduled.", instance_uid=item.uid)
+    elif item.is_ready and not before.is_ready:
+        lifecycle.record_event(version, "instance", f"Instance {item.name} is ready.", instance_uid=item.uid)
+    elif item.restarts > before.restarts:
+        why = item.cause.message if item.cause else "It ended."
+        lifecycle.record_event(version, "restart", f"Instance {item.name} restarts: {why}", severity=Event.Severity.WARNING, instance_uid=item.uid)
+    elif item.phase == observation.FAILED and before.phase != observation.FAILED:
+        why = item.cause.message if item.cause else ""
+        lifecycle.record_event(version, "instance", f"Instance {item.name} failed. {why}", severity=Event.Severity.ERROR, instance_uid=item.uid)
+    elif item.phase == observation.GONE and before.phase != observation.GONE:
+        lifecycle.record_event(version, "instance", f"Instance {item.name} ended.", instance_uid=item.uid)
+
+
+def _advance_rollout(version: Version) -> None:
+    phase = {
+        Status.RUNNING: Rollout.Phase.DONE,
+        Status.ERROR: Rollout.Phase.FAILED,
+        Status.STOPPED: Rollout.Phase.SUPERSEDED,
+        Status.SHUTTING_DOWN: Rollout.Phase.SUPERSEDED,
+    }.get(Status(version.status))
+    open_rollouts = Rollout.objects.filter(new=version, finished_at=None)
+    if phase:
+        open_rollouts.update(phase=phase, finished_at=timezone.now())
+    elif version.status == Status.PREPARING:
+        open_rollouts.filter(phase=Rollout.Phase.STOPPING_OLD).update(phase=Rollout.Phase.STARTING_NEW)
+
+
+def _discard(version: Version, driver: Driver, uids: tuple[str, ...]) -> None:
+    """Forget ended instances whose log is stored; the others wait for the watcher."""
+    complete = Instance.objects.filter(uid__in=uids, log_complete=True).values_list("uid", flat=True)
+    for uid in complete:
+        driver.discard(version.key, uid)
+
+
+def _remove_strangers(driver: Driver, instances: dict[str, list[InstanceObservation]]) -> None:
+    """End what belongs to no version that is wanted or active: left by a deleted one, or by a crash in between."""
+    for version_key, items in instances.items():
+        stored = set(Instance.objects.filter(uid__in=[item.uid for item in items], log_complete=False).values_list("uid", flat=True))
+        for item in items:
+            if item.is_alive:
+                driver.end_instance(version_key, item.uid)
+            elif item.uid not in stored:
+                driver.discard(version_key, item.uid)

@@ -1,0 +1,126 @@
+"""What an actor may see and manage, as querysets. Views, API, consumers and tasks ask here and decide nothing."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Count, Exists, OuterRef, Prefetch, Q, QuerySet
+
+from accounts.permissions import Actor, is_operator, managed_organizations, may_manage_clusters, visible_organizations
+from deployments.models import Cluster, Deployment, DesiredState, Endpoint, Instance, Model, Status, Version
+from deployments.models.version import INACTIVE
+from runtimes.observation import READY
+
+
+def visible_deployments(actor: Actor) -> QuerySet[Deployment]:
+    return _scoped(Deployment.objects.all(), actor, visible_organizations(actor))
+
+
+def manageable_deployments(actor: Actor) -> QuerySet[Deployment]:
+    return _scoped(Deployment.objects.all(), actor, managed_organizations(actor))
+
+
+def visible_models(actor: Actor) -> QuerySet[Model]:
+    return _scoped(Model.objects.all(), actor, visible_organizations(actor))
+
+
+def manageable_models(actor: Actor) -> QuerySet[Model]:
+    return _scoped(Model.objects.all(), actor, managed_organizations(actor))
+
+
+def visible_endpoints(actor: Actor) -> QuerySet[Endpoint]:
+    return _scoped(Endpoint.objects.all(), actor, visible_organizations(actor))
+
+
+def manageable_endpoints(actor: Actor) -> QuerySet[Endpoint]:
+    return _scoped(Endpoint.objects.all(), actor, managed_organizations(actor))
+
+
+def visible_clusters(actor: Actor) -> QuerySet[Cluster]:
+    return Cluster.objects.all() if may_manage_clusters(actor) else Cluster.objects.none()
+
+
+def visible_instances(actor: Actor) -> QuerySet[Instance]:
+    return Instance.objects.filter(version__deployment__in=visible_deployments(actor))
+
+
+def _scoped(queryset: QuerySet[Any], actor: Actor, organizations: QuerySet[Any]) -> QuerySet[Any]:
+    return queryset if is_operator(actor) else queryset.filter(organization__in=organizations)
+
+
+def current_versions() -> QuerySet[Version]:
+    """Per deployment the version that tells its status: the wanted one, else one still active, else the newest."""
+    return (
+        Version.objects.annotate(
+            ready=Count("instances", filter=Q(instances__ended_at=None, instances__phase=READY)),
+            is_wanted=Q(desired_state=DesiredState.RUNNING),
+            is_active=~Q(status__in=INACTIVE),
+        )
+        .select_related("deployment__organization")
+        .order_by("deployment_id", "-is_wanted", "-is_active", "-status_since", "-number")
+        .distinct("deployment_id")
+    )
+
+
+@dataclass(frozen=True)
+class DeploymentFilter:
+    """What the list is narrowed to; empty means all."""
+
+    search: str = ""
+    status: str = ""
+    environment: str = ""
+    organization: str = ""
+    model: str = ""
+
+    @property
+    def is_active(self) -> bool:
+        return any((self.search, self.status, self.environment, self.organization, self.model))
+
+
+def filtered_deployments(actor: Actor, wanted: DeploymentFilter) -> QuerySet[Deployment]:
+    """Visible deployments that match, with what a list row shows."""
+    found = visible_deployments(actor).select_related("organization", "model", "endpoint__cluster")
+    if wanted.search:
+        found = found.filter(
+            Q(name__icontains=wanted.search) | Q(description__icontains=wanted.search) | Q(model__name__icontains=wanted.search) | Q(endpoint__name__icontains=wanted.search)
+        )
+    if wanted.environment:
+        found = found.filter(environment=wanted.environment)
+    if wanted.organization:
+        found = found.filter(organization__name=wanted.organization)
+    if wanted.model.isdigit():
+        found = found.filter(model_id=int(wanted.model))
+    if wanted.status:
+        found = _with_status(found, wanted.status)
+    return found
+
+
+def _with_status(deployments: QuerySet[Deployment], status: str) -> QuerySet[Deployment]:
+    """Those whose telling version has `status`: an active one wins over inactive ones."""
+    of_deployment = Version.objects.filter(deployment=OuterRef("pk"))
+    if status in INACTIVE:
+        newest = of_deployment.order_by("-status_since", "-number").values("status")[:1]
+        return deployments.annotate(newest_status=newest).filter(~Exists(of_deployment.exclude(status__in=INACTIVE)), newest_status=status)
+    return deployments.filter(Exists(of_deployment.filter(status=status)))
+
+
+def attach_current_versions(deployments: list[Deployment]) -> None:
+    """Set `current_version` (or None) on each, with one query."""
+    found = {version.deployment_id: version for version in current_versions().filter(deployment__in=deployments)}
+    for deployment in deployments:
+        deployment.current_version = found.get(deployment.pk)
+
+
+def active_versions_of_cluster(cluster: Cluster) -> list[Version]:
+    """Versions that the reconciler has to look after, with their live instances."""
+    live = Prefetch("instances", Instance.objects.filter(Q(ended_at=None) | Q(log_complete=False)), to_attr="known_instances")
+    wanted = Q(desired_state=DesiredState.RUNNING) | ~Q(status__in=INACTIVE) | Exists(Instance.objects.filter(version=OuterRef("pk"), ended_at=None))
+    return list(
+        Version.objects.filter(wanted, deployment__endpoint__cluster=cluster)
+        .select_related("deployment__organization", "deployment__endpoint", "deployment__model")
+        .prefetch_related(live)
+        .order_by("pk")
+    )
+
+
+def is_serving(version: Version | None) -> bool:
+    return version is not None and version.status == Status.RUNNING

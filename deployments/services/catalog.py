@@ -1,0 +1,88 @@
+"""Writers of what deployments refer to: models, endpoints, clusters."""
+
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import ProtectedError
+
+from accounts import audit
+from accounts.permissions import Actor, may_manage, may_manage_clusters, may_use_driver
+from common.broadcast import publish_on_commit
+from common.encryption import Cipher
+from common.naming import RESERVED_ENDPOINT_NAMES, name_error
+from deployments.models import Cluster, Endpoint, Model
+from deployments.services.change import change
+from deployments.services.errors import ForbiddenError, ServiceError
+
+
+def save_model(model: Model, *, actor: Actor, credential: str | None = None) -> Model:
+    """Create or update. `credential` of None keeps the stored one, "" removes it."""
+    if not may_manage(actor, model.organization_id):
+        raise ForbiddenError("You may not manage models of this organization.", field="organization")
+    if credential is not None:
+        model.encrypted_credentials = Cipher(settings.SECRET_KEY).encrypt({"token": credential} if credential else {})
+    return _save(model, actor, model.organization_id, duplicate="This organization already has a model of this name.")
+
+
+def save_endpoint(endpoint: Endpoint, *, actor: Actor) -> Endpoint:
+    if not may_manage(actor, endpoint.organization_id) or not may_use_driver(actor, endpoint.cluster.driver):
+        raise ForbiddenError("You may not expose models on this cluster for this organization.", field="cluster")
+    problem = name_error(endpoint.name)
+    if endpoint.name in RESERVED_ENDPOINT_NAMES:
+        problem = f"“{endpoint.name}” is one of the gateway's own paths. Choose another name."
+    if problem:
+        raise ServiceError(problem, field="name")
+    if endpoint.pk:
+        before = Endpoint.objects.get(pk=endpoint.pk)
+        if before.cluster_id != endpoint.cluster_id and endpoint.deployments.exists():
+            raise ServiceError("This endpoint has deployments; they run on its cluster. Make another endpoint instead.", field="cluster")
+    return _save(endpoint, actor, endpoint.organization_id, duplicate="An endpoint of this name exists; names are unique over all organizations.")
+
+
+def save_cluster(cluster: Cluster, *, actor: Actor) -> Cluster:
+    if not may_manage_clusters(actor):
+        raise ForbiddenError("Clusters are managed by operators.")
+    problem = name_error(cluster.name)
+    if problem:
+        raise ServiceError(problem, field="name")
+    return _save(cluster, actor, None, duplicate="A cluster of this name exists.")
+
+
+def delete(thing: Model | Endpoint | Cluster, *, actor: Actor) -> None:
+    """Delete what nothing refers to any more."""
+    organization_id = getattr(thing, "organization_id", None)
+    allowed = may_manage_clusters(actor) if organization_id is None else may_manage(actor, organization_id)
+    if not allowed:
+        raise ForbiddenError("You may not delete this.")
+    kind = thing._meta.verbose_name
+    try:
+        with change():
+            audit.record(actor=actor, action="delete", thing=thing, organization_id=organization_id)
+            thing.delete()
+    except ProtectedError as error:
+        names = ", ".join(sorted(str(item) for item in error.protected_objects)[:5])
+        raise ServiceError(f"This {kind} is in use by {names}. Delete that first.", code="in_use") from None
+
+
+def _save(thing: Any, actor: Actor, organization_id: int | None, *, duplicate: str) -> Any:
+    fields = [field for field in thing._meta.concrete_fields if not field.primary_key and not getattr(field, "auto_now_add", False)]
+    created = thing.pk is None
+    before = None if created else type(thing)._default_manager.get(pk=thing.pk)
+    changes = {
+        field.name: [getattr(before, field.attname, None), getattr(thing, field.attname)]
+        for field in fields
+        if not field.name.startswith("encrypted") and getattr(before, field.attname, None) != getattr(thing, field.attname)
+        and field.name not in ("seen_at", "unreachable_reason")
+    }
+    try:
+        with transaction.atomic(), change():
+            if created:
+                thing.save(force_insert=True)
+            else:
+                thing.save(update_fields=[field.attname for field in fields])
+            audit.record(actor=actor, action="create" if created else "update", thing=thing, organization_id=organization_id, changes=changes)
+            publish_on_commit(thing._meta.model_name, thing.pk)
+    except IntegrityError:
+        raise ServiceError(duplicate, code="duplicate", field="name") from None
+    return thing

@@ -1,0 +1,171 @@
+"""Writers of versions: create, start, stop, restart, scale, delete. One wanted version per deployment."""
+
+from django.conf import settings
+from django.utils import timezone
+
+from accounts import audit
+from accounts.permissions import Actor, may_manage, may_use_driver
+from common.broadcast import publish_on_commit
+from common.encryption import Cipher
+from deployments import lifecycle
+from deployments.models import Deployment, DesiredState, Rollout, Status, Version
+from deployments.services.change import change
+from deployments.services.errors import ForbiddenError, ServiceError
+from runtimes.engines.registry import UnknownEngineError, engine
+from runtimes.specification import Specification
+
+MAX_REPLICAS = 100
+
+
+def create_version(
+    deployment: Deployment, specification: Specification, replicas: int, *, actor: Actor, strategy: str = Rollout.Strategy.REPLACE
+) -> Version:
+    """Create the next version and start it; the wanted one, if any, shuts down."""
+    _check_may_deploy(deployment, actor)
+    check_specification(specification, deployment.endpoint.cluster.driver)
+    _check_replicas(replicas)
+    with change(reconcile_cluster=deployment.endpoint.cluster_id):
+        _lock(deployment)
+        newest = Version.objects.filter(deployment=deployment).order_by("-number").first()
+        old = _unwant_current(deployment, actor)
+        now = timezone.now()
+        version = Version.objects.create(
+            deployment=deployment,
+            number=newest.number + 1 if newest else 1,
+            specification_json=specification.to_json(),
+            encrypted_secrets=Cipher(settings.SECRET_KEY).encrypt(specification.secret_environment),
+            replicas=replicas,
+            created_by=actor,
+            start_requested_at=now,
+            changed_at=now,
+            status_since=now,
+        )
+        _open_rollout(version, old, strategy)
+        lifecycle.record_event(version, "created", f"Version {version.number} created with {replicas} replicas.", actor=actor)
+        _audit(actor, "create", version)
+    return version
+
+
+def start_version(version: Version, *, actor: Actor, strategy: str = Rollout.Strategy.REPLACE) -> None:
+    """Start an inactive version again; the wanted one, if any, shuts down."""
+    deployment = version.deployment
+    _check_may_deploy(deployment, actor)
+    with change(reconcile_cluster=deployment.endpoint.cluster_id):
+        _lock(deployment)
+        version.refresh_from_db()
+        if not version.is_inactive:
+            status = Status(version.status).label
+            raise ServiceError(f"Version {version.number} is {status}; only a stopped one or one in error can be started.", code="active")
+        # The specification may have stopped being possible since: a program removed, a file moved.
+        check_specification(version.specification_with_secrets(), deployment.endpoint.cluster.driver)
+        old = _unwant_current(deployment, actor)
+        now = timezone.now()
+        moved = lifecycle.advance(
+            version, Status.PREPARING, desired_state=DesiredState.RUNNING, generation=version.generation + 1,
+            start_requested_at=now, changed_at=now, ready_at=None, unready_since=None,
+        )  # fmt: skip
+        if not moved:
+            raise ServiceError("Someone else changed this version at the same moment. Look at its status and try again.", code="conflict")
+        _open_rollout(version, old, strategy)
+        _audit(actor, "start", version)
+
+
+def stop_version(version: Version, *, actor: Actor) -> None:
+    """Shut the version down. Stopping one that is inactive changes nothing."""
+    _check_may_deploy(version.deployment, actor)
+    with change(reconcile_cluster=version.deployment.endpoint.cluster_id):
+        _lock(version.deployment)
+        version.refresh_from_db()
+        if version.desired_state == DesiredState.STOPPED:
+            return
+        _unwant(version)
+        lifecycle.record_event(version, "stop", f"Version {version.number} is to stop.", actor=actor)
+        _audit(actor, "stop", version)
+
+
+def scale_version(version: Version, replicas: int, *, actor: Actor) -> None:
+    """Change the number of replicas; instances that stay are not touched."""
+    _check_may_deploy(version.deployment, actor)
+    _check_replicas(replicas)
+    with change(reconcile_cluster=version.deployment.endpoint.cluster_id):
+        _lock(version.deployment)
+        version.refresh_from_db()
+        old = version.replicas
+        if old == replicas:
+            return
+        Version.objects.filter(pk=version.pk).update(replicas=replicas, changed_at=timezone.now())
+        version.replicas = replicas
+        lifecycle.record_event(version, "scale", f"Version {version.number}: replicas {old} → {replicas}.", actor=actor)
+        _audit(actor, "scale", version, replicas=[old, replicas])
+
+
+def delete_version(version: Version, *, actor: Actor) -> None:
+    """Delete an inactive version for good, with its events; its logs expire with their day."""
+    _check_may_deploy(version.deployment, actor)
+    with change(reconcile_cluster=version.deployment.endpoint.cluster_id):
+        _lock(version.deployment)
+        version.refresh_from_db()
+        if not version.is_inactive:
+            status = Status(version.status).label
+            raise ServiceError(f"Version {version.number} is {status}. Stop it first; an active version can't be deleted.", code="active")
+        if version.instances.filter(ended_at=None).exists():
+            raise ServiceError(f"Version {version.number} still has instances that are ending. Try again in a moment.", code="active")
+        _audit(actor, "delete", version)
+        version.delete()
+        publish_on_commit("deployment", version.deployment_id)
+
+
+def check_specification(specification: Specification, driver: str) -> None:
+    """Raise for the first field that would not start there; forms show all of them."""
+    for field, message in specification_errors(specification, driver).items():
+        raise ServiceError(message, code="invalid", field=field)
+
+
+def specification_errors(specification: Specification, driver: str) -> dict[str, str]:
+    """Messages by form field."""
+    try:
+        chosen = engine(specification.engine)
+    except UnknownEngineError as error:
+        return {"engine": str(error)}
+    reason = chosen.unavailable_reason(driver)
+    if reason:
+        return {"engine": reason}
+    return chosen.field_errors(specification, driver)
+
+
+def _check_may_deploy(deployment: Deployment, actor: Actor) -> None:
+    if not may_manage(actor, deployment.organization_id) or not may_use_driver(actor, deployment.endpoint.cluster.driver):
+        raise ForbiddenError("You may not run models on this cluster for this organization.")
+
+
+def _check_replicas(replicas: int) -> None:
+    if not 1 <= replicas <= MAX_REPLICAS:
+        raise ServiceError(f"Replicas are 1 to {MAX_REPLICAS}. To have none, stop the version.", code="invalid", field="replicas")
+
+
+def _lock(deployment: Deployment) -> None:
+    """Two people who click at once wait for each other here; the second sees what the first did."""
+    Deployment.objects.select_for_update().get(pk=deployment.pk)
+
+
+def _unwant_current(deployment: Deployment, actor: Actor) -> Version | None:
+    old = Version.objects.filter(deployment=deployment, desired_state=DesiredState.RUNNING).first()
+    if old:
+        _unwant(old)
+        lifecycle.record_event(old, "stop", f"Version {old.number} is to stop: another version takes its place.", actor=actor)
+    return old
+
+
+def _unwant(version: Version) -> None:
+    Version.objects.filter(pk=version.pk).update(desired_state=DesiredState.STOPPED, changed_at=timezone.now())
+    version.desired_state = DesiredState.STOPPED
+
+
+def _open_rollout(version: Version, old: Version | None, strategy: str) -> None:
+    open_rollouts = Rollout.objects.filter(deployment=version.deployment, finished_at=None)
+    open_rollouts.update(phase=Rollout.Phase.SUPERSEDED, finished_at=timezone.now())
+    Rollout.objects.create(deployment=version.deployment, old=old, new=version, strategy=strategy)
+
+
+def _audit(actor: Actor, action: str, version: Version, **changes: list[object]) -> None:
+    audit.record(actor=actor, action=action, thing=version, organization_id=version.deployment.organization_id, changes=changes)

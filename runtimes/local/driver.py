@@ -1,0 +1,179 @@
+"""The local driver: instances are processes on this machine, each under a shim of its own.
+
+It keeps no state but the instances' folders, so that any process may use it and a killed one loses nothing.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from runtimes import observation
+from runtimes.cause import Cause
+from runtimes.driver import Capacity, Driver, LogLine, UnschedulableError
+from runtimes.launch_plan import LaunchPlan
+from runtimes.local import identity
+from runtimes.local.gpus import read_gpus
+from runtimes.local.instance_folder import InstanceFolder
+from runtimes.observation import InstanceObservation, Observation, Step
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+# A shim says who it is within this time, or its start was lost with the process that started it.
+SHIM_START_S = 15.0
+# What an instance has left behind is read by the watcher within this time, or never.
+KEEP_ENDED_S = 3600.0
+
+
+class LocalDriver(Driver):
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def observe(self) -> Observation:
+        instances: dict[str, list[InstanceObservation]] = {}
+        for folder in self.folders():
+            version_key = folder.path.parent.name
+            state = folder.read_state()
+            if state is None:
+                continue
+            if state["phase"] in (observation.GONE, observation.FAILED) and time.time() - state["ended_at"] > KEEP_ENDED_S:
+                shutil.rmtree(folder.path, ignore_errors=True)
+                continue
+            instances.setdefault(version_key, []).append(_observed(self._checked(folder, state)))
+        return Observation(time.time(), instances)
+
+    def create_instance(self, version_key: str, generation: int, plan: LaunchPlan, *, name: str) -> str:
+        gpus = self._choose_gpus(plan.gpu)
+        uid = uuid.uuid4().hex
+        folder = InstanceFolder(self._root / version_key / uid)
+        folder.create()
+        state = {
+            "uid": uid, "name": name, "generation": generation, "phase": observation.SCHEDULED, "scheduled_at": time.time(),
+            "boot_id": identity.boot_id(), "gpus": gpus, "restarts": 0, "port": None, "cause": None, "exit_code": None,
+            "started_at": None, "listening_at": None, "ready_at": None, "ended_at": None, "shim": None, "program": None,
+        }  # fmt: skip
+        folder.write_state(state)
+        environment = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TZ", "LD_LIBRARY_PATH")}
+        shim = subprocess.Popen(
+            [sys.executable, "-m", "runtimes.local.shim", str(folder.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=(folder.path / "shim.log").open("ab"),
+            cwd=PROJECT_ROOT,
+            env=environment | {"PYTHONPATH": str(PROJECT_ROOT)},
+            start_new_session=True,
+        )
+        assert shim.stdin is not None  # noqa: S101
+        shim.stdin.write(json.dumps(plan.to_json()).encode())
+        shim.stdin.close()
+        return uid
+
+    def end_instance(self, version_key: str, uid: str) -> None:
+        folder = InstanceFolder(self._root / version_key / uid)
+        state = folder.read_state()
+        if state is None or state["phase"] in (observation.GONE, observation.FAILED):
+            return
+        shim = identity.find(state["shim"])
+        if shim is not None:
+            shim.send_signal(signal.SIGTERM)
+        elif state["shim"] is not None or time.time() - state["scheduled_at"] > SHIM_START_S:
+            self._bury(folder, state)
+
+    def capacity(self) -> list[Capacity]:
+        memory = psutil.virtual_memory()
+        gpus, reason = read_gpus()
+        return [Capacity(os.uname().nodename, float(psutil.cpu_count() or 1), memory.total, memory.available, len(gpus), reason)]
+
+    def read_log(self, version_key: str, uid: str, *, after: int) -> Iterator[LogLine]:
+        return InstanceFolder(self._root / version_key / uid).read_log(after)
+
+    def discard(self, version_key: str, uid: str) -> None:
+        shutil.rmtree(self._root / version_key / uid, ignore_errors=True)
+
+    def folders(self) -> list[InstanceFolder]:
+        return [InstanceFolder(path.parent) for path in sorted(self._root.glob("*/*/state.json"))]
+
+    def end_all(self, *, timeout_s: float) -> None:
+        """End every instance and wait for it: what Ctrl-C does."""
+        deadline = time.monotonic() + timeout_s
+        alive = True
+        while alive and time.monotonic() < deadline:
+            alive = False
+            for folder in self.folders():
+                state = folder.read_state()
+                if state and state["phase"] not in (observation.GONE, observation.FAILED):
+                    alive = True
+                    self.end_instance(folder.path.parent.name, folder.path.name)
+            if alive:
+                time.sleep(0.2)
+
+    def programs(self) -> list[tuple[str, dict[str, Any]]]:
+        """(version key, state) of each instance whose program runs: what the metrics collector samples."""
+        running = []
+        for folder in self.folders():
+            state = folder.read_state()
+            if state and state["program"] and identity.find(state["program"]):
+                running.append((folder.path.parent.name, state))
+        return running
+
+    def _checked(self, folder: InstanceFolder, state: dict[str, Any]) -> dict[str, Any]:
+        """The state, corrected where its shim can't speak any more."""
+        if state["phase"] in (observation.GONE, observation.FAILED):
+            return state
+        if state["shim"] is None and time.time() - state["scheduled_at"] < SHIM_START_S and state["boot_id"] == identity.boot_id():
+            return state
+        if identity.find(state["shim"]) is not None:
+            return state
+        # Read again: the shim may have written its last words and ended between the two looks.
+        fresh = folder.read_state() or state
+        return fresh if fresh["phase"] in (observation.GONE, observation.FAILED) else self._bury(folder, fresh)
+
+    def _bury(self, folder: InstanceFolder, state: dict[str, Any]) -> dict[str, Any]:
+        for process in identity.leftovers(state["uid"]):
+            process.kill()
+        cause = Cause("instance_lost", "The process that kept this instance was killed, or the machine restarted.", "Nothing to do: a new instance takes its place.", retryable=True)
+        state |= {"phase": observation.GONE, "cause": cause.to_json(), "ended_at": time.time(), "ready_at": None, "program": None}
+        folder.write_state(state)
+        return state
+
+    def _choose_gpus(self, count: int) -> list[int]:
+        if not count:
+            return []
+        gpus, reason = read_gpus()
+        taken = {index for _, state in self.programs() for index in state["gpus"]}
+        free = [gpu.index for gpu in gpus if gpu.index not in taken]
+        if len(free) < count:
+            have = f"{len(gpus)} GPUs, {len(free)} of them free" if gpus else f"no GPU: {reason}"
+            raise UnschedulableError(f"The version asks for {count} GPUs per instance; this machine has {have}.")
+        return free[:count]
+
+
+def _observed(state: dict[str, Any]) -> InstanceObservation:
+    port = state["port"]
+    return InstanceObservation(
+        uid=state["uid"],
+        name=state["name"],
+        phase=state["phase"],
+        generation=state["generation"],
+        address=f"127.0.0.1:{port}" if port else None,
+        restarts=state["restarts"],
+        started_at=state["scheduled_at"],
+        ready_at=state["ready_at"],
+        ended_at=state["ended_at"],
+        exit_code=state["exit_code"],
+        steps=(
+            Step("scheduled", state["scheduled_at"]),
+            Step("process_started", state["started_at"]),
+            Step("listening", state["listening_at"]),
+            Step("ready", state["ready_at"]),
+        ),
+        cause=Cause.from_json(state["cause"]),
+    )

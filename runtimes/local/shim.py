@@ -1,0 +1,265 @@
+"""The parent of one local instance: `python -m runtimes.local.shim FOLDER` with the launch plan on standard input.
+
+It runs in a session of its own, so that no end of a Slipway process ends the instance. It starts the program,
+stamps and stores its output, asks for its health, restarts it with back-off, limits its memory, and writes what
+it sees into state.json. The plan comes over standard input because it holds secrets, which never touch the disk.
+When the shim itself is killed, the kernel kills the program with it: an instance without a shim can't exist.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from common.backoff import restart_delay
+from runtimes import observation
+from runtimes.cause import Cause
+from runtimes.engines.registry import engine
+from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan
+from runtimes.local import identity
+from runtimes.local.instance_folder import InstanceFolder, LogWriter
+from runtimes.local.limits import ControlGroup
+from runtimes.local.probe import free_port, port_is_free, probe
+
+CRASHES_BEFORE_FAILED = 5
+STABLE_AFTER_S = 60.0
+TICK_S = 0.2
+READY_PROBE_INTERVAL_S = 2.0
+PROBE_FAILURES_BEFORE_UNREADY = 3
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+class Shim:
+    def __init__(self, folder: InstanceFolder, plan: LaunchPlan) -> None:
+        self._folder, self._plan = folder, plan
+        self._state: dict[str, Any] = folder.read_state() or {}
+        self._log = LogWriter(folder)
+        self._group = ControlGroup(self._state["uid"])
+        self._program: subprocess.Popen[bytes] | None = None
+        self._crashes = 0
+        self._stop = threading.Event()
+        self._killed_for_memory = False
+
+    def run(self) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        limited = self._group.create(cpu=self._plan.cpu, memory=self._plan.memory)
+        note = "" if limited else "CPU is not limited: this machine lets Slipway make no control group."
+        self._update(shim=identity.describe(os.getpid()), limits_note=note)
+        self._limited = limited
+        while not self._stop.is_set():
+            cause = self._run_once()
+            if self._stop.is_set():
+                break
+            self._crashes += 1
+            terminal = not cause.retryable or self._crashes >= CRASHES_BEFORE_FAILED
+            self._log.say(f"{cause.message} {'Given up.' if terminal else f'Restart {self._crashes} follows.'}")
+            if terminal:
+                self._finish(observation.FAILED, cause)
+                return
+            self._update(phase=observation.BACKING_OFF, cause=cause.to_json(), ready_at=None, restarts=self._state["restarts"] + 1)
+            self._stop.wait(restart_delay(self._crashes))
+        self._finish(observation.GONE, None)
+
+    def _run_once(self) -> Cause:
+        """Start the program and stay with it until it ends; why it ended."""
+        port = self._plan.fixed_port or free_port()
+        if self._plan.fixed_port and not port_is_free(port):
+            return Cause(
+                "port_in_use",
+                f"Port {port} is in use{_holder(port)}.",
+                "Stop that program, or start a version without a fixed port.",
+                field="engine_port",
+                retryable=True,
+            )
+        try:
+            self._program = self._start(port)
+        except (OSError, subprocess.SubprocessError) as error:
+            return Cause(
+                "command_not_found",
+                f"The program “{self._plan.command[0]}” can't be started: {getattr(error, 'strerror', None) or error}.",
+                "Correct the command in a new version.",
+                field="engine_command",
+            )
+        started = time.time()
+        reader = threading.Thread(target=self._copy_output, args=(self._program,), daemon=True)
+        reader.start()
+        # The earlier cause stays on show until the program is ready: a crash loop must not look new at each turn.
+        self._update(
+            phase=observation.STARTING,
+            port=port,
+            program=identity.describe(self._program.pid),
+            started_at=started,
+            listening_at=None,
+        )
+        kills_before = self._group.out_of_memory_kills()
+        self._watch(self._program, port)
+        code = self._program.wait()
+        self._end_leftovers()
+        reader.join(timeout=2)
+        self._log.finish_line()
+        if time.time() - started > STABLE_AFTER_S:
+            self._crashes = 0
+        oom = self._killed_for_memory or self._group.out_of_memory_kills() > kills_before
+        self._killed_for_memory = False
+        self._update(exit_code=code, program=None)
+        return self._cause_of_end(code, out_of_memory=oom)
+
+    def _start(self, port: int) -> subprocess.Popen[bytes]:
+        def fill(text: str) -> str:
+            return text.replace(PORT_PLACEHOLDER, str(port))
+
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ", "LD_LIBRARY_PATH") if name in os.environ}
+        own = {"PORT": str(port), identity.TOKEN_VARIABLE: self._state["uid"]}
+        if self._state["gpus"] or not self._plan.gpu:
+            own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._state["gpus"]))
+        environment = inherited | {name: fill(value) for name, value in self._plan.environment.items()} | own
+
+        def in_child() -> None:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if self._limited:
+                self._group.enter()
+
+        return subprocess.Popen(
+            [fill(word) for word in self._plan.command],
+            env=environment,
+            cwd=self._plan.working_directory or self._folder.work_path,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=in_child,  # noqa: PLW1509
+        )
+
+    def _copy_output(self, program: subprocess.Popen[bytes]) -> None:
+        assert program.stdout is not None  # noqa: S101
+        while data := os.read(program.stdout.fileno(), 65536):
+            self._log.feed(data)
+
+    def _watch(self, program: subprocess.Popen[bytes], port: int) -> None:
+        """Probe and limit the program until it ends; end it when the shim is told to stop."""
+        failures, next_probe = 0, 0.0
+        while program.poll() is None:
+            if self._stop.wait(TICK_S):
+                self._end(program)
+                return
+            self._limit_memory(program)
+            now = time.monotonic()
+            if now < next_probe:
+                continue
+            listening, ready, answer = probe(port, self._plan.health_path)
+            failures = 0 if ready else failures + 1
+            is_ready = self._state["phase"] == observation.READY
+            next_probe = now + (READY_PROBE_INTERVAL_S if is_ready and ready else TICK_S)
+            if ready and not is_ready:
+                self._update(phase=observation.READY, ready_at=time.time(), cause=None, probe=answer, listening_at=self._state["listening_at"] or time.time())
+                self._log.say(f"ready on port {port}")
+            elif is_ready and failures >= PROBE_FAILURES_BEFORE_UNREADY:
+                self._log.say(f"not ready any more: {answer}")
+                self._update(phase=observation.LOADING, ready_at=None, probe=answer, cause=_probe_cause(answer).to_json())
+            elif not is_ready and listening and self._state["phase"] == observation.STARTING:
+                self._update(phase=observation.LOADING, listening_at=time.time(), probe=answer)
+            elif not is_ready and answer != self._state.get("probe"):
+                self._update(probe=answer)
+
+    def _limit_memory(self, program: subprocess.Popen[bytes]) -> None:
+        try:
+            leader = psutil.Process(program.pid)
+            used = sum(process.memory_info().rss for process in [leader, *leader.children(recursive=True)])
+        except psutil.Error:
+            return
+        if used > self._plan.memory:
+            self._log.say(f"{used / 2**20:,.0f} MiB used, {self._plan.memory / 2**20:,.0f} MiB allowed: ended")
+            self._killed_for_memory = True
+            _signal_group(program.pid, signal.SIGKILL)
+
+    def _end(self, program: subprocess.Popen[bytes]) -> None:
+        self._log.say("stopping")
+        self._update(phase=observation.ENDING, ready_at=None)
+        _signal_group(program.pid, signal.SIGTERM)
+        try:
+            program.wait(timeout=self._plan.drain_s)
+        except subprocess.TimeoutExpired:
+            self._log.say(f"not ended within {self._plan.drain_s:g} s: killed")
+            _signal_group(program.pid, signal.SIGKILL)
+
+    def _end_leftovers(self) -> None:
+        """End what the program started and left behind; as subreaper the shim is now their parent."""
+        children = psutil.Process().children(recursive=True)
+        for child in children:
+            _signal(child, signal.SIGKILL)
+        psutil.wait_procs(children, timeout=2)
+
+    def _cause_of_end(self, code: int, *, out_of_memory: bool) -> Cause:
+        tail = tuple(self._folder.log_tail(20))
+        if out_of_memory:
+            allowed = self._plan.memory / 2**20
+            return Cause(
+                "out_of_memory",
+                f"The program used more than the {allowed:,.0f} MiB of memory it is allowed.",
+                "Start a version with more memory.",
+                tail[-6:],
+                field="memory",
+                value=str(self._plan.memory * 2),
+                retryable=True,
+            )
+        told = engine(self._plan.engine).diagnose(tail, code)
+        if told:
+            return told
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        remedy = "Read its last lines: they say why. Mend it in a new version, or restart this one."
+        return Cause("crashed", f"The program {how}.", remedy, tail[-8:], retryable=True)
+
+    def _finish(self, phase: str, cause: Cause | None) -> None:
+        self._group.remove()
+        self._update(phase=phase, cause=cause.to_json() if cause else None, ready_at=None, ended_at=time.time(), program=None)
+
+    def _update(self, **changes: Any) -> None:
+        self._state |= changes
+        self._folder.write_state(self._state)
+
+
+def _probe_cause(answer: str) -> Cause:
+    return Cause("probe_failed", f"The program runs but is not ready: {answer}.", "Check its health path and its log.", (answer,), retryable=True)
+
+
+def _holder(port: int) -> str:
+    """ " by NAME (pid N)" when the holder of the port can be seen."""
+    for connection in psutil.net_connections("tcp"):
+        if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN and connection.pid:
+            return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    return ""
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.Error:
+        return
+
+
+def main() -> None:
+    folder = InstanceFolder(Path(sys.argv[1]))
+    plan = LaunchPlan.from_json(json.load(sys.stdin))
+    Shim(folder, plan).run()
+
+
+if __name__ == "__main__":
+    main()

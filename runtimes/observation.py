@@ -1,0 +1,57 @@
+"""What a runtime driver sees, never what anyone wished for."""
+
+from dataclasses import dataclass, field
+
+from runtimes.cause import Cause
+
+# The phases an instance passes through, in order; `failed` can follow any of them.
+SCHEDULED = "scheduled"
+STARTING = "starting"
+LOADING = "loading"
+READY = "ready"
+BACKING_OFF = "backing_off"
+FAILED = "failed"
+ENDING = "ending"
+GONE = "gone"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One start-up step with the moment it was reached (seconds since the epoch), None while it is still ahead."""
+
+    name: str
+    at: float | None
+
+
+@dataclass(frozen=True)
+class InstanceObservation:
+    """One replica as the driver sees it. `address` is `host:port` once known."""
+
+    uid: str
+    name: str
+    phase: str
+    generation: int
+    address: str | None = None
+    restarts: int = 0
+    started_at: float | None = None
+    ready_at: float | None = None
+    ended_at: float | None = None
+    exit_code: int | None = None
+    steps: tuple[Step, ...] = ()
+    cause: Cause | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        return self.phase == READY
+
+    @property
+    def is_alive(self) -> bool:
+        return self.phase not in (FAILED, GONE)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """All instances of one cluster, by version key, as of `observed_at` (seconds since the epoch)."""
+
+    observed_at: float
+    instances: dict[str, list[InstanceObservation]] = field(default_factory=dict)
