@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count, Exists, OuterRef, Prefetch, Q, QuerySet
+from django.db.models import Count, Exists, OuterRef, Prefetch, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 
 from accounts.permissions import Actor, is_operator, managed_organizations, may_manage_clusters, visible_organizations
 from deployments.models import Cluster, Deployment, DesiredState, Endpoint, Instance, Model, Status, Version
@@ -49,9 +50,10 @@ def _scoped(queryset: QuerySet[Any], actor: Actor, organizations: QuerySet[Any])
 
 def current_versions() -> QuerySet[Version]:
     """Per deployment the version that tells its status: the wanted one, else one still active, else the newest."""
+    ready = Instance.objects.filter(version=OuterRef("pk"), ended_at=None, phase=READY).order_by()
     return (
         Version.objects.annotate(
-            ready=Count("instances", filter=Q(instances__ended_at=None, instances__phase=READY)),
+            ready=Coalesce(Subquery(ready.values("version").annotate(count=Count("pk")).values("count")), 0),
             is_wanted=Q(desired_state=DesiredState.RUNNING),
             is_active=~Q(status__in=INACTIVE),
         )

@@ -1,2 +1,68 @@
+"""Starts a gateway: `python -m gateway --port 8080`."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
 import time
-time.sleep(100000)
+
+import django
+import uvloop
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dashboard.settings")
+django.setup()
+
+from django.conf import settings  # noqa: E402
+
+from gateway.directory import Directory  # noqa: E402
+from gateway.recorder import Recorder  # noqa: E402
+from gateway.server import ClientConnection, Gateway, settle_earlier_epochs  # noqa: E402
+from gateway.snapshot import Snapshot  # noqa: E402
+
+log = logging.getLogger("gateway")
+
+
+async def serve(host: str, port: int, name: str) -> None:
+    loop = asyncio.get_running_loop()
+    folder = settings.HOME.gateway / name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    epoch = time.time_ns() // 1_000_000
+    gateway = Gateway(folder, settings.SECRET_KEY.encode(), name=name, epoch=epoch)
+    recorder = Recorder(folder, name, epoch, lambda position: loop.call_soon_threadsafe(gateway.journal.forget_before, position))
+    settle_earlier_epochs(folder, epoch, recorder)
+    recorder.start()
+
+    def changed(snapshot: Snapshot) -> None:
+        loop.call_soon_threadsafe(gateway.set_snapshot, snapshot)
+
+    directory = Directory(folder / "snapshot.json", changed)
+    directory.start()
+    server = await loop.create_server(lambda: ClientConnection(gateway), host, port, backlog=2048, reuse_address=True)
+    log.info("gateway %s listens on %s:%s", name, host, port)
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    ticking = loop.create_task(gateway.tick(recorder.spill, recorder.show_live))
+    await stopped.wait()
+    server.close()
+    await gateway.drain()
+    ticking.cancel()
+    await gateway.close_bucket(recorder.spill)
+    directory.stop()
+    recorder.stop(timeout_s=5)
+    gateway.journal.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Slipway's gateway: routes, streams and meters inference requests.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--name", default=socket.gethostname(), help="unique among gateways that share a database")
+    options = parser.parse_args()
+    uvloop.run(serve(options.host, options.port, options.name.replace("/", "-")))
+
+
+if __name__ == "__main__":
+    main()

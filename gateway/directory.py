@@ -1,0 +1,117 @@
+"""Reads the control plane: keeps the gateway's snapshot current. One of the two files that touch it.
+
+A thread listens for notifications, which carry only a version; it also polls each 5 s, because a notification can be
+lost with its connection, and reads everything each minute whatever the version says. While PostgreSQL is away the
+last good snapshot, which lies on disk too, stays in force.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+from django.conf import settings
+from django.db import DatabaseError, close_old_connections, transaction
+
+from deployments.models import DirectoryVersion, Instance, Status
+from deployments.selectors import current_versions, visible_deployments
+from gateway.snapshot import Address, Snapshot, Target
+from runtimes.observation import READY
+
+log = logging.getLogger(__name__)
+
+POLL_S = 5.0
+FULL_READ_S = 60.0
+RETRY_S = 1.0
+
+
+class Directory:
+    """Calls `on_change(snapshot)` from its thread, first with what lies on disk."""
+
+    def __init__(self, path: Path, on_change: Callable[[Snapshot], None]) -> None:
+        self._path = path
+        self._on_change = on_change
+        self._snapshot = Snapshot.load(path)
+        self._read_at = 0.0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="directory", daemon=True)
+
+    def start(self) -> None:
+        self._on_change(self._snapshot)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._follow()
+            except Exception as error:
+                # Whatever it is, this thread must live: without it the gateway would go blind for good.
+                expected = isinstance(error, psycopg.Error | DatabaseError | OSError)
+                log.warning("directory: %s; going on from version %s", str(error).strip(), self._snapshot.version, exc_info=not expected)
+                close_old_connections()
+                self._stopped.wait(RETRY_S)
+
+    def _follow(self) -> None:
+        with psycopg.connect(settings.DATABASE_URL, autocommit=True, connect_timeout=5) as listener:
+            listener.execute("LISTEN slipway_directory")
+            self._refresh()
+            while not self._stopped.is_set():
+                for _ in listener.notifies(timeout=POLL_S, stop_after=1):
+                    pass
+                self._refresh()
+
+    def _refresh(self) -> None:
+        version = DirectoryVersion.objects.get(pk=1).v
+        if version == self._snapshot.version and time.monotonic() - self._read_at < FULL_READ_S:
+            return
+        snapshot = read_snapshot()
+        self._read_at = time.monotonic()
+        if snapshot.version == self._snapshot.version and snapshot.targets == self._snapshot.targets:
+            return
+        # On disk first: a gateway that restarts without PostgreSQL must not go back behind what it served by.
+        snapshot.save(self._path)
+        self._snapshot = snapshot
+        self._on_change(snapshot)
+
+
+def read_snapshot() -> Snapshot:
+    """One consistent reading of all deployments."""
+    with transaction.atomic():
+        with transaction.get_connection().cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        version = DirectoryVersion.objects.get(pk=1).v
+        deployments = list(visible_deployments(None).select_related("organization", "endpoint").order_by("pk"))
+        current = {item.deployment_id: item for item in current_versions()}
+        addresses: dict[int, list[Address]] = {}
+        ready = Instance.objects.filter(ended_at=None, phase=READY).exclude(address="").order_by("pk")
+        for instance in ready:
+            host, _, port = instance.address.rpartition(":")
+            addresses.setdefault(instance.version_id, []).append(Address(instance.uid, host, int(port)))
+    targets = []
+    for deployment in deployments:
+        found = current.get(deployment.pk)
+        status = Status(found.status) if found else Status.STOPPED
+        cause = found.cause if found else None
+        serving = found is not None and status == Status.RUNNING
+        targets.append(
+            Target(
+                deployment_id=deployment.pk,
+                organization_id=deployment.organization_id,
+                api_id=deployment.api_id,
+                endpoint=deployment.endpoint.name,
+                name=deployment.name,
+                version_id=found.pk if found else 0,
+                status=status.value,
+                status_label=status.label,
+                cause_code=cause.code if cause else "",
+                cause_message=cause.message if cause else "",
+                created=int(deployment.created_at.timestamp()),
+                addresses=tuple(addresses.get(found.pk, ())) if serving and found else (),
+            )
+        )
+    return Snapshot.of(version, targets)

@@ -1,0 +1,106 @@
+"""What the gateway routes by: an immutable picture of deployments and their ready instances, kept on disk too."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from common import atomic_file
+from gateway.errors import GatewayError
+
+RUNNING = "running"
+
+
+@dataclass(frozen=True)
+class Address:
+    """One ready instance."""
+
+    uid: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """One deployment as requests see it. `version_id` of 0 means that it has no version at all."""
+
+    deployment_id: int
+    organization_id: int
+    api_id: str
+    endpoint: str
+    name: str
+    version_id: int
+    status: str
+    status_label: str
+    cause_code: str
+    cause_message: str
+    created: int
+    addresses: tuple[Address, ...]
+
+    def unavailable(self) -> GatewayError:
+        """The 503 that says why nothing can be answered now."""
+        details = {"deployment": self.api_id, "status": self.status}
+        if self.cause_code:
+            details["cause"] = self.cause_code
+        message = f"The deployment {self.api_id} is {self.status_label}"
+        if self.status == RUNNING:
+            message = f"The deployment {self.api_id} is Running but has no ready instance"
+        message += f": {self.cause_message}" if self.cause_message else "."
+        remedy = {
+            "preparing": " Try again in a few seconds.",
+            "running": " Try again in a few seconds.",
+            "shutting_down": " Another version may be taking its place; try again in a few seconds.",
+        }.get(self.status, " Start a version of it in the Operations Console.")
+        code = "no_ready_instance" if self.status == RUNNING else f"deployment_{self.status}"
+        retry = 5 if self.status in ("preparing", "running", "shutting_down") else None
+        return GatewayError(503, code, message + remedy, retry, details)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`version` orders snapshots; look-ups are dictionaries made once per snapshot."""
+
+    version: int
+    targets: tuple[Target, ...]
+    by_path: dict[tuple[str, str], Target] = field(default_factory=dict)
+    by_api_id: dict[str, Target] = field(default_factory=dict)
+    by_name: dict[str, list[Target]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, version: int, targets: list[Target]) -> "Snapshot":
+        snapshot = cls(version, tuple(targets))
+        for target in targets:
+            snapshot.by_path[target.endpoint, target.name] = target
+            snapshot.by_api_id[target.api_id] = target
+            snapshot.by_name.setdefault(target.name, []).append(target)
+        return snapshot
+
+    @classmethod
+    def empty(cls) -> "Snapshot":
+        return cls.of(0, [])
+
+    def by_model(self, model: str) -> Target:
+        """The deployment that `model` names: its API id, or its bare name where only one has it."""
+        target = self.by_api_id.get(model)
+        if target:
+            return target
+        same_name = self.by_name.get(model, [])
+        if len(same_name) == 1:
+            return same_name[0]
+        if same_name:
+            ids = ", ".join(sorted(target.api_id for target in same_name))
+            raise GatewayError(400, "model_ambiguous", f"Several deployments are called “{model}”. Use one of: {ids}.")
+        raise GatewayError(404, "model_not_found", f"There is no deployment “{model}”, or you may not use it. GET /v1/models lists those you may use.")
+
+    def save(self, path: Path) -> None:
+        atomic_file.write_bytes(path, orjson.dumps({"version": self.version, "targets": self.targets}))
+
+    @classmethod
+    def load(cls, path: Path) -> "Snapshot":
+        """The snapshot on disk; an empty one when there is none that can be read."""
+        stored: dict[str, Any] | None = atomic_file.read_json(path)
+        if not stored:
+            return cls.empty()
+        targets = [Target(**{**item, "addresses": tuple(Address(**address) for address in item["addresses"])}) for item in stored["targets"]]
+        return cls.of(stored["version"], targets)

@@ -1,0 +1,94 @@
+"""Takes the gateways' batches into the tables: once each, however often they come."""
+
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import orjson
+from django.db import connection, transaction
+
+from common import partitions
+from common.broadcast import valkey
+from monitoring.models import LATENCIES, OUTCOMES, IngestedBatch
+
+SERIES_TABLE = "monitoring_request_series"
+USAGE_TABLE = "monitoring_usage_minute"
+OPEN_BUCKET_S = 30
+_SERIES_COLUMNS = [
+    "bucket", "tier", "deployment_id", "version_id", "instance_uid", "source",
+    "status_2xx", "status_3xx", "status_4xx", "status_5xx", *OUTCOMES, "input_tokens", "output_tokens",
+    *(f"{name}_{part}" for name in LATENCIES for part in ("sum", "max", "sketch")),
+]  # fmt: skip
+_USAGE_KEY = ["minute", "deployment_id", "organization_id", "user_id", "key_id", "source"]
+_USAGE_SUMS = [*OUTCOMES, "input_tokens", "output_tokens", "estimated_tokens"]
+
+
+def store(batch_id: str, series: list[dict[str, Any]], usage: list[dict[str, Any]]) -> bool:
+    """Write one batch; False when it was there already. Moments are seconds since the epoch."""
+    for table, column, rows in ((SERIES_TABLE, "bucket", series), (USAGE_TABLE, "minute", usage)):
+        for row in rows:
+            _ensure_partition(table, row[column] // 86_400)
+    with transaction.atomic():
+        _, is_new = IngestedBatch.objects.get_or_create(id=batch_id)
+        if not is_new:
+            return False
+        with connection.cursor() as cursor:
+            _copy_series(cursor, series)
+            _add_usage(cursor, usage)
+    return True
+
+
+def publish_open_bucket(source: str, series: list[dict[str, Any]]) -> None:
+    """Offer the rows of a bucket that is not closed yet; they vanish by themselves when the gateway does."""
+    pipeline = valkey().pipeline(transaction=False)
+    by_version: dict[int, list[dict[str, Any]]] = {}
+    for row in series:
+        by_version.setdefault(row["version_id"], []).append(row)
+    for version_id, rows in by_version.items():
+        key = f"slipway:open-bucket:{version_id}"
+        pipeline.hset(key, source, orjson.dumps(rows))
+        pipeline.expire(key, OPEN_BUCKET_S)
+    pipeline.execute()
+
+
+def open_bucket(version_ids: list[int]) -> list[dict[str, Any]]:
+    """The rows that gateways have published of buckets not closed yet."""
+    pipeline = valkey().pipeline(transaction=False)
+    for version_id in version_ids:
+        pipeline.hgetall(f"slipway:open-bucket:{version_id}")
+    rows: list[dict[str, Any]] = []
+    for published in pipeline.execute():
+        for value in published.values():
+            rows += orjson.loads(value)
+    return rows
+
+
+@lru_cache(maxsize=64)
+def _ensure_partition(table: str, day: int) -> None:
+    partitions.ensure_day(table, datetime.fromtimestamp(day * 86_400, UTC).date())
+
+
+def _copy_series(cursor: Any, rows: list[dict[str, Any]]) -> None:
+    with cursor.copy(f"COPY {SERIES_TABLE} ({', '.join(_SERIES_COLUMNS)}) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row([_series_value(name, row[name]) for name in _SERIES_COLUMNS])
+
+
+def _series_value(name: str, value: Any) -> Any:
+    if name == "bucket":
+        return datetime.fromtimestamp(value, UTC)
+    return bytes.fromhex(value) if name.endswith("_sketch") else value
+
+
+def _add_usage(cursor: Any, rows: list[dict[str, Any]]) -> None:
+    columns = [*_USAGE_KEY, "key_label", *_USAGE_SUMS]
+    sums = ", ".join(f"{name} = {USAGE_TABLE}.{name} + EXCLUDED.{name}" for name in _USAGE_SUMS)
+    statement = (
+        f"INSERT INTO {USAGE_TABLE} ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))}) "
+        f"ON CONFLICT ({', '.join(_USAGE_KEY)}) DO UPDATE SET {sums}"
+    )
+    # Always in the same order, so that two gateways that flush at once can't lock each other out.
+    ordered = sorted(rows, key=lambda row: [row[name] for name in _USAGE_KEY])
+    values = [[datetime.fromtimestamp(row[name], UTC) if name == "minute" else row[name] for name in columns] for row in ordered]
+    if values:
+        cursor.executemany(statement, values)

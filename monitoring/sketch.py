@@ -1,0 +1,61 @@
+"""Mergeable sketches of durations: percentiles within 1 % by merging, never by averaging. Pure.
+
+Durations fall into buckets whose bounds grow by GAMMA, so the middle of a bucket is within 1 % of everything in it.
+"""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+RELATIVE_ERROR = 0.0099
+GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
+_LOG_GAMMA = math.log(GAMMA)
+# Shorter durations count as this one: below a microsecond nothing is measured anyway.
+SMALLEST_S = 1e-6
+_ITEM = np.dtype([("index", "<i2"), ("count", "<u4")])
+
+
+def of_values(values: np.ndarray) -> bytes:
+    """The sketch of an array of durations in seconds."""
+    if not len(values):
+        return b""
+    indexes = np.ceil(np.log(np.maximum(values, SMALLEST_S)) / _LOG_GAMMA).astype(np.int16)
+    unique, counts = np.unique(indexes, return_counts=True)
+    return _pack(unique, counts)
+
+
+def merge(sketches: Iterable[bytes]) -> bytes:
+    """The sketch of all values of all `sketches`."""
+    parts = [np.frombuffer(bytes(sketch), _ITEM) for sketch in sketches if sketch]
+    if not parts:
+        return b""
+    joined = np.concatenate(parts)
+    unique, positions = np.unique(joined["index"], return_inverse=True)
+    return _pack(unique, np.bincount(positions, weights=joined["count"]))
+
+
+def quantiles(sketch: bytes, fractions: Iterable[float]) -> list[float | None]:
+    """Nearest-rank quantiles in seconds; None for an empty sketch."""
+    items = np.frombuffer(bytes(sketch), _ITEM)
+    if not len(items):
+        return [None for _ in fractions]
+    cumulative = np.cumsum(items["count"].astype(np.int64))
+    total = int(cumulative[-1])
+    found: list[float | None] = []
+    for fraction in fractions:
+        rank = max(1, math.ceil(fraction * total))
+        index = int(items["index"][int(np.searchsorted(cumulative, rank))])
+        found.append(2 * GAMMA**index / (GAMMA + 1))
+    return found
+
+
+def count(sketch: bytes) -> int:
+    return int(np.frombuffer(bytes(sketch), _ITEM)["count"].sum())
+
+
+def _pack(indexes: np.ndarray, counts: np.ndarray) -> bytes:
+    items = np.empty(len(indexes), _ITEM)
+    items["index"] = indexes
+    items["count"] = counts
+    return items.tobytes()
