@@ -49,7 +49,6 @@ INSTALLED_APPS = [
     "django_htmx",
     "rest_framework",
     "drf_spectacular",
-    "drf_spectacular_sidecar",
     "accounts",
     "deployments",
     "monitoring",
@@ -146,10 +145,9 @@ STATIC_ROOT = BASE_DIR / "staticfiles"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 STATICFILES_FINDERS = [
     "django.contrib.staticfiles.finders.FileSystemFinder",
-    "django.contrib.staticfiles.finders.AppDirectoriesFinder",
-    "dashboard.npm_files.NpmFinder",
+    "dashboard.vendor_files.VendorFinder",
 ]
-STORAGES = {"staticfiles": {"BACKEND": "dashboard.npm_files.StaticStorage"}}
+STORAGES = {"staticfiles": {"BACKEND": "dashboard.vendor_files.StaticStorage"}}
 
 SESSION_COOKIE_NAME = "slipway_session"
 CSRF_COOKIE_NAME = "slipway_csrf"

@@ -1,4 +1,33 @@
-from django.http import HttpResponse
-from django.urls import path
+"""All addresses: the console, sign-in, the API and its description, and the health check."""
 
-urlpatterns: list = [path("healthz", lambda request: HttpResponse("ok"))]
+from allauth.account import views as sign_in
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+
+def healthz(request: HttpRequest) -> HttpResponse:
+    """Alive: answers without asking any store, so that a restart of one doesn't take the page down too."""
+    return HttpResponse("ok\n", content_type="text/plain")
+
+
+urlpatterns = [
+    path("", lambda request: redirect("deployments:list")),
+    path("healthz", healthz),
+    path("accounts/login/", sign_in.LoginView.as_view(), name="account_login"),
+    path("accounts/logout/", sign_in.LogoutView.as_view(), name="account_logout"),
+    # allauth links to these; accounts and passwords are in the operators' hands.
+    path("accounts/signup/", lambda request: redirect("account_login"), name="account_signup"),
+    path("accounts/password/", lambda request: redirect("account_login"), name="account_reset_password"),
+    path("account/", include("accounts.urls")),
+    path("console/", include("monitoring.urls")),
+    path("console/", include("deployments.urls")),
+    path("api/v1/", include("deployments.api.urls")),
+    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("api/docs/", SpectacularSwaggerView.as_view(template_name="api_docs.html"), name="api-docs"),
+]
+
+handler403 = "dashboard.errors.forbidden"
+handler404 = "dashboard.errors.not_found"
+handler500 = "dashboard.errors.server_error"

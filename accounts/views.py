@@ -1,0 +1,32 @@
+"""The user's own page: API tokens."""
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_POST
+
+from accounts import services
+from accounts.models import ApiToken
+
+
+@login_required
+def tokens(request: HttpRequest) -> HttpResponse:
+    """The list; a POST makes a token and shows its text this once."""
+    new_token = error = ""
+    if request.method == "POST":
+        label = request.POST.get("label", "").strip()
+        if not label or len(label) > 120:
+            error = "Give the token a label of at most 120 characters, for example “deploy script”."
+        else:
+            _, new_token = services.create_api_token(request.user, label)
+    context = {"tokens": request.user.api_tokens.all(), "new_token": new_token, "error": error, "label": request.POST.get("label", "") if error else ""}
+    return render(request, "accounts/tokens.html", context, status=422 if error else 200)
+
+
+@login_required
+@require_POST
+def delete_token(request: HttpRequest, pk: int) -> HttpResponse:
+    services.delete_api_token(get_object_or_404(ApiToken, user=request.user, pk=pk), actor=request.user)
+    messages.success(request, "The token is deleted; it is refused from now on.")
+    return redirect("accounts:tokens")

@@ -1,0 +1,126 @@
+"""Template tags of the console: icons, statuses, ages, amounts. Unknown is "–", never 0."""
+
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from django import template
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString, mark_safe
+
+from deployments.models import Status
+
+register = template.Library()
+ICONS = Path(__file__).resolve().parents[2] / "node_modules/@tabler/icons/icons/outline"
+STATUS_COLOURS = {
+    Status.PREPARING: "azure",
+    Status.RUNNING: "green",
+    Status.SHUTTING_DOWN: "orange",
+    Status.STOPPED: "secondary",
+    Status.ERROR: "red",
+}
+PHASES = {
+    "scheduled": ("Scheduled", "azure"),
+    "starting": ("Starting", "azure"),
+    "loading": ("Loading", "azure"),
+    "ready": ("Ready", "green"),
+    "backing_off": ("Waiting to restart", "orange"),
+    "failed": ("Failed", "red"),
+    "ending": ("Ending", "orange"),
+    "gone": ("Ended", "secondary"),
+}
+
+
+@lru_cache(maxsize=128)
+def _svg(name: str) -> SafeString:
+    text = (ICONS / f"{name}.svg").read_text()
+    drawing = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
+    return mark_safe(  # noqa: S308 (our own files)
+        '<svg class="icon" width="24" height="24" viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="1.75" '
+        f'stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">{drawing}</svg>'
+    )
+
+
+@register.simple_tag
+def icon(name: str) -> SafeString:
+    return _svg(name)
+
+
+@register.simple_tag
+def status_badge(version: Any) -> SafeString:
+    """The status of a version; amber when it runs with fewer instances than wanted."""
+    if version is None:
+        return format_html('<span class="badge bg-secondary-lt">No version</span>')
+    status = Status(version.status)
+    colour = STATUS_COLOURS[status]
+    ready = getattr(version, "ready", None)
+    if status == Status.RUNNING and ready is not None and ready < version.replicas:
+        colour = "yellow"
+    blink = " status-dot-animated" if status in (Status.PREPARING, Status.SHUTTING_DOWN) else ""
+    return format_html('<span class="status status-{}"><span class="status-dot{}"></span>{}</span>', colour, blink, status.label)
+
+
+@register.simple_tag
+def phase_badge(instance: Any) -> SafeString:
+    label, colour = PHASES.get(instance.phase, (instance.phase, "secondary"))
+    return format_html('<span class="badge bg-{}-lt">{}</span>', colour, label)
+
+
+@register.simple_tag
+def age(moment: datetime | None) -> SafeString:
+    """How long ago, short; the full time in the title."""
+    if moment is None:
+        return mark_safe("–")
+    seconds = max(0.0, (timezone.now() - moment).total_seconds())
+    return format_html(
+        '<time datetime="{}" title="{}" data-age>{}</time>', moment.isoformat(), moment.strftime("%Y-%m-%d %H:%M:%S UTC"), seconds_text(seconds)
+    )
+
+
+@register.filter
+def seconds_text(seconds: float | None) -> str:
+    """`4 s`, `3 min`, `5 h`, `12 d`."""
+    if seconds is None:
+        return "–"
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
+
+
+@register.filter
+def bytes_text(value: int | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value / 2**30:.3g} GiB" if value >= 2**30 else f"{value / 2**20:,.0f} MiB"
+
+
+@register.filter
+def dash(value: Any) -> Any:
+    """Absent values as a dash."""
+    return "–" if value is None or value == "" else value
+
+
+@register.filter
+def epoch(seconds: float | None) -> datetime | None:
+    return datetime.fromtimestamp(seconds, timezone.get_current_timezone()) if seconds else None
+
+
+@register.inclusion_tag("components/field.html")
+def field(bound: Any, **options: Any) -> dict[str, Any]:
+    """A form field with its label, the reason for its default, and its errors beside it."""
+    widget = bound.field.widget
+    kind = type(widget).__name__
+    css = {"CheckboxInput": "form-check-input", "Select": "form-select"}.get(kind, "form-control")
+    attributes = {"class": f"{widget.attrs.get('class', css)}{' is-invalid' if bound.errors else ''}"}
+    described = []
+    if bound.help_text:
+        described.append(f"{bound.id_for_label}_help")
+    if bound.errors:
+        attributes["aria-invalid"] = "true"
+        described.append(f"{bound.id_for_label}_error")
+    if described:
+        attributes["aria-describedby"] = " ".join(described)
+    return {"field": bound, "control": bound.as_widget(attrs=attributes), "is_checkbox": kind == "CheckboxInput", **options}

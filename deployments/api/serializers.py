@@ -1,0 +1,219 @@
+"""The API's shapes. Secret values go in and never come out."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from accounts.models import Organization
+from accounts.permissions import managed_organizations
+from deployments.models import Cluster, Deployment, Endpoint, Event, Instance, Model, Version
+from deployments.selectors import manageable_endpoints, manageable_models
+from deployments.services.versions import MAX_REPLICAS
+from runtimes.engines.registry import engines
+from runtimes.specification import PodAffinity, Specification, Toleration
+
+
+class OrganizationSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = Organization
+        fields = ("name", "title")
+
+
+class ClusterSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = Cluster
+        fields = ("id", "name", "driver", "description", "created_at", "seen_at", "unreachable_reason")
+        read_only_fields = ("created_at", "seen_at", "unreachable_reason")
+        # The service checks names, so that form and API say the same.
+        extra_kwargs = {"name": {"validators": []}}
+
+
+class _OfOrganization(serializers.ModelSerializer):
+    organization = serializers.SlugRelatedField(slug_field="name", queryset=Organization.objects.none())
+
+    def get_fields(self) -> dict[str, Any]:
+        fields = super().get_fields()
+        request = self.context.get("request")
+        if request is not None:
+            fields["organization"].queryset = managed_organizations(request.user)
+        if self.instance is not None:
+            fields["organization"].read_only = True
+        return fields
+
+
+class ModelSerializer(_OfOrganization):
+    credential = serializers.CharField(write_only=True, required=False, allow_blank=True, max_length=500)
+
+    class Meta:
+        model = Model
+        fields = ("id", "name", "organization", "source", "uri", "description", "credential", "created_at")
+        read_only_fields = ("created_at",)
+        validators: list[Any] = []
+
+
+class EndpointSerializer(_OfOrganization):
+    cluster = serializers.SlugRelatedField(slug_field="name", queryset=Cluster.objects.all())
+
+    class Meta:
+        model = Endpoint
+        fields = ("id", "name", "organization", "cluster", "description", "created_at")
+        read_only_fields = ("created_at",)
+        extra_kwargs = {"name": {"validators": []}}
+
+
+class TolerationSerializer(serializers.Serializer):
+    key = serializers.CharField(max_length=253)
+    operator = serializers.ChoiceField(choices=("Equal", "Exists"), default="Equal")
+    value = serializers.CharField(max_length=63, default="", allow_blank=True)
+    effect = serializers.ChoiceField(choices=("", "NoSchedule", "PreferNoSchedule", "NoExecute"), default="")
+
+
+class PodAffinitySerializer(serializers.Serializer):
+    label = serializers.CharField(max_length=253)
+    value = serializers.CharField(max_length=63)
+    placement = serializers.ChoiceField(choices=("near", "away"), default="away")
+    topology_key = serializers.CharField(max_length=253, default="kubernetes.io/hostname")
+
+
+class SpecificationSerializer(serializers.Serializer):
+    """CPU in cores, memory in bytes, context length in tokens. Fields left out take the engine's defaults."""
+
+    engine = serializers.CharField(max_length=40)
+    engine_settings = serializers.DictField(default=dict)
+    image = serializers.CharField(max_length=300, default="", allow_blank=True)
+    context_length = serializers.IntegerField(min_value=16, max_value=10_000_000, required=False, allow_null=True)
+    prompt_caching = serializers.BooleanField(required=False, allow_null=True)
+    cpu = serializers.FloatField(min_value=0.05, max_value=1024, required=False)
+    memory = serializers.IntegerField(min_value=16 << 20, max_value=1 << 46, required=False)
+    gpu = serializers.IntegerField(min_value=0, max_value=64, required=False)
+    environment = serializers.DictField(child=serializers.CharField(allow_blank=True), default=dict)
+    secret_environment = serializers.DictField(child=serializers.CharField(allow_blank=True), default=dict, write_only=True)
+    labels = serializers.DictField(child=serializers.CharField(allow_blank=True), default=dict)
+    annotations = serializers.DictField(child=serializers.CharField(allow_blank=True), default=dict)
+    node_selector = serializers.DictField(child=serializers.CharField(allow_blank=True), default=dict)
+    tolerations = TolerationSerializer(many=True, default=list)
+    pod_affinity = PodAffinitySerializer(many=True, default=list)
+    extra_arguments = serializers.ListField(child=serializers.CharField(), default=list)
+
+    def validate_engine(self, value: str) -> str:
+        if value not in engines():
+            raise serializers.ValidationError(f"There is no engine “{value}”. Known: {', '.join(engines())}.")
+        return value
+
+    def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        settings = {setting.name: setting for setting in engines()[attributes["engine"]].settings}
+        unknown = set(attributes["engine_settings"]) - set(settings)
+        if unknown:
+            known = ", ".join(settings)
+            raise serializers.ValidationError({"engine_settings": f"Unknown: {', '.join(sorted(unknown))}. This engine has: {known}."})
+        for name, value in attributes["engine_settings"].items():
+            setting = settings[name]
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if setting.kind in ("integer", "number") and value is not None:
+                low, high = setting.minimum, setting.maximum
+                if not is_number or (low is not None and value < low) or (high is not None and value > high):
+                    raise serializers.ValidationError({"engine_settings": f"{name} is a number from {low:g} to {high:g}."})
+        return attributes
+
+    def to_specification(self, model: Model, served_model_name: str) -> Specification:
+        values = dict(self.validated_data)
+        chosen = engines()[values["engine"]]
+        for name, default in chosen.defaults(model.uri).items():
+            if values.get(name) is None:
+                values[name] = default.value
+        settings = {setting.name: setting.default for setting in chosen.settings} | values.pop("engine_settings")
+        values["tolerations"] = tuple(Toleration(**item) for item in values["tolerations"])
+        values["pod_affinity"] = tuple(PodAffinity(**item) for item in values["pod_affinity"])
+        values["extra_arguments"] = tuple(values["extra_arguments"])
+        return Specification(served_model_name=served_model_name, model_uri=model.uri, engine_settings=settings, **values)
+
+
+class InstanceSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = Instance
+        fields = ("uid", "name", "phase", "address", "restarts", "exit_code", "started_at", "ready_at", "ended_at", "cause")
+
+    cause = serializers.JSONField(source="cause_json", read_only=True)
+
+
+class VersionSerializer(serializers.ModelSerializer):
+    specification = serializers.JSONField(source="specification_json", read_only=True)
+    cause = serializers.JSONField(source="cause_json", read_only=True)
+    ready = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Version
+        fields = ("number", "status", "desired_state", "replicas", "ready", "cause", "specification", "created_at", "ready_at", "status_since")
+
+    def get_ready(self, version: Version) -> int:
+        return sum(instance.is_ready for instance in version.instances.all() if instance.is_live)
+
+
+class DeploymentSerializer(serializers.ModelSerializer):
+    id = serializers.CharField(source="api_id", read_only=True)
+    organization = serializers.CharField(source="organization.name", read_only=True)
+    model = serializers.CharField(source="model.name", read_only=True)
+    endpoint = serializers.CharField(source="endpoint.name", read_only=True)
+    status = serializers.SerializerMethodField()
+    version = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Deployment
+        fields = ("id", "organization", "name", "description", "environment", "model", "endpoint", "status", "version", "created_at")
+
+    def get_status(self, deployment: Deployment) -> str | None:
+        version = deployment.current_version
+        return version.status if version else None
+
+    def get_version(self, deployment: Deployment) -> int | None:
+        version = deployment.current_version
+        return version.number if version else None
+
+
+class NewDeploymentSerializer(serializers.Serializer):
+    """`model` and `endpoint` by name; the deployment belongs to the endpoint's organization."""
+
+    name = serializers.CharField(max_length=1000)
+    description = serializers.CharField(max_length=2000, default="", allow_blank=True)
+    environment = serializers.ChoiceField(choices=Deployment.Environment.choices, default=Deployment.Environment.DEVELOPMENT)
+    endpoint = serializers.SlugRelatedField(slug_field="name", queryset=Endpoint.objects.none())
+    model = serializers.CharField(max_length=120)
+    replicas = serializers.IntegerField(min_value=1, max_value=MAX_REPLICAS, default=1)
+    specification = SpecificationSerializer()
+
+    def get_fields(self) -> dict[str, Any]:
+        fields = super().get_fields()
+        request = self.context.get("request")
+        if request is not None:
+            fields["endpoint"].queryset = manageable_endpoints(request.user).select_related("organization", "cluster")
+        return fields
+
+    def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        models = manageable_models(self.context["request"].user)
+        found = models.filter(organization=attributes["endpoint"].organization, name=attributes["model"]).first()
+        if found is None:
+            raise serializers.ValidationError({"model": "The endpoint's organization has no model of this name."})
+        attributes["model"] = found
+        return attributes
+
+
+class NewVersionSerializer(serializers.Serializer):
+    replicas = serializers.IntegerField(min_value=1, max_value=MAX_REPLICAS, default=1)
+    specification = SpecificationSerializer()
+
+
+class ScaleSerializer(serializers.Serializer):
+    replicas = serializers.IntegerField(min_value=1, max_value=MAX_REPLICAS)
+
+
+class ChangeSerializer(serializers.Serializer):
+    description = serializers.CharField(max_length=2000, allow_blank=True, required=False)
+    environment = serializers.ChoiceField(choices=Deployment.Environment.choices, required=False)
+
+
+class EventSerializer(serializers.ModelSerializer):
+    version = serializers.IntegerField(source="version.number", read_only=True, allow_null=True)
+
+    class Meta:
+        model = Event
+        fields = ("at", "kind", "severity", "message", "version", "instance_uid", "old_status", "new_status")

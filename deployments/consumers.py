@@ -1,0 +1,180 @@
+"""Websockets: nudges for open pages, live logs, and the frames of a test. Each checks who asks before it tells anything."""
+
+import asyncio
+import contextlib
+import json
+from typing import Any
+
+import redis.asyncio
+from channels.db import database_sync_to_async
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from django.conf import settings
+
+from common.broadcast import group_name
+from deployments import log_store, relay
+from deployments.models import Instance
+from deployments.selectors import visible_deployments, visible_endpoints, visible_instances, visible_models
+
+# Closing before accepting would reach the browser as a bare 403; these codes tell it what to do.
+SIGN_IN_AGAIN, NOT_FOUND = 4401, 4404
+MAX_SUBSCRIPTIONS = 200
+HISTORY_LINES = 500
+VISIBLE = {"deployment": visible_deployments, "model": visible_models, "endpoint": visible_endpoints}
+
+
+class SignedInConsumer(AsyncJsonWebsocketConsumer):
+    async def connect(self) -> None:
+        await self.accept()
+        if not self.scope["user"].is_authenticated:
+            await self.close(code=SIGN_IN_AGAIN)
+            return
+        await self.begin()
+
+    async def begin(self) -> None:
+        """Called once the user is known."""
+
+    @classmethod
+    async def decode_json(cls, text_data: str) -> Any:
+        try:
+            return json.loads(text_data)
+        except ValueError:
+            return None
+
+
+class LiveConsumer(SignedInConsumer):
+    """`{"subscribe": ["deployment.12", …]}` → `{"type": "changed", "kind", "id", "seq"}` for what the user may see."""
+
+    async def begin(self) -> None:
+        self._groups: set[str] = set()
+
+    async def receive_json(self, content: Any, **kwargs: Any) -> None:
+        wanted = content.get("subscribe") if isinstance(content, dict) else None
+        if not isinstance(wanted, list):
+            return
+        groups = {group_name(kind, pk) for kind, pk in await self._allowed(wanted[:MAX_SUBSCRIPTIONS])}
+        for group in groups - self._groups:
+            await self.channel_layer.group_add(group, self.channel_name)
+        for group in self._groups - groups:
+            await self.channel_layer.group_discard(group, self.channel_name)
+        self._groups = groups
+        await self.send_json({"type": "subscribed", "count": len(groups)})
+
+    async def changed(self, message: dict[str, Any]) -> None:
+        await self.send_json(message)
+
+    async def disconnect(self, code: int) -> None:
+        for group in getattr(self, "_groups", ()):
+            await self.channel_layer.group_discard(group, self.channel_name)
+
+    @database_sync_to_async
+    def _allowed(self, names: list[Any]) -> list[tuple[str, int]]:
+        by_kind: dict[str, list[int]] = {}
+        for name in names:
+            kind, _, pk = str(name).partition(".")
+            if kind in VISIBLE and pk.isascii() and pk.isdigit() and len(pk) < 18:
+                by_kind.setdefault(kind, []).append(int(pk))
+        return [(kind, pk) for kind, pks in by_kind.items() for pk in VISIBLE[kind](self.scope["user"]).filter(pk__in=pks).values_list("pk", flat=True)]
+
+
+class StreamConsumer(SignedInConsumer):
+    """Follows one Valkey stream in a task of its own until the page leaves."""
+
+    async def begin(self) -> None:
+        self._store = redis.asyncio.Redis.from_url(settings.REDIS_URL)
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def follow(self) -> None:
+        raise AssertionError("each consumer follows its own stream")
+
+    async def disconnect(self, code: int) -> None:
+        if hasattr(self, "_task"):
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            await self._store.aclose()
+
+    async def _run(self) -> None:
+        try:
+            await self.follow()
+        except (redis.RedisError, OSError):
+            # The page connects again by itself and asks from where it stands.
+            await self.close(code=1013)
+
+
+class LogConsumer(StreamConsumer):
+    """The stored end of an instance's log, then each new line: `{"lines": [[position, text], …]}`."""
+
+    async def follow(self) -> None:
+        instance = await self._instance()
+        if instance is None:
+            await self.close(code=NOT_FOUND)
+            return
+        # From the live tail first, so that what is sealed between the two readings is in one of them.
+        tail = await self._store.xrange(log_store.tail_key(instance.uid))
+        page = await database_sync_to_async(log_store.read_before)(instance.uid, None, HISTORY_LINES)
+        lines = [[line.position, line.text] for line in page.lines]
+        position = lines[-1][0] if lines else 0
+        last_id = "0"
+        for entry_id, fields in tail:
+            last_id = entry_id
+            at, text = int(fields[b"p"]), fields[b"t"].decode("utf-8", "replace")
+            if at > position:
+                lines.append([at, text])
+                position = at
+        await self.send_json({"lines": lines, "has_earlier": page.has_earlier, "is_live": instance.is_live})
+        while True:
+            found = await self._store.xread({log_store.tail_key(instance.uid): last_id}, block=5000, count=500)
+            fresh = []
+            for _, entries in found or ():
+                for entry_id, fields in entries:
+                    last_id = entry_id
+                    at = int(fields[b"p"])
+                    # A watcher that took over may repeat lines; positions tell.
+                    if at > position:
+                        position = at
+                        fresh.append([at, fields[b"t"].decode("utf-8", "replace")])
+            if fresh:
+                await self.send_json({"lines": fresh})
+
+    @database_sync_to_async
+    def _instance(self) -> Instance | None:
+        uid = self.scope["url_route"]["kwargs"]["uid"]
+        return visible_instances(self.scope["user"]).filter(uid=uid).first()
+
+
+class TestConsumer(StreamConsumer):
+    """The frames of one test of this user, from the first on; `{"cancel": true}` and leaving the page end it."""
+
+    async def follow(self) -> None:
+        self._id = self.scope["url_route"]["kwargs"]["test_id"]
+        owner = await self._store.get(relay.owner_key(self._id))
+        if owner is None or int(owner) != self.scope["user"].pk:
+            self._id = ""
+            await self.close(code=NOT_FOUND)
+            return
+        last_id = "0"
+        while True:
+            found = await self._store.xread({relay.frames_key(self._id): last_id}, block=5000, count=200)
+            for _, entries in found or ():
+                for entry_id, fields in entries:
+                    last_id = entry_id
+                    frame = json.loads(fields[b"f"])
+                    await self.send_json(frame)
+                    if frame["kind"] in ("done", "error", "cancelled"):
+                        self._id = ""
+                        await self.close()
+                        return
+
+    async def receive_json(self, content: Any, **kwargs: Any) -> None:
+        if isinstance(content, dict) and content.get("cancel"):
+            await self._cancel()
+
+    async def disconnect(self, code: int) -> None:
+        with contextlib.suppress(redis.RedisError, OSError):
+            await self._cancel()
+        await super().disconnect(code)
+
+    async def _cancel(self) -> None:
+        test_id = getattr(self, "_id", "")
+        if test_id:
+            await self._store.set(relay.cancel_key(test_id), 1, ex=60)

@@ -1,0 +1,65 @@
+"""Forms of what deployments refer to."""
+
+from typing import Any
+
+from django import forms
+
+from accounts.permissions import Actor, managed_organizations
+from deployments.models import Cluster, Endpoint, Model
+
+
+class ModelForm(forms.ModelForm):
+    credential = forms.CharField(
+        label="Access token", required=False, max_length=500, strip=True, help_text="For gated sources. Stored encrypted, never shown again.",
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+    )  # fmt: skip
+
+    class Meta:
+        model = Model
+        fields = ("name", "organization", "source", "uri", "description")
+        labels = {"uri": "Address"}
+        help_texts = {
+            "uri": "What the source calls it: a repository (org/name), a storage address, or a path on the machine, for example /models/tiny.gguf. Empty for engines that need none.",
+        }
+        widgets = {"description": forms.Textarea(attrs={"rows": 2})}
+
+    def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _offer_organizations(self, actor)
+        if self.instance.pk and self.instance.encrypted_credentials:
+            self.fields["credential"].help_text = "A token is stored. Leave empty to keep it."
+
+
+class EndpointForm(forms.ModelForm):
+    class Meta:
+        model = Endpoint
+        fields = ("name", "organization", "cluster", "description")
+        help_texts = {"name": "The path prefix at the gateway: /{name}/{deployment}/…", "cluster": "Where deployments of this endpoint run."}
+        widgets = {"description": forms.Textarea(attrs={"rows": 2})}
+
+    def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _offer_organizations(self, actor)
+        self.fields["cluster"].empty_label = None
+        # The rule's own message says more than "at most 63 characters".
+        self.fields["name"].max_length = None
+
+
+class ClusterForm(forms.ModelForm):
+    class Meta:
+        model = Cluster
+        fields = ("name", "driver", "description")
+        widgets = {"description": forms.Textarea(attrs={"rows": 2})}
+
+    def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk:
+            self.fields["driver"].disabled = True
+
+
+def _offer_organizations(form: forms.ModelForm, actor: Actor) -> None:
+    field = form.fields["organization"]
+    field.queryset = managed_organizations(actor)
+    field.empty_label = None
+    if form.instance.pk:
+        field.disabled = True

@@ -1,0 +1,173 @@
+"""The browser's way to the gateway: one request, relayed by the web process as the signed-in user.
+
+The answer's frames go to a Valkey stream, from which the page's websocket reads them, in whichever web process it
+ends. So the relay needs no session with the browser, and a page that connects late misses nothing.
+"""
+
+import asyncio
+import base64
+import json
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import redis.asyncio
+from django.conf import settings
+
+from accounts.models import User
+from common import identity_token
+from common.identity_token import Identity
+from deployments.models import Deployment
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+FRAME_TTL_S = 600
+# What the page shows of an answer; the rest is counted, not kept.
+SHOWN_BYTES = 2 << 20
+TOTAL_TIMEOUT_S = 900
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# Set by the relay or the connection; from a form they would break the framing or forge an identity.
+REFUSED_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "x-slipway-identity", "x-request-id", "expect"})
+_running: set[asyncio.Task[None]] = set()
+
+
+class InvalidTestError(ValueError):
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True)
+class Test:
+    """One request to send. `path` begins with "/" and may hold a query."""
+
+    method: str
+    path: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+def parse_test(wanted: dict[str, Any]) -> Test:
+    """Check what the page sent. Raises InvalidTestError with the field at fault."""
+    method = str(wanted.get("method", "")).upper()
+    if method not in METHODS:
+        raise InvalidTestError(f"The method is one of {', '.join(METHODS)}.", "method")
+    path = str(wanted.get("path", ""))
+    if not path.startswith("/"):
+        raise InvalidTestError("A path starts with “/”.", "path")
+    if len(path) > 8000 or any(ord(character) <= 32 or ord(character) == 127 for character in path):
+        raise InvalidTestError("A path has no spaces or control characters (write %20), and at most 8,000 characters.", "path")
+    headers = []
+    for number, line in enumerate(str(wanted.get("headers", "")).splitlines(), 1):
+        if not line.strip():
+            continue
+        name, colon, value = line.partition(":")
+        name, value = name.strip(), value.strip()
+        if not colon or not _HEADER_NAME.fullmatch(name):
+            raise InvalidTestError(f"Line {number}: write “Name: value”.", "headers")
+        if name.lower() in REFUSED_HEADERS:
+            raise InvalidTestError(f"Line {number}: {name} is set by Slipway. Remove it.", "headers")
+        if not value.isprintable() or not value.isascii():
+            raise InvalidTestError(f"Line {number}: a header's value has printable ASCII characters only.", "headers")
+        headers.append((name, value))
+    content_type = str(wanted.get("content_type", ""))
+    if content_type and not any(name.lower() == "content-type" for name, _ in headers):
+        headers.append(("Content-Type", content_type))
+    body = str(wanted.get("body", "")).encode("utf-8", "surrogatepass")
+    if content_type == "application/json" and body.strip():
+        try:
+            json.loads(body)
+        except ValueError as error:
+            raise InvalidTestError(f"The body is not JSON: {error}. Choose another content type to send it as it is.", "body") from None
+    return Test(method, path, headers, body)
+
+
+def frames_key(test_id: str) -> str:
+    return f"slipway:test:{test_id}"
+
+
+def owner_key(test_id: str) -> str:
+    return f"slipway:test-owner:{test_id}"
+
+
+def cancel_key(test_id: str) -> str:
+    return f"slipway:test-cancel:{test_id}"
+
+
+async def start(test: Test, deployment: Deployment, user: User) -> str:
+    """Begin relaying; the id of the test, which is the request's id too."""
+    test_id = secrets.token_hex(8)
+    identity = Identity(user.pk, deployment.organization_id, deployment.pk, "console")
+    url = f"{settings.GATEWAY_URL}/{deployment.endpoint.name}/{deployment.name}"
+    store = redis.asyncio.Redis.from_url(settings.REDIS_URL)
+    await store.set(owner_key(test_id), user.pk, ex=FRAME_TTL_S)
+    task = asyncio.get_running_loop().create_task(_Relay(store, test_id, test, url, identity).run())
+    # The loop itself holds tasks only weakly.
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+    return test_id
+
+
+class _Relay:
+    def __init__(self, store: redis.asyncio.Redis, test_id: str, test: Test, url: str, identity: Identity) -> None:
+        self._store, self._id, self._test, self._url, self._identity = store, test_id, test, url, identity
+        self._started = 0.0
+        self._bytes = 0
+
+    async def run(self) -> None:
+        sending = asyncio.ensure_future(self._send())
+        try:
+            while not sending.done():
+                await asyncio.wait({sending}, timeout=0.3)
+                if not sending.done() and await self._store.exists(cancel_key(self._id)):
+                    sending.cancel()
+                    await asyncio.wait({sending})
+                    await self._frame(kind="cancelled", total=self._elapsed())
+            if not sending.cancelled():
+                sending.result()
+        finally:
+            await self._store.aclose()
+
+    async def _send(self) -> None:
+        self._started = time.perf_counter()
+        token = identity_token.mint(self._identity, secret=settings.SECRET_KEY.encode(), now=time.time())
+        headers = [*self._test.headers, (identity_token.HEADER.decode(), token), ("X-Request-Id", self._id)]
+        if not any(name.lower() == "accept-encoding" for name, _ in headers):
+            headers.append(("Accept-Encoding", "identity"))
+        await self._frame(kind="started", at=time.time())
+        try:
+            timeout = httpx.Timeout(TOTAL_TIMEOUT_S, connect=5)
+            async with httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False) as client:
+                request = client.build_request(self._test.method, self._url + self._test.path, headers=headers, content=self._test.body or None)
+                request.headers["user-agent"] = "slipway-console"
+                response = await client.send(request, stream=True)
+                await self._answer(response)
+                await response.aclose()
+        except httpx.ConnectError:
+            await self._frame(kind="error", message="The gateway does not answer. It is restarted by itself; try again in a few seconds.")
+        except httpx.InvalidURL as error:
+            await self._frame(kind="error", message=f"The path is not valid: {error}.")
+        except httpx.HTTPError as error:
+            await self._frame(kind="error", message=f"The answer broke off after {self._elapsed():.1f} s ({type(error).__name__}). The log of the instance says why.")
+
+    async def _answer(self, response: httpx.Response) -> None:
+        instance = response.headers.get("x-slipway-instance", "")
+        shown = [(name, value) for name, value in response.headers.multi_items() if name != "x-slipway-instance"]
+        await self._frame(kind="head", status=response.status_code, reason=response.reason_phrase, headers=shown, at=self._elapsed(), instance=instance)
+        first_byte = None
+        async for data in response.aiter_raw():
+            if first_byte is None:
+                first_byte = self._elapsed()
+            if self._bytes < SHOWN_BYTES:
+                await self._frame(kind="chunk", at=self._elapsed(), data=base64.b64encode(data[: SHOWN_BYTES - self._bytes]).decode())
+            self._bytes += len(data)
+        await self._frame(kind="done", total=self._elapsed(), first_byte=first_byte, bytes=self._bytes, cut=self._bytes > SHOWN_BYTES, ended=time.time())
+
+    async def _frame(self, **frame: Any) -> None:
+        await self._store.xadd(frames_key(self._id), {"f": json.dumps(frame)})
+        await self._store.expire(frames_key(self._id), FRAME_TTL_S)
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._started

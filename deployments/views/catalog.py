@@ -1,0 +1,153 @@
+"""Pages of models, endpoints and clusters: list, one, new, edit, delete."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import Count, Q
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_POST
+
+from accounts.permissions import managed_organizations, may_manage_clusters
+from deployments.drivers import driver_of
+from deployments.forms.catalog import ClusterForm, EndpointForm, ModelForm
+from deployments.models import Cluster, Endpoint, Model
+from deployments.selectors import (
+    attach_current_versions,
+    manageable_endpoints,
+    manageable_models,
+    visible_clusters,
+    visible_deployments,
+    visible_endpoints,
+    visible_models,
+)
+from deployments.services import catalog as services
+from deployments.services.errors import ServiceError
+from runtimes.driver import DriverError
+
+
+@dataclass(frozen=True)
+class Noun:
+    """What differs between the three kinds of pages."""
+
+    key: str
+    title: str
+    plural: str
+    intro: str
+    model: type
+    form: type
+    visible: Callable[[Any], Any]
+    manageable: Callable[[Any], Any]
+    save: Callable[..., Any]
+    deployments_of: str
+    icon: str
+
+    def may_create(self, actor: Any) -> bool:
+        return may_manage_clusters(actor) if self.model is Cluster else managed_organizations(actor).exists()
+
+
+NOUNS = {
+    noun.key: noun
+    for noun in (
+        Noun("models", "Model", "Models", "What is deployed.", Model, ModelForm, visible_models, manageable_models, services.save_model, "model", "box"),
+        Noun("endpoints", "Endpoint", "Endpoints", "Where models are exposed.", Endpoint, EndpointForm, visible_endpoints, manageable_endpoints, services.save_endpoint, "endpoint", "plug-connected"),
+        Noun("clusters", "Cluster", "Clusters", "Where models run.", Cluster, ClusterForm, visible_clusters, visible_clusters, services.save_cluster, "endpoint__cluster", "server-2"),
+    )
+}  # fmt: skip
+LIST_LIMIT = 500
+
+
+@login_required
+def index(request: HttpRequest, noun: str) -> HttpResponse:
+    kind = _noun(request, noun)
+    search = request.GET.get("search", "").strip()[:100]
+    found = kind.visible(request.user)
+    exists_any = found.exists()
+    if search:
+        found = found.filter(Q(name__icontains=search) | Q(description__icontains=search))
+    count = Count("deployments") if kind.model is not Cluster else Count("endpoints__deployments")
+    found = found.annotate(deployment_count=count)
+    related = {Model: ("organization",), Endpoint: ("organization", "cluster"), Cluster: ()}[kind.model]
+    context = {"noun": kind, "rows": found.select_related(*related)[:LIST_LIMIT], "search": search, "exists_any": exists_any, "may_create": kind.may_create(request.user)}
+    return render(request, "catalog/list.html", context)
+
+
+@login_required
+def detail(request: HttpRequest, noun: str, pk: int) -> HttpResponse:
+    kind = _noun(request, noun)
+    thing = get_object_or_404(kind.visible(request.user), pk=pk)
+    deployments = list(
+        visible_deployments(request.user).filter(**{kind.deployments_of: thing}).select_related("organization", "model", "endpoint__cluster").order_by("name")[:100]
+    )
+    attach_current_versions(deployments)
+    context: dict[str, Any] = {"noun": kind, "thing": thing, "rows": deployments, "may_manage": _may_manage(kind, request, thing)}
+    if isinstance(thing, Cluster):
+        try:
+            context["nodes"] = driver_of(thing).capacity()
+        except DriverError as error:
+            context["unreachable"] = str(error)
+    return render(request, "catalog/detail.html", context)
+
+
+@login_required
+def create(request: HttpRequest, noun: str) -> HttpResponse:
+    kind = _noun(request, noun)
+    if not kind.may_create(request.user):
+        raise Http404
+    return _edit(request, kind, kind.model())
+
+
+@login_required
+def update(request: HttpRequest, noun: str, pk: int) -> HttpResponse:
+    kind = _noun(request, noun)
+    return _edit(request, kind, get_object_or_404(kind.manageable(request.user), pk=pk))
+
+
+@login_required
+@require_POST
+def delete(request: HttpRequest, noun: str, pk: int) -> HttpResponse:
+    kind = _noun(request, noun)
+    thing = get_object_or_404(kind.manageable(request.user), pk=pk)
+    try:
+        services.delete(thing, actor=request.user)
+    except ServiceError as error:
+        messages.error(request, str(error))
+        return redirect("deployments:catalog-detail", noun, pk)
+    messages.success(request, f"{kind.title} {thing} is deleted.")
+    return redirect("deployments:catalog", noun)
+
+
+def _edit(request: HttpRequest, kind: Noun, thing: Any) -> HttpResponse:
+    is_new = thing.pk is None
+    label = "" if is_new else str(thing)
+    data = request.POST if request.method == "POST" else None
+    form = kind.form(data, instance=thing, actor=request.user)
+    if data is not None and form.is_valid():
+        thing = form.save(commit=False)
+        extra = {"credential": form.cleaned_data["credential"] or None} if kind.model is Model else {}
+        try:
+            kind.save(thing, actor=request.user, **extra)
+        except ServiceError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            messages.success(request, f"{kind.title} {thing} is saved.")
+            return redirect("deployments:catalog-detail", kind.key, thing.pk)
+    context = {"noun": kind, "form": form, "is_new": is_new, "label": label, "pk": None if is_new else thing.pk}
+    return render(request, "catalog/edit.html", context, status=422 if data is not None else 200)
+
+
+def _may_manage(kind: Noun, request: HttpRequest, thing: Any) -> bool:
+    return kind.manageable(request.user).filter(pk=thing.pk).exists()
+
+
+def _noun(request: HttpRequest, key: str) -> Noun:
+    """The kind of page; clusters don't exist for those who may not manage them."""
+    kind = NOUNS[key]
+    if kind.model is Cluster and not may_manage_clusters(request.user):
+        raise Http404
+    return kind
+
+

@@ -1,0 +1,173 @@
+"""The deployment's page: overview, versions, settings, and what their buttons do."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import Avg, F
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_POST
+
+from deployments.forms.deployment import SettingsForm
+from deployments.models import Deployment, DesiredState, Rollout, Status, Version
+from deployments.services import deployments as deployment_services
+from deployments.services import versions as version_services
+from deployments.services.errors import ServiceError
+from deployments.views.access import get_deployment, get_managed_deployment, get_version, tab_context
+
+STEP_LABELS = {"scheduled": "Scheduled", "process_started": "Process started", "listening": "Listening", "ready": "Ready"}
+EVENTS_SHOWN = 50
+
+
+@login_required
+def overview(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    deployment = get_deployment(request, organization, name)
+    return render(request, "deployments/overview.html", tab_context(deployment, "overview", **_overview(deployment)))
+
+
+@login_required
+def overview_body(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    """Status, steps, instances and events again, whenever something changed."""
+    deployment = get_deployment(request, organization, name)
+    return render(request, "deployments/partials/_overview.html", tab_context(deployment, "overview", **_overview(deployment)))
+
+
+@login_required
+def header(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    deployment = get_deployment(request, organization, name)
+    return render(request, "deployments/partials/_header.html", tab_context(deployment, request.GET.get("tab", "")))
+
+
+@login_required
+def versions(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    deployment = get_deployment(request, organization, name)
+    return render(request, "deployments/versions.html", tab_context(deployment, "versions", versions=_versions(deployment)))
+
+
+@login_required
+def versions_body(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    deployment = get_deployment(request, organization, name)
+    return render(request, "deployments/partials/_versions.html", tab_context(deployment, "versions", versions=_versions(deployment)))
+
+
+@login_required
+@require_POST
+def version_action(request: HttpRequest, organization: str, name: str, number: int, action: str) -> HttpResponse:
+    deployment = get_managed_deployment(request, organization, name)
+    version = get_version(deployment, number)
+    actions: dict[str, tuple[Callable[..., Any], str]] = {
+        "start": (version_services.start_version, f"Version {number} is starting."),
+        "stop": (version_services.stop_version, f"Version {number} is shutting down."),
+        "delete": (version_services.delete_version, f"Version {number} is deleted."),
+    }
+    act, done = actions[action]
+    try:
+        act(version, actor=request.user)
+        messages.success(request, done)
+    except ServiceError as error:
+        messages.error(request, str(error))
+    return redirect("deployments:versions", organization, name)
+
+
+@login_required
+def settings(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    deployment = get_managed_deployment(request, organization, name)
+    data = request.POST if request.method == "POST" else None
+    form = SettingsForm(data, initial={"description": deployment.description, "environment": deployment.environment})
+    if data is not None and form.is_valid():
+        deployment_services.update_deployment(deployment, **form.cleaned_data, actor=request.user)
+        messages.success(request, "Saved.")
+        return redirect("deployments:settings", organization, name)
+    refusal = deployment_services.deletion_refusal(deployment)
+    return render(request, "deployments/settings.html", tab_context(deployment, "settings", form=form, deletion_refusal=refusal))
+
+
+@login_required
+@require_POST
+def scale(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    deployment = get_managed_deployment(request, organization, name)
+    version = deployment.current_version
+    text = request.POST.get("replicas", "")
+    try:
+        if version is None or version.is_inactive:
+            raise ServiceError("No version runs. Start one first; its replicas can then be changed.")
+        if not text.isascii() or not text.isdigit() or len(text) > 6:
+            raise ServiceError("Replicas are a whole number.", field="replicas")
+        version.deployment = deployment
+        version_services.scale_version(version, int(text), actor=request.user)
+        messages.success(request, f"Version {version.number} goes to {int(text)} replicas.")
+    except ServiceError as error:
+        messages.error(request, str(error))
+    return redirect("deployments:settings", organization, name)
+
+
+@login_required
+@require_POST
+def delete(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    deployment = get_managed_deployment(request, organization, name)
+    try:
+        deployment_services.delete_deployment(deployment, actor=request.user)
+    except ServiceError as error:
+        messages.error(request, str(error))
+        return redirect("deployments:settings", organization, name)
+    messages.success(request, f"The deployment {organization}/{name} is deleted.")
+    return redirect("deployments:list")
+
+
+def _overview(deployment: Deployment) -> dict[str, Any]:
+    version = deployment.current_version
+    values: dict[str, Any] = {"events": list(deployment.events.select_related("version", "actor")[:EVENTS_SHOWN])}
+    if version is None:
+        return values
+    version.deployment = deployment
+    live = list(version.instances.filter(ended_at=None))
+    ended = list(version.instances.exclude(ended_at=None).order_by("-ended_at")[:5])
+    values |= {"live_instances": live, "ended_instances": ended, "specification": version.specification}
+    if version.status == Status.PREPARING:
+        values |= {"steps": _steps(version, live), "usual": _usual_start(deployment), "waits_for": _waits_for(version)}
+    if version.status == Status.ERROR:
+        values["last_good"] = _last_good(deployment, version)
+    return values
+
+
+def _steps(version: Version, live: list[Any]) -> list[dict[str, Any]]:
+    """The start-up steps of the instance that is furthest, each with its age."""
+    furthest = max(live, key=lambda item: sum(step["at"] is not None for step in item.steps), default=None)
+    recorded = {step["name"]: step["at"] for step in furthest.steps} if furthest else {}
+    steps = []
+    current_found = False
+    for name, label in STEP_LABELS.items():
+        seconds = recorded.get(name)
+        at = datetime.fromtimestamp(seconds, timezone.get_current_timezone()) if seconds else None
+        is_current = at is None and not current_found
+        current_found = current_found or is_current
+        steps.append({"label": label, "at": at, "is_current": is_current})
+    return steps
+
+
+def _usual_start(deployment: Deployment) -> float | None:
+    """How long this deployment's instances took to get ready, on average, in seconds."""
+    found = deployment.versions.filter(instances__ready_at__isnull=False).aggregate(
+        usual=Avg(F("instances__ready_at") - F("instances__started_at"))
+    )["usual"]
+    return found.total_seconds() if found else None
+
+
+def _waits_for(version: Version) -> Version | None:
+    rollout = Rollout.objects.filter(new=version, finished_at=None, phase=Rollout.Phase.STOPPING_OLD).select_related("old").first()
+    return rollout.old if rollout and rollout.old and not rollout.old.is_inactive else None
+
+
+def _last_good(deployment: Deployment, version: Version) -> Version | None:
+    return deployment.versions.exclude(pk=version.pk).filter(ready_at__isnull=False, status=Status.STOPPED).first()
+
+
+def _versions(deployment: Deployment) -> list[Version]:
+    found = list(Version.objects.filter(deployment=deployment).select_related("created_by"))
+    for version in found:
+        version.is_wanted = version.desired_state == DesiredState.RUNNING
+    return found

@@ -1,0 +1,124 @@
+// @ts-check
+/** Shows one answer: status, headers, body as it comes, timings. The body is text, never markup. */
+
+import { find, findAll, make } from "./dom.js";
+
+const VIEWS = { text: "#test-text", raw: "#test-raw", headers: "#test-header-view" };
+
+export class Answer {
+  constructor() {
+    this.text = /** @type {HTMLElement} */ (find("#test-text"));
+    this.raw = /** @type {HTMLElement} */ (find("#test-raw"));
+    this.status = /** @type {HTMLElement} */ (find("#test-status"));
+    this.error = /** @type {HTMLElement} */ (find("#test-error"));
+    for (const button of findAll("[data-view]")) button.addEventListener("click", () => this.show(button.dataset.view || "raw"));
+    this.reset();
+  }
+
+  reset() {
+    this.decoder = new TextDecoder();
+    this.buffer = "";
+    this.chunks = 0;
+    this.isStream = false;
+    this.isJson = false;
+    this.error.hidden = true;
+    this.text.textContent = this.raw.textContent = this.status.textContent = "";
+    this.status.className = "ms-auto";
+    for (const field of findAll("[data-time]")) field.textContent = "–";
+  }
+
+  /** @param {string} name */
+  show(name) {
+    for (const [key, selector] of Object.entries(VIEWS)) {
+      /** @type {HTMLElement} */ (find(selector)).hidden = key !== name;
+      find(`[data-view=${key}]`)?.classList.toggle("active", key === name);
+    }
+  }
+
+  /** @param {string} field @param {string} value */
+  time(field, value) {
+    const element = find(`[data-time=${field}]`);
+    if (element) element.textContent = value;
+  }
+
+  /** @param {string} id */
+  started(id) {
+    /** @type {HTMLElement} */ (find("#test-hint")).hidden = true;
+    /** @type {HTMLElement} */ (find("#test-timing")).hidden = false;
+    this.status.textContent = "Waiting …";
+    this.time("id", id);
+  }
+
+  /** @param {{status: number, reason: string, headers: [string, string][], instance: string}} frame */
+  head(frame) {
+    const colour = frame.status < 300 ? "green" : frame.status < 500 ? "yellow" : "red";
+    this.status.className = `ms-auto badge bg-${colour}-lt`;
+    this.status.textContent = `${frame.status} ${frame.reason}`;
+    this.time("instance", frame.instance ? frame.instance.slice(0, 8) : "–");
+    const type = frame.headers.find(([name]) => name.toLowerCase() === "content-type")?.[1] ?? "";
+    this.isStream = type.startsWith("text/event-stream");
+    this.isJson = type.includes("json");
+    const rows = frame.headers.map(([name, value]) => {
+      const row = make("tr");
+      row.append(make("td", "text-secondary", name), make("td", "", value));
+      return row;
+    });
+    find("#test-header-view tbody")?.replaceChildren(...rows);
+    /** @type {HTMLElement} */ (find("#test-views")).hidden = false;
+    this.show(this.isStream ? "text" : "raw");
+  }
+
+  /** @param {{data: string, at: number}} frame */
+  chunk(frame) {
+    this.chunks += 1;
+    const bytes = Uint8Array.from(atob(frame.data), (character) => character.charCodeAt(0));
+    const text = this.decoder.decode(bytes, { stream: true });
+    if (this.chunks === 1) this.time("first", milliseconds(frame.at));
+    this.time("chunks", String(this.chunks));
+    this.raw.append(text);
+    this.buffer += text;
+    if (this.isStream) this.readEvents();
+    this.raw.scrollTop = this.raw.scrollHeight;
+    this.text.scrollTop = this.text.scrollHeight;
+  }
+
+  /** The text of OpenAI-style events, joined as a reader would see it. */
+  readEvents() {
+    const events = this.buffer.split(/\r?\n\r?\n/);
+    this.buffer = events.pop() ?? "";
+    for (const event of events) {
+      const data = event.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trim()).join("\n");
+      if (!data || data === "[DONE]") continue;
+      try {
+        const choice = JSON.parse(data).choices?.[0];
+        this.text.append(choice?.delta?.content ?? choice?.text ?? "");
+      } catch {
+        this.text.append(`${data}\n`);
+      }
+    }
+  }
+
+  /** @param {{total: number, first_byte: number | null, bytes: number, cut: boolean}} frame */
+  done(frame) {
+    this.time("total", milliseconds(frame.total));
+    this.time("size", `${frame.bytes.toLocaleString()} B${frame.cut ? " (cut here)" : ""}`);
+    if (this.isStream) return;
+    let pretty = this.buffer;
+    if (this.isJson) {
+      try { pretty = JSON.stringify(JSON.parse(this.buffer), null, 2); } catch { /* shown as it came */ }
+    }
+    this.text.textContent = pretty;
+    if (!frame.bytes) this.text.textContent = this.raw.textContent = "(no body)";
+    this.show("text");
+  }
+
+  /** @param {string} message */
+  fail(message) {
+    this.error.hidden = false;
+    this.error.textContent = message;
+    if (this.status.textContent === "Waiting …") this.status.textContent = "";
+  }
+}
+
+/** @param {number} seconds */
+export const milliseconds = (seconds) => (seconds < 10 ? `${Math.round(seconds * 1000).toLocaleString()} ms` : `${seconds.toFixed(1)} s`);

@@ -1,0 +1,26 @@
+// @ts-check
+/** The Logs tab. */
+
+import { find } from "./lib/dom.js";
+import { LogView } from "./lib/log_view.js";
+
+const element = /** @type {HTMLElement} */ (find("#log"));
+const state = /** @type {HTMLElement} */ (find("#log-state"));
+const earlier = /** @type {HTMLButtonElement} */ (find("#log-earlier"));
+const pause = /** @type {HTMLButtonElement} */ (find("#log-pause"));
+const view = new LogView(element, (text) => { state.textContent = text; earlier.hidden = !view.hasEarlier; });
+
+find("#log-instance")?.addEventListener("change", (event) => {
+  location.search = new URLSearchParams({ instance: /** @type {HTMLSelectElement} */ (event.target).value }).toString();
+});
+find("#log-search")?.addEventListener("input", (event) => view.setFilter(/** @type {HTMLInputElement} */ (event.target).value));
+pause.addEventListener("click", () => { pause.textContent = view.togglePause() ? "Go on" : "Pause"; });
+earlier.addEventListener("click", async () => {
+  const response = await fetch(`${element.dataset.earlierUrl}?before=${view.first}`);
+  if (!response.ok) return;
+  const page = await response.json();
+  view.prepend(page.lines);
+  view.hasEarlier = page.has_earlier;
+  earlier.hidden = !page.has_earlier;
+});
+view.open(element.dataset.log || "");

@@ -1,0 +1,80 @@
+// @ts-check
+/** What every page does: live nudges, ages that grow, theme, focus, keys, confirmation. */
+
+import { copy, find, findAll, secondsText } from "./lib/dom.js";
+import { startLive } from "./lib/live.js";
+
+function refreshAges() {
+  for (const element of findAll("time[data-age]")) {
+    element.textContent = secondsText((Date.now() - Date.parse(element.getAttribute("datetime") || "")) / 1000);
+  }
+}
+
+function toggleTheme() {
+  const dark = document.documentElement.dataset.bsTheme !== "dark";
+  document.documentElement.dataset.bsTheme = dark ? "dark" : "light";
+  localStorage.setItem("slipway-theme", dark ? "dark" : "light");
+  document.body.dispatchEvent(new CustomEvent("theme-changed"));
+}
+
+/** @param {MouseEvent} event */
+function clicked(event) {
+  const target = event.target instanceof Element ? event.target : null;
+  const copyButton = /** @type {HTMLElement | null} */ (target?.closest("[data-copy]") ?? null);
+  if (copyButton) copy(copyButton, copyButton.dataset.copy || "");
+  if (target?.closest("[data-theme-toggle]")) toggleTheme();
+}
+
+/** "/" goes to the filter, as in most consoles. @param {KeyboardEvent} event */
+function pressed(event) {
+  const typing = event.target instanceof HTMLElement && event.target.matches("input, textarea, select, [contenteditable]");
+  if (event.key === "/" && !typing) {
+    const filter = find("[data-filter]");
+    if (filter) { event.preventDefault(); filter.focus(); }
+  }
+}
+
+/** A disruptive form asks first, in a dialog that says what will happen; Esc closes it and the focus returns.
+ *  @param {SubmitEvent} event */
+function confirmFirst(event) {
+  const form = /** @type {HTMLFormElement} */ (event.target);
+  const dialog = /** @type {HTMLDialogElement} */ (find("#confirm"));
+  if (!form.dataset.confirm || form.dataset.confirmed) return;
+  event.preventDefault();
+  /** @type {HTMLElement} */ (find("#confirm-text")).textContent = form.dataset.confirm;
+  dialog.returnValue = "no";
+  dialog.addEventListener("close", () => {
+    if (dialog.returnValue !== "yes") return;
+    form.dataset.confirmed = "yes";
+    form.submit();
+  }, { once: true });
+  dialog.showModal();
+}
+
+/** Requests per minute of the rows that a list shows. */
+async function fillRates() {
+  const cells = findAll("[data-rate]");
+  if (!cells.length) return;
+  const ids = cells.map((cell) => cell.dataset.rate).join(",");
+  const response = await fetch(`/console/deployments/rates/?ids=${ids}`).catch(() => null);
+  if (!response || !response.ok) return;
+  const { rates } = await response.json();
+  for (const cell of cells) {
+    const rate = rates[cell.dataset.rate || ""];
+    cell.textContent = rate ? `${rate.per_minute < 10 ? rate.per_minute.toFixed(1) : Math.round(rate.per_minute)} /min` : "–";
+    if (rate && rate.error_share > 0) cell.textContent += ` · ${(rate.error_share * 100).toFixed(1)} % 5xx`;
+  }
+}
+
+startLive();
+setInterval(refreshAges, 1000);
+document.addEventListener("click", clicked);
+document.addEventListener("keydown", pressed);
+document.addEventListener("submit", confirmFirst);
+document.body.addEventListener("htmx:afterSettle", refreshAges);
+find("[data-focus]")?.focus();
+if (find("[data-rate]")) {
+  fillRates();
+  setInterval(fillRates, 5000);
+  document.body.addEventListener("htmx:afterSettle", fillRates);
+}

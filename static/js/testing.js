@@ -1,0 +1,160 @@
+// @ts-check
+/** Online Testing: compose, send through the relay, watch the frames, with the log and the charts beside. */
+
+import { copy, find, findAll, socketUrl } from "./lib/dom.js";
+import { Answer } from "./lib/answer.js";
+import { Charts } from "./lib/charts.js";
+import { LogView } from "./lib/log_view.js";
+
+const tester = /** @type {HTMLElement} */ (find("#tester"));
+const form = /** @type {HTMLFormElement} */ (find("#test-form"));
+const sendButton = /** @type {HTMLButtonElement} */ (find("#test-send"));
+const cancelButton = /** @type {HTMLButtonElement} */ (find("#test-cancel"));
+const answer = new Answer();
+/** @type {Charts | null} */
+let charts = null;
+/** @type {LogView | null} */
+let tail = null;
+/** @type {WebSocket | null} */
+let socket = null;
+
+/** @param {string} name */
+const value = (name) => /** @type {HTMLInputElement} */ (form.elements.namedItem(name)).value;
+
+/** @param {string} name @param {string} text */
+const set = (name, text) => { /** @type {HTMLInputElement} */ (form.elements.namedItem(name)).value = text; };
+
+function pathWithParameters() {
+  const lines = value("parameters").split("\n").map((line) => line.trim()).filter(Boolean);
+  const pairs = lines.map((line) => {
+    const [name, ...rest] = line.split("=");
+    return `${encodeURIComponent(name.trim())}=${encodeURIComponent(rest.join("=").trim())}`;
+  });
+  const path = value("path").trim();
+  return pairs.length ? `${path}${path.includes("?") ? "&" : "?"}${pairs.join("&")}` : path;
+}
+
+const hasBody = () => !["GET", "HEAD"].includes(value("method")) || value("body").trim() !== "";
+
+function composed() {
+  const body = hasBody() ? value("body") : "";
+  return { method: value("method"), path: pathWithParameters(), headers: value("headers"), content_type: body ? value("content_type") : "", body };
+}
+
+/** @param {string} text */
+const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+function asCurl() {
+  const request = composed();
+  const parts = ["curl", "-N", "-X", request.method, quoted(tester.dataset.address + request.path)];
+  if (request.content_type) parts.push("-H", quoted(`Content-Type: ${request.content_type}`));
+  for (const line of request.headers.split("\n").filter((text) => text.trim())) parts.push("-H", quoted(line.trim()));
+  if (request.body) parts.push("--data-raw", quoted(request.body));
+  return parts.join(" ");
+}
+
+/** @param {string | undefined} field @param {string} message */
+function showError(field, message) {
+  const slot = field ? find(`[data-error=${field}]`) : null;
+  const input = field ? form.elements.namedItem(field) : null;
+  if (slot && input instanceof HTMLElement) {
+    input.closest("details")?.setAttribute("open", "");
+    input.classList.add("is-invalid");
+    slot.textContent = message;
+    input.focus();
+  } else {
+    answer.fail(message);
+  }
+}
+
+function clearErrors() {
+  for (const element of findAll(".is-invalid", form)) element.classList.remove("is-invalid");
+}
+
+/** @param {boolean} running */
+function setRunning(running) {
+  sendButton.disabled = running;
+  cancelButton.disabled = !running;
+}
+
+/** @param {SubmitEvent} event */
+async function send(event) {
+  event.preventDefault();
+  clearErrors();
+  answer.reset();
+  setRunning(true);
+  const headers = { "Content-Type": "application/json", "X-CSRFToken": tester.dataset.csrf || "" };
+  const response = await fetch(tester.dataset.sendUrl || "", { method: "POST", headers, body: JSON.stringify(composed()) }).catch(() => null);
+  const reply = response ? await response.json().catch(() => ({ error: `The console answered ${response.status}. Reload the page and try again.` })) : { error: "The console does not answer. Try again in a few seconds." };
+  if (!response?.ok) {
+    setRunning(false);
+    showError(reply.field, reply.error || "The request was refused.");
+    return;
+  }
+  follow(reply.id);
+}
+
+/** @param {string} id */
+function follow(id) {
+  answer.started(id);
+  if (tail) tail.marked = id;
+  let ended = false;
+  socket = new WebSocket(socketUrl(`/ws/tests/${id}/`));
+  socket.onmessage = (event) => {
+    const frame = JSON.parse(event.data);
+    if (frame.kind === "head") answer.head(frame);
+    else if (frame.kind === "chunk") answer.chunk(frame);
+    else if (frame.kind === "done") { answer.done(frame); charts?.mark(new Date(frame.ended * 1000), "your request"); }
+    else if (frame.kind === "error") answer.fail(frame.message);
+    else if (frame.kind === "cancelled") answer.fail(`Cancelled after ${frame.total.toFixed(1)} s; the instance was told to stop.`);
+    ended = ["done", "error", "cancelled"].includes(frame.kind);
+  };
+  socket.onclose = () => {
+    setRunning(false);
+    if (!ended) answer.fail("The connection to the console was lost; the request was cancelled.");
+  };
+}
+
+/** @param {number} index */
+function useExample(index) {
+  const example = JSON.parse(find("#example-data")?.textContent || "[]")[index];
+  set("method", example.method);
+  set("path", example.path);
+  set("body", example.body);
+  set("content_type", "application/json");
+  clearErrors();
+  showUrl();
+}
+
+function showUrl() {
+  const element = find("#test-url");
+  if (element) element.textContent = `${tester.dataset.address}${pathWithParameters()}`;
+}
+
+function openTail() {
+  const element = find("#tail");
+  const select = /** @type {HTMLSelectElement} */ (find("#tail-instance"));
+  if (!element || !select.value) return;
+  const marked = tail?.marked ?? "";
+  tail?.close();
+  element.replaceChildren();
+  tail = new LogView(element);
+  tail.marked = marked;
+  tail.open(select.value);
+}
+
+form.addEventListener("submit", send);
+form.addEventListener("input", showUrl);
+cancelButton.addEventListener("click", () => socket?.send(JSON.stringify({ cancel: true })));
+find("#test-curl")?.addEventListener("click", (event) => copy(/** @type {HTMLElement} */ (event.target), asCurl()));
+find("#tail-instance")?.addEventListener("change", openTail);
+for (const button of findAll("[data-example]")) button.addEventListener("click", () => useExample(Number(button.dataset.example)));
+if (find("[data-example]")) useExample(0);
+showUrl();
+openTail();
+document.body.addEventListener("htmx:afterSettle", () => {
+  const frame = find("[data-charts]");
+  if (charts || !frame) return;
+  charts = new Charts(frame, () => new URLSearchParams({ range: "5m" }));
+  charts.start();
+});
