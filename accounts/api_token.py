@@ -18,9 +18,13 @@ class TokenAuthentication(BaseAuthentication):
         scheme, _, value = get_authorization_header(request).partition(b" ")
         if scheme.lower() != b"bearer":
             return None
-        token = ApiToken.objects.select_related("user").filter(digest=ApiToken.digest_of(value.decode("latin-1"))).first()
+        token = (
+            ApiToken.objects.select_related("user").filter(digest=ApiToken.digest_of(value.decode("latin-1"))).first()
+        )
         if token is None or not token.user.is_active:
-            raise AuthenticationFailed("The token is not valid. Create one in the console under your name → API tokens.")
+            raise AuthenticationFailed(
+                "The token is not valid. Create one in the console under your name → API tokens."
+            )
         now = timezone.now()
         if token.last_used_at is None or now - token.last_used_at > LAST_USED_RESOLUTION:
             ApiToken.objects.filter(pk=token.pk).update(last_used_at=now)

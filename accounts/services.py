@@ -24,7 +24,9 @@ def create_organization(name: str, title: str, *, actor: Actor = None) -> Organi
 @transaction.atomic
 def add_member(organization: Organization, user: User, role: str, *, actor: Actor = None) -> Member:
     member = Member.objects.create(organization=organization, user=user, role=role)
-    audit.record(actor=actor, action="add_member", thing=user, organization_id=organization.pk, changes={"role": [None, role]})
+    audit.record(
+        actor=actor, action="add_member", thing=user, organization_id=organization.pk, changes={"role": [None, role]}
+    )
     return member
 
 

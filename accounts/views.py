@@ -20,7 +20,12 @@ def tokens(request: HttpRequest) -> HttpResponse:
             error = "Give the token a label of at most 120 characters, for example “deploy script”."
         else:
             _, new_token = services.create_api_token(request.user, label)
-    context = {"tokens": request.user.api_tokens.all(), "new_token": new_token, "error": error, "label": request.POST.get("label", "") if error else ""}
+    context = {
+        "tokens": request.user.api_tokens.all(),
+        "new_token": new_token,
+        "error": error,
+        "label": request.POST.get("label", "") if error else "",
+    }
     return render(request, "accounts/tokens.html", context, status=422 if error else 200)
 
 

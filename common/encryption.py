@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from functools import lru_cache
 
 from cryptography.fernet import Fernet, InvalidToken
 
@@ -11,10 +12,16 @@ class SecretUnreadableError(Exception):
     """The stored secret was encrypted with another SECRET_KEY; it has to be entered again."""
 
 
+@lru_cache(maxsize=4)
+def _derived_key(secret_key: str) -> bytes:
+    """Deriving is slow on purpose; once per process is enough."""
+    derived = hashlib.scrypt(secret_key.encode(), salt=b"slipway.secrets.v1", n=2**12, r=8, p=1, dklen=32)
+    return base64.urlsafe_b64encode(derived)
+
+
 class Cipher:
     def __init__(self, secret_key: str) -> None:
-        derived = hashlib.scrypt(secret_key.encode(), salt=b"slipway.secrets.v1", n=2**12, r=8, p=1, dklen=32)
-        self._fernet = Fernet(base64.urlsafe_b64encode(derived))
+        self._fernet = Fernet(_derived_key(secret_key))
 
     def encrypt(self, values: dict[str, str]) -> str:
         """Encrypt a mapping of names to secret values."""

@@ -24,6 +24,8 @@ def name_error(name: str) -> str | None:
     if len(name) > MAX_LENGTH:
         problem = f"A name has at most {MAX_LENGTH} characters; this one has {len(name)}."
     else:
-        problem = "A name is part of an address: lower-case letters, digits and hyphens, a letter or digit at both ends."
+        problem = (
+            "A name is part of an address: lower-case letters, digits and hyphens, a letter or digit at both ends."
+        )
     suggestion = suggest_name(name)
     return f"{problem} Try “{suggestion}”." if suggestion else problem

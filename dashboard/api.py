@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.db import InterfaceError, OperationalError
+from django.db import DataError, InterfaceError, OperationalError
 from rest_framework.exceptions import APIException, ValidationError
 from rest_framework.pagination import CursorPagination
 from rest_framework.response import Response
@@ -30,7 +30,11 @@ def exception_handler(exception: Exception, context: dict[str, Any]) -> Response
         fields = {exception.field: [str(exception)]} if exception.field else {}
         return _error(STATUS_OF_CODE.get(exception.code, 400), exception.code, str(exception), fields)
     if isinstance(exception, OperationalError | InterfaceError):
-        return _error(503, "store_unavailable", "The database does not answer at the moment. Try again in a few seconds.")
+        return _error(
+            503, "store_unavailable", "The database does not answer at the moment. Try again in a few seconds."
+        )
+    if isinstance(exception, DataError):
+        return _error(400, "invalid", "A value holds characters that can't be stored.")
     response = default_handler(exception, context)
     if response is None:
         return None

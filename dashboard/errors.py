@@ -6,6 +6,12 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
 
+def bad_request(request: HttpRequest, exception: Any = None) -> HttpResponse:
+    return _answer(
+        request, 400, "invalid", "The request holds a value that can't be used here. Check the address and the fields."
+    )
+
+
 def forbidden(request: HttpRequest, exception: Any = None) -> HttpResponse:
     return _answer(request, 403, "forbidden", "You may not do this.")
 
@@ -15,7 +21,9 @@ def not_found(request: HttpRequest, exception: Any = None) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    return _answer(request, 500, "server_error", "Something went wrong on our side. The details are in the web process's log.")
+    return _answer(
+        request, 500, "server_error", "Something went wrong on our side. The details are in the web process's log."
+    )
 
 
 def _answer(request: HttpRequest, status: int, code: str, message: str) -> HttpResponse:

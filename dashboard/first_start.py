@@ -27,14 +27,35 @@ def ensure_operator() -> str | None:
 def ensure_demo() -> None:
     """A demo organization with everything in it, made only when there is no organization at all."""
     if not Cluster.objects.exists():
-        catalog.save_cluster(Cluster(name="this-machine", description="Processes on the machine that runs Slipway."), actor=None)
+        catalog.save_cluster(
+            Cluster(name="this-machine", description="Processes on the machine that runs Slipway."), actor=None
+        )
     if Organization.objects.exists():
         return
     organization = create_organization("demo", "Demo organization")
     for operator in User.objects.filter(is_operator=True):
         add_member(organization, operator, Member.Role.ADMIN)
-    model = catalog.save_model(Model(organization=organization, name="Simulated chat model", description="Made-up answers, to try everything without a GPU."), actor=None)
-    endpoint = catalog.save_endpoint(Endpoint(organization=organization, name="demo", cluster=Cluster.objects.first(), description="Where the demo is exposed."), actor=None)
-    deployment = Deployment(organization=organization, model=model, endpoint=endpoint, name="chat", description="The demo deployment.")
-    specification = Specification(engine="simulator", served_model_name="demo/chat", cpu=0.5, memory=256 << 20, context_length=4096)
+    model = catalog.save_model(
+        Model(
+            organization=organization,
+            name="Simulated chat model",
+            description="Made-up answers, to try everything without a GPU.",
+        ),
+        actor=None,
+    )
+    endpoint = catalog.save_endpoint(
+        Endpoint(
+            organization=organization,
+            name="demo",
+            cluster=Cluster.objects.first(),
+            description="Where the demo is exposed.",
+        ),
+        actor=None,
+    )
+    deployment = Deployment(
+        organization=organization, model=model, endpoint=endpoint, name="chat", description="The demo deployment."
+    )
+    specification = Specification(
+        engine="simulator", served_model_name="demo/chat", cpu=0.5, memory=256 << 20, context_length=4096
+    )
     create_deployment(deployment, specification, 1, actor=None)

@@ -1,16 +1,20 @@
-"""Answers in plain words while PostgreSQL or Valkey is away, instead of a stack trace."""
+"""Answers in plain words when a store is away or refuses a value, instead of a stack trace."""
 
 from collections.abc import Callable
 
 import redis
-from django.db import InterfaceError, OperationalError
+from django.db import DataError, InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.loader import render_to_string
 
-MESSAGE = "{store} does not answer at the moment. Running models keep serving; this page works again as soon as it is back."
+from dashboard.errors import bad_request
+
+MESSAGE = (
+    "{store} does not answer at the moment. Running models keep serving; this page works again as soon as it is back."
+)
 
 
-class UnreachableStoreMiddleware:
+class StoreErrorMiddleware:
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
 
@@ -22,6 +26,9 @@ class UnreachableStoreMiddleware:
             return _unavailable(request, "The database")
         if isinstance(exception, redis.ConnectionError | redis.TimeoutError):
             return _unavailable(request, "Valkey")
+        if isinstance(exception, DataError):
+            # A NUL byte in an address, mostly: no form lets one through, but anyone can write a query by hand.
+            return bad_request(request, exception)
         return None
 
 

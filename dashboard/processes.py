@@ -28,7 +28,9 @@ def server_processes(home: Home, *, postgres: bool, valkey: bool) -> list[Proces
     processes = []
     if postgres:
         # INT is PostgreSQL's fast shutdown; TERM would wait for every client to leave.
-        processes.append(Process("postgres", servers.postgres_command(), 1, as_server_user=True, stop_signal="INT", stop_wait_s=30))
+        processes.append(
+            Process("postgres", servers.postgres_command(), 1, as_server_user=True, stop_signal="INT", stop_wait_s=30)
+        )
     if valkey:
         processes.append(Process("valkey", servers.valkey_command(), 1, as_server_user=True))
     return processes
@@ -43,8 +45,37 @@ def application_processes(*, host: str, port: int, gateway_port: int) -> list[Pr
     return [
         Process("web", web, 10),
         Process("gateway", [python, "-m", "gateway", "--host", host, "--port", str(gateway_port)], 10, stop_wait_s=30),
-        Process("worker", [*celery, "worker", "--pool", "threads", "--concurrency", "4", "--loglevel", "WARNING", "--without-gossip", "--without-mingle"], 20, stop_wait_s=15),
-        Process("beat", [*celery, "beat", "--loglevel", "WARNING", "--schedule", str(Home().path / "beat-schedule"), "--pidfile", ""], 20),
+        Process(
+            "worker",
+            [
+                *celery,
+                "worker",
+                "--pool",
+                "threads",
+                "--concurrency",
+                "4",
+                "--loglevel",
+                "WARNING",
+                "--without-gossip",
+                "--without-mingle",
+            ],
+            20,
+            stop_wait_s=15,
+        ),
+        Process(
+            "beat",
+            [
+                *celery,
+                "beat",
+                "--loglevel",
+                "WARNING",
+                "--schedule",
+                str(Home().path / "beat-schedule"),
+                "--pidfile",
+                "",
+            ],
+            20,
+        ),
         Process("watcher", [python, "manage.py", "watcher"], 20, stop_wait_s=15),
     ]
 

@@ -1,11 +1,11 @@
 """Settings. Everything that differs between installations comes from the environment; `manage.py up` fills in the rest.
 
-    SECRET_KEY             signs sessions and encrypts stored secrets
-    DATABASE_URL           PostgreSQL 15 or newer
-    REDIS_URL              Valkey or Redis 7 or newer
-    SLIPWAY_PUBLIC_URL     where browsers find the console; https switches the secure cookies and HSTS on
-    SLIPWAY_GATEWAY_URL    where clients find the gateway
-    SLIPWAY_HOME           folder for everything that Slipway writes (default: .slipway in the project)
+SECRET_KEY             signs sessions and encrypts stored secrets
+DATABASE_URL           PostgreSQL 15 or newer
+REDIS_URL              Valkey or Redis 7 or newer
+SLIPWAY_PUBLIC_URL     where browsers find the console; https switches the secure cookies and HSTS on
+SLIPWAY_GATEWAY_URL    where clients find the gateway
+SLIPWAY_HOME           folder for everything that Slipway writes (default: .slipway in the project)
 """
 
 from pathlib import Path
@@ -32,7 +32,12 @@ PUBLIC_URL = env.str("SLIPWAY_PUBLIC_URL", default="http://127.0.0.1:8000").rstr
 GATEWAY_URL = env.str("SLIPWAY_GATEWAY_URL", default="http://127.0.0.1:8080").rstrip("/")
 DEBUG = env.bool("SLIPWAY_DEBUG", default=False)
 HTTPS = PUBLIC_URL.startswith("https://")
-ALLOWED_HOSTS = [urlsplit(PUBLIC_URL).hostname, "127.0.0.1", "localhost", *env.list("SLIPWAY_ALLOWED_HOSTS", default=[])]
+ALLOWED_HOSTS = [
+    urlsplit(PUBLIC_URL).hostname,
+    "127.0.0.1",
+    "localhost",
+    *env.list("SLIPWAY_ALLOWED_HOSTS", default=[]),
+]
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 
 INSTALLED_APPS = [
@@ -67,7 +72,7 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    "dashboard.middleware.UnreachableStoreMiddleware",
+    "dashboard.middleware.StoreErrorMiddleware",
 ]
 
 ROOT_URLCONF = "dashboard.urls"
@@ -106,7 +111,9 @@ if "host" in DATABASES["default"]["OPTIONS"]:
     DATABASES["default"]["HOST"] = DATABASES["default"]["OPTIONS"].pop("host")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-CHANNEL_LAYERS = {"default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [REDIS_URL], "capacity": 500}}}
+CHANNEL_LAYERS = {
+    "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [REDIS_URL], "capacity": 500}}
+}
 
 CELERY_BROKER_URL = REDIS_URL
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
@@ -133,7 +140,13 @@ ACCOUNT_ADAPTER = "accounts.sign_in.SignInAdapter"
 ACCOUNT_RATE_LIMITS = {"login_failed": "10/m/ip,5/5m/key"}
 ACCOUNT_SESSION_REMEMBER = True
 # allauth's throttle counts in Django's cache; Valkey makes the count hold over several web processes.
-CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL, "KEY_PREFIX": "slipway"}}
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "slipway",
+    }
+}
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
@@ -179,8 +192,9 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 12 << 20
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "rest_framework.authentication.SessionAuthentication",
+        # First: it names the scheme in the 401 that a caller without a token gets.
         "accounts.api_token.TokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
@@ -195,8 +209,6 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Deploy models, watch them, scale and stop them.",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
-    "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
 }
 

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import time
 import xmlrpc.client
-
 from typing import Any
 
 import psutil
@@ -52,7 +51,11 @@ class Supervision:
                 self._call("stopProcess", name, False)
             except xmlrpc.client.Fault:
                 continue
-        self._wait_for(lambda: all(self.state(name) in ("STOPPED", "EXITED", "FATAL") for name in names), 60, "some processes did not stop")
+        self._wait_for(
+            lambda: all(self.state(name) in ("STOPPED", "EXITED", "FATAL") for name in names),
+            60,
+            "some processes did not stop",
+        )
 
     def state(self, name: str) -> str:
         return self._call("getProcessInfo", name)["statename"]
@@ -107,5 +110,3 @@ class Supervision:
             if time.monotonic() > deadline:
                 raise TimeoutError(message)
             time.sleep(0.1)
-
-

@@ -1,10 +1,12 @@
 """All addresses: the console, sign-in, the API and its description, and the health check."""
 
 from allauth.account import views as sign_in
+from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from django.views.generic import TemplateView
+from drf_spectacular.views import SpectacularAPIView
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
@@ -25,9 +27,10 @@ urlpatterns = [
     path("console/", include("deployments.urls")),
     path("api/v1/", include("deployments.api.urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
-    path("api/docs/", SpectacularSwaggerView.as_view(template_name="api_docs.html"), name="api-docs"),
+    path("api/docs/", login_required(TemplateView.as_view(template_name="api_docs.html")), name="api-docs"),
 ]
 
+handler400 = "dashboard.errors.bad_request"
 handler403 = "dashboard.errors.forbidden"
 handler404 = "dashboard.errors.not_found"
 handler500 = "dashboard.errors.server_error"

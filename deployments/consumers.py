@@ -73,7 +73,11 @@ class LiveConsumer(SignedInConsumer):
             kind, _, pk = str(name).partition(".")
             if kind in VISIBLE and pk.isascii() and pk.isdigit() and len(pk) < 18:
                 by_kind.setdefault(kind, []).append(int(pk))
-        return [(kind, pk) for kind, pks in by_kind.items() for pk in VISIBLE[kind](self.scope["user"]).filter(pk__in=pks).values_list("pk", flat=True)]
+        return [
+            (kind, pk)
+            for kind, pks in by_kind.items()
+            for pk in VISIBLE[kind](self.scope["user"]).filter(pk__in=pks).values_list("pk", flat=True)
+        ]
 
 
 class StreamConsumer(SignedInConsumer):

@@ -55,7 +55,9 @@ def decide(wanted: Wanted, instances: list[InstanceObservation], now: float) -> 
     end_old = tuple(item.uid for item in old if item.is_alive)
     discard_old = tuple(item.uid for item in old if not item.is_alive)
     if not wanted.may_start and not current:
-        return Plan(PREPARING, end=end_old, discard=discard_old, reasons=("waits for the earlier version to shut down",))
+        return Plan(
+            PREPARING, end=end_old, discard=discard_old, reasons=("waits for the earlier version to shut down",)
+        )
     ready = [item for item in current if item.is_ready]
     if ready:
         return _serve(wanted, current, end_old, discard_old, now)
@@ -73,7 +75,9 @@ def _remove_all(wanted: Wanted, instances: list[InstanceObservation], while_aliv
     )
 
 
-def _serve(wanted: Wanted, current: list[InstanceObservation], end_old: tuple[str, ...], discard: tuple[str, ...], now: float) -> Plan:
+def _serve(
+    wanted: Wanted, current: list[InstanceObservation], end_old: tuple[str, ...], discard: tuple[str, ...], now: float
+) -> Plan:
     """At least one is ready: the version runs, whatever the others do."""
     gone = tuple(item.uid for item in current if item.phase == observation.GONE)
     failed = [item for item in current if item.phase == observation.FAILED]
@@ -86,27 +90,37 @@ def _serve(wanted: Wanted, current: list[InstanceObservation], end_old: tuple[st
         create=max(0, wanted.replicas - holding),
         end=end_old + surplus,
         discard=(*discard, *gone, *retry),
-        cause=next((item.cause for item in failed if item.cause), None) or (wanted.blocked if holding < wanted.replicas else None),
+        cause=next((item.cause for item in failed if item.cause), None)
+        or (wanted.blocked if holding < wanted.replicas else None),
         reasons=("at least one instance is ready",),
     )
 
 
-def _await_ready(wanted: Wanted, current: list[InstanceObservation], end_old: tuple[str, ...], discard: tuple[str, ...], now: float) -> Plan:
+def _await_ready(
+    wanted: Wanted, current: list[InstanceObservation], end_old: tuple[str, ...], discard: tuple[str, ...], now: float
+) -> Plan:
     counted = _counted(current)
     failed = [item for item in current if item.phase == observation.FAILED]
     gone = tuple(item.uid for item in current if item.phase == observation.GONE)
     if failed and not counted:
-        return _give_up(wanted, current, _latest_cause(failed) or Cause("failed", "All instances failed."), "all instances failed")
+        return _give_up(
+            wanted, current, _latest_cause(failed) or Cause("failed", "All instances failed."), "all instances failed"
+        )
     observed = _latest_cause(counted) or wanted.blocked
     if wanted.status == PREPARING:
         since = min((item.started_at or now for item in counted), default=wanted.start_requested_at)
         if now - since > wanted.start_deadline_s:
-            return _give_up(wanted, current, _overdue(observed, wanted.start_deadline_s), "not ready within the start deadline")
+            return _give_up(
+                wanted, current, _overdue(observed, wanted.start_deadline_s), "not ready within the start deadline"
+            )
         unready_since = None
     else:
         unready_since = wanted.unready_since or now
         # A replacement that is still loading has its own start deadline; only after it does the shorter one count.
-        loading = any(now - (item.started_at or now) < wanted.start_deadline_s and (item.started_at or 0) >= unready_since - 1 for item in counted)
+        loading = any(
+            now - (item.started_at or now) < wanted.start_deadline_s and (item.started_at or 0) >= unready_since - 1
+            for item in counted
+        )
         if now - unready_since > UNREADY_DEADLINE_S and not loading:
             return _give_up(wanted, current, _unready(observed), "none ready for too long after having run")
     surplus = _surplus(counted, len(counted) - wanted.replicas)

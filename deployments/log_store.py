@@ -74,7 +74,11 @@ def read_before(instance_uid: str, before: int | None, count: int) -> Page:
         lines = found + lines
         if len(lines) >= count:
             break
-    return Page(lines[-count:], has_earlier=len(lines) > count or (bool(lines) and chunks.filter(first_position__lt=lines[0].position).count() > 1))
+    return Page(
+        lines[-count:],
+        has_earlier=len(lines) > count
+        or (bool(lines) and chunks.filter(first_position__lt=lines[0].position).count() > 1),
+    )
 
 
 def read_all(instance_uid: str):  # type: ignore[no-untyped-def]
@@ -90,5 +94,3 @@ def _lines(chunk: LogChunk) -> list[LogLine]:
         position, _, line = row.partition(" ")
         lines.append(LogLine(int(position), line))
     return lines
-
-

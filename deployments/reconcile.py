@@ -6,6 +6,7 @@ work happens inside a transaction, and every write is guarded, so being killed a
 
 import logging
 import secrets
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import redis
@@ -31,6 +32,7 @@ from runtimes.observation import InstanceObservation
 log = logging.getLogger(__name__)
 # A busy cluster is looked at again at once, but one call doesn't go on for ever.
 MAX_ROUNDS = 20
+REFUSALS = ("unschedulable", "driver_refused")
 
 
 def reconcile_cluster(cluster_id: int) -> None:
@@ -77,12 +79,23 @@ def _reconcile_once(cluster: Cluster) -> None:
         if cluster.unreachable_reason != str(error):
             Cluster.objects.filter(pk=cluster.pk).update(unreachable_reason=str(error))
         return
-    Cluster.objects.filter(pk=cluster.pk).update(seen_at=datetime.fromtimestamp(seen.observed_at, UTC), unreachable_reason="")
-    busy_deployments = {version.deployment_id: version.pk for version in versions if _holds_place(version, seen.instances.get(version.key, []))}
+    Cluster.objects.filter(pk=cluster.pk).update(
+        seen_at=datetime.fromtimestamp(seen.observed_at, UTC), unreachable_reason=""
+    )
+    busy_deployments = {
+        version.deployment_id: version.pk
+        for version in versions
+        if _holds_place(version, seen.instances.get(version.key, []))
+    }
     for version in versions:
         instances = seen.instances.pop(version.key, [])
         try:
-            _reconcile_version(version, driver, instances, may_start=busy_deployments.get(version.deployment_id, version.pk) == version.pk)
+            _reconcile_version(
+                version,
+                driver,
+                instances,
+                may_start=busy_deployments.get(version.deployment_id, version.pk) == version.pk,
+            )
         except Exception:
             # One broken version must not stop the others; the next sweep tries again.
             log.exception("reconciling %s failed", version)
@@ -95,9 +108,12 @@ def _holds_place(version: Version, instances: list[InstanceObservation]) -> bool
     return leaving and (version.status not in INACTIVE or any(item.is_alive for item in instances))
 
 
-def _reconcile_version(version: Version, driver: Driver, instances: list[InstanceObservation], *, may_start: bool) -> None:
+def _reconcile_version(
+    version: Version, driver: Driver, instances: list[InstanceObservation], *, may_start: bool
+) -> None:
     plan_of_launch, broken = _launch_plan(version)
-    blocked = broken
+    # What the driver said last time counts until it says otherwise, or a deadline would hide the reason.
+    blocked = broken or (version.cause if version.cause and version.cause.code in REFUSALS else None)
     wanted = Wanted(
         status=version.status,
         running=version.desired_state == DesiredState.RUNNING,
@@ -113,7 +129,7 @@ def _reconcile_version(version: Version, driver: Driver, instances: list[Instanc
     plan = decide(wanted, instances, now)
     if plan.create and plan_of_launch:
         blocked = _create(version, driver, plan_of_launch, plan.create)
-        plan = plan if blocked is None else decide(Wanted(**{**wanted.__dict__, "blocked": blocked}), instances, now)
+        plan = decide(replace(wanted, blocked=blocked), instances, now)
     for uid in plan.end:
         driver.end_instance(version.key, uid)
     _apply(version, plan, instances)
@@ -141,7 +157,12 @@ def _create(version: Version, driver: Driver, plan: LaunchPlan, count: int) -> C
             remedy = "Free the resource, or start a version that asks for less."
             return Cause("unschedulable", str(error), remedy, retryable=True)
         except (DriverError, OSError) as error:
-            return Cause("driver_refused", f"The cluster refused to start an instance: {error}", "It is tried again.", retryable=True)
+            return Cause(
+                "driver_refused",
+                f"The cluster refused to start an instance: {error}",
+                "It is tried again.",
+                retryable=True,
+            )
     return None
 
 
@@ -166,7 +187,9 @@ def _apply_status(version: Version, plan: Plan) -> bool:
         if unready_since != version.unready_since and version.status == Status.RUNNING:
             changes["unready_since"] = unready_since
         if changes:
-            Version.objects.filter(pk=version.pk, status=version.status, generation=version.generation).update(**changes)
+            Version.objects.filter(pk=version.pk, status=version.status, generation=version.generation).update(
+                **changes
+            )
             publish_on_commit("deployment", version.deployment_id)
         return bool(changes)
     changes = {"unready_since": unready_since}
@@ -227,10 +250,22 @@ def _note_instance(version: Version, item: InstanceObservation, before: Instance
         lifecycle.record_event(version, "instance", f"Instance {item.name} is ready.", instance_uid=item.uid)
     elif item.restarts > before.restarts:
         why = item.cause.message if item.cause else "It ended."
-        lifecycle.record_event(version, "restart", f"Instance {item.name} restarts: {why}", severity=Event.Severity.WARNING, instance_uid=item.uid)
+        lifecycle.record_event(
+            version,
+            "restart",
+            f"Instance {item.name} restarts: {why}",
+            severity=Event.Severity.WARNING,
+            instance_uid=item.uid,
+        )
     elif item.phase == observation.FAILED and before.phase != observation.FAILED:
         why = item.cause.message if item.cause else ""
-        lifecycle.record_event(version, "instance", f"Instance {item.name} failed. {why}", severity=Event.Severity.ERROR, instance_uid=item.uid)
+        lifecycle.record_event(
+            version,
+            "instance",
+            f"Instance {item.name} failed. {why}",
+            severity=Event.Severity.ERROR,
+            instance_uid=item.uid,
+        )
     elif item.phase == observation.GONE and before.phase != observation.GONE:
         lifecycle.record_event(version, "instance", f"Instance {item.name} ended.", instance_uid=item.uid)
 
@@ -259,7 +294,11 @@ def _discard(version: Version, driver: Driver, uids: tuple[str, ...]) -> None:
 def _remove_strangers(driver: Driver, instances: dict[str, list[InstanceObservation]]) -> None:
     """End what belongs to no version that is wanted or active: left by a deleted one, or by a crash in between."""
     for version_key, items in instances.items():
-        stored = set(Instance.objects.filter(uid__in=[item.uid for item in items], log_complete=False).values_list("uid", flat=True))
+        stored = set(
+            Instance.objects.filter(uid__in=[item.uid for item in items], log_complete=False).values_list(
+                "uid", flat=True
+            )
+        )
         for item in items:
             if item.is_alive:
                 driver.end_instance(version_key, item.uid)

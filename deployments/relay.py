@@ -29,7 +29,18 @@ SHOWN_BYTES = 2 << 20
 TOTAL_TIMEOUT_S = 900
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Set by the relay or the connection; from a form they would break the framing or forge an identity.
-REFUSED_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "x-slipway-identity", "x-request-id", "expect"})
+REFUSED_HEADERS = frozenset(
+    {
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "upgrade",
+        "x-slipway-identity",
+        "x-request-id",
+        "expect",
+    }
+)
 _running: set[asyncio.Task[None]] = set()
 
 
@@ -58,7 +69,9 @@ def parse_test(wanted: dict[str, Any]) -> Test:
     if not path.startswith("/"):
         raise InvalidTestError("A path starts with “/”.", "path")
     if len(path) > 8000 or any(ord(character) <= 32 or ord(character) == 127 for character in path):
-        raise InvalidTestError("A path has no spaces or control characters (write %20), and at most 8,000 characters.", "path")
+        raise InvalidTestError(
+            "A path has no spaces or control characters (write %20), and at most 8,000 characters.", "path"
+        )
     headers = []
     for number, line in enumerate(str(wanted.get("headers", "")).splitlines(), 1):
         if not line.strip():
@@ -80,7 +93,9 @@ def parse_test(wanted: dict[str, Any]) -> Test:
         try:
             json.loads(body)
         except ValueError as error:
-            raise InvalidTestError(f"The body is not JSON: {error}. Choose another content type to send it as it is.", "body") from None
+            raise InvalidTestError(
+                f"The body is not JSON: {error}. Choose another content type to send it as it is.", "body"
+            ) from None
     return Test(method, path, headers, body)
 
 
@@ -140,30 +155,54 @@ class _Relay:
         try:
             timeout = httpx.Timeout(TOTAL_TIMEOUT_S, connect=5)
             async with httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False) as client:
-                request = client.build_request(self._test.method, self._url + self._test.path, headers=headers, content=self._test.body or None)
+                request = client.build_request(
+                    self._test.method, self._url + self._test.path, headers=headers, content=self._test.body or None
+                )
                 request.headers["user-agent"] = "slipway-console"
                 response = await client.send(request, stream=True)
                 await self._answer(response)
                 await response.aclose()
         except httpx.ConnectError:
-            await self._frame(kind="error", message="The gateway does not answer. It is restarted by itself; try again in a few seconds.")
+            await self._frame(
+                kind="error",
+                message="The gateway does not answer. It is restarted by itself; try again in a few seconds.",
+            )
         except httpx.InvalidURL as error:
             await self._frame(kind="error", message=f"The path is not valid: {error}.")
         except httpx.HTTPError as error:
-            await self._frame(kind="error", message=f"The answer broke off after {self._elapsed():.1f} s ({type(error).__name__}). The log of the instance says why.")
+            await self._frame(
+                kind="error",
+                message=f"The answer broke off after {self._elapsed():.1f} s ({type(error).__name__}). The log of the instance says why.",
+            )
 
     async def _answer(self, response: httpx.Response) -> None:
         instance = response.headers.get("x-slipway-instance", "")
         shown = [(name, value) for name, value in response.headers.multi_items() if name != "x-slipway-instance"]
-        await self._frame(kind="head", status=response.status_code, reason=response.reason_phrase, headers=shown, at=self._elapsed(), instance=instance)
+        await self._frame(
+            kind="head",
+            status=response.status_code,
+            reason=response.reason_phrase,
+            headers=shown,
+            at=self._elapsed(),
+            instance=instance,
+        )
         first_byte = None
         async for data in response.aiter_raw():
             if first_byte is None:
                 first_byte = self._elapsed()
             if self._bytes < SHOWN_BYTES:
-                await self._frame(kind="chunk", at=self._elapsed(), data=base64.b64encode(data[: SHOWN_BYTES - self._bytes]).decode())
+                await self._frame(
+                    kind="chunk", at=self._elapsed(), data=base64.b64encode(data[: SHOWN_BYTES - self._bytes]).decode()
+                )
             self._bytes += len(data)
-        await self._frame(kind="done", total=self._elapsed(), first_byte=first_byte, bytes=self._bytes, cut=self._bytes > SHOWN_BYTES, ended=time.time())
+        await self._frame(
+            kind="done",
+            total=self._elapsed(),
+            first_byte=first_byte,
+            bytes=self._bytes,
+            cut=self._bytes > SHOWN_BYTES,
+            ended=time.time(),
+        )
 
     async def _frame(self, **frame: Any) -> None:
         await self._store.xadd(frames_key(self._id), {"f": json.dumps(frame)})

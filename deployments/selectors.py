@@ -83,7 +83,10 @@ def filtered_deployments(actor: Actor, wanted: DeploymentFilter) -> QuerySet[Dep
     found = visible_deployments(actor).select_related("organization", "model", "endpoint__cluster")
     if wanted.search:
         found = found.filter(
-            Q(name__icontains=wanted.search) | Q(description__icontains=wanted.search) | Q(model__name__icontains=wanted.search) | Q(endpoint__name__icontains=wanted.search)
+            Q(name__icontains=wanted.search)
+            | Q(description__icontains=wanted.search)
+            | Q(model__name__icontains=wanted.search)
+            | Q(endpoint__name__icontains=wanted.search)
         )
     if wanted.environment:
         found = found.filter(environment=wanted.environment)
@@ -101,7 +104,9 @@ def _with_status(deployments: QuerySet[Deployment], status: str) -> QuerySet[Dep
     of_deployment = Version.objects.filter(deployment=OuterRef("pk"))
     if status in INACTIVE:
         newest = of_deployment.order_by("-status_since", "-number").values("status")[:1]
-        return deployments.annotate(newest_status=newest).filter(~Exists(of_deployment.exclude(status__in=INACTIVE)), newest_status=status)
+        return deployments.annotate(newest_status=newest).filter(
+            ~Exists(of_deployment.exclude(status__in=INACTIVE)), newest_status=status
+        )
     return deployments.filter(Exists(of_deployment.filter(status=status)))
 
 
@@ -114,8 +119,14 @@ def attach_current_versions(deployments: list[Deployment]) -> None:
 
 def active_versions_of_cluster(cluster: Cluster) -> list[Version]:
     """Versions that the reconciler has to look after, with their live instances."""
-    live = Prefetch("instances", Instance.objects.filter(Q(ended_at=None) | Q(log_complete=False)), to_attr="known_instances")
-    wanted = Q(desired_state=DesiredState.RUNNING) | ~Q(status__in=INACTIVE) | Exists(Instance.objects.filter(version=OuterRef("pk"), ended_at=None))
+    live = Prefetch(
+        "instances", Instance.objects.filter(Q(ended_at=None) | Q(log_complete=False)), to_attr="known_instances"
+    )
+    wanted = (
+        Q(desired_state=DesiredState.RUNNING)
+        | ~Q(status__in=INACTIVE)
+        | Exists(Instance.objects.filter(version=OuterRef("pk"), ended_at=None))
+    )
     return list(
         Version.objects.filter(wanted, deployment__endpoint__cluster=cluster)
         .select_related("deployment__organization", "deployment__endpoint", "deployment__model")

@@ -69,7 +69,13 @@ class LocalWatcher:
                 if state is None:
                     continue
                 uid = state["uid"]
-                fingerprint = (state["phase"], state["restarts"], state["port"], state["started_at"], state["listening_at"])
+                fingerprint = (
+                    state["phase"],
+                    state["restarts"],
+                    state["port"],
+                    state["started_at"],
+                    state["listening_at"],
+                )
                 if self._fingerprints.get(uid) != fingerprint:
                     self._fingerprints[uid] = fingerprint
                     dirty = True

@@ -30,7 +30,9 @@ async def serve(host: str, port: int, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     epoch = time.time_ns() // 1_000_000
     gateway = Gateway(folder, settings.SECRET_KEY.encode(), name=name, epoch=epoch)
-    recorder = Recorder(folder, name, epoch, lambda position: loop.call_soon_threadsafe(gateway.journal.forget_before, position))
+    recorder = Recorder(
+        folder, name, epoch, lambda position: loop.call_soon_threadsafe(gateway.journal.forget_before, position)
+    )
     settle_earlier_epochs(folder, epoch, recorder)
     recorder.start()
 

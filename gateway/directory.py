@@ -52,7 +52,12 @@ class Directory:
             except Exception as error:
                 # Whatever it is, this thread must live: without it the gateway would go blind for good.
                 expected = isinstance(error, psycopg.Error | DatabaseError | OSError)
-                log.warning("directory: %s; going on from version %s", str(error).strip(), self._snapshot.version, exc_info=not expected)
+                log.warning(
+                    "directory: %s; going on from version %s",
+                    str(error).strip(),
+                    self._snapshot.version,
+                    exc_info=not expected,
+                )
                 close_old_connections()
                 self._stopped.wait(RETRY_S)
 
@@ -95,7 +100,7 @@ def read_snapshot() -> Snapshot:
     targets = []
     for deployment in deployments:
         found = current.get(deployment.pk)
-        status = Status(found.status) if found else Status.STOPPED
+        status = found.status if found else Status.STOPPED
         cause = found.cause if found else None
         serving = found is not None and status == Status.RUNNING
         targets.append(
@@ -106,8 +111,8 @@ def read_snapshot() -> Snapshot:
                 endpoint=deployment.endpoint.name,
                 name=deployment.name,
                 version_id=found.pk if found else 0,
-                status=status.value,
-                status_label=status.label,
+                status=str(status),
+                status_label=found.get_status_display() if found else "Stopped",
                 cause_code=cause.code if cause else "",
                 cause_message=cause.message if cause else "",
                 created=int(deployment.created_at.timestamp()),

@@ -25,7 +25,13 @@ class GatewayError(Exception):
 
     def body(self, request_id: str) -> bytes:
         kind = "invalid_request_error" if self.status < 500 else "server_error"
-        error = {"message": self.message, "type": kind, "code": self.code, "request_id": request_id, **(self.details or {})}
+        error = {
+            "message": self.message,
+            "type": kind,
+            "code": self.code,
+            "request_id": request_id,
+            **(self.details or {}),
+        }
         return orjson.dumps({"error": error})
 
 

@@ -28,7 +28,16 @@ NO_INSTANCE = b"\0" * 16
 class Exchange:
     """Lives from a complete request head to the last byte of the answer, or to whatever ends it before."""
 
-    def __init__(self, client: "ClientConnection", method: bytes, path: bytes, headers: Headers, *, version: str, keep_alive: bool) -> None:
+    def __init__(
+        self,
+        client: "ClientConnection",
+        method: bytes,
+        path: bytes,
+        headers: Headers,
+        *,
+        version: str,
+        keep_alive: bool,
+    ) -> None:
         self._client = client
         self._gateway = client.gateway
         self._method, self._path, self._headers = method, path, headers
@@ -39,7 +48,9 @@ class Exchange:
         self.done = False
         self.deadline = 0.0
         # Without a body the request is whole at its head; waiting for that keeps the connection usable afterwards.
-        self.announces_body = any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers)
+        self.announces_body = any(
+            name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers
+        )
         self._begun = False
         self._length: int | None = None
         self._buffering = False
@@ -157,7 +168,10 @@ class Exchange:
             self.fail(GatewayError(408, "request_timeout", "The body did not arrive in time. Send it again."))
         elif not self._head_sent:
             self._abandon_upstream(failed=True)
-            self.fail(GatewayError(504, "first_byte_timeout", "The instance did not begin to answer in time."), outcome=meter.FAILED)
+            self.fail(
+                GatewayError(504, "first_byte_timeout", "The instance did not begin to answer in time."),
+                outcome=meter.FAILED,
+            )
         else:
             self._abandon_upstream(failed=True)
             self._finish(meter.FAILED)
@@ -193,7 +207,9 @@ class Exchange:
 
     def _check_available(self, target: Target) -> None:
         if self._identity is not None and self._identity.deployment_id != target.deployment_id:
-            raise GatewayError(401, "identity_invalid", "The console's token is for another deployment. Reload the page.")
+            raise GatewayError(
+                401, "identity_invalid", "The console's token is for another deployment. Reload the page."
+            )
         if not target.addresses:
             self._admit()
             raise target.unavailable()
@@ -207,7 +223,12 @@ class Exchange:
         assert self._target is not None  # noqa: S101
         self._address = self._gateway.balancer.acquire(self._target, monotonic())
         if self._address is None:
-            raise GatewayError(503, "breakers_open", f"All instances of {self._target.api_id} failed just now. Try again in a few seconds.", 2)
+            raise GatewayError(
+                503,
+                "breakers_open",
+                f"All instances of {self._target.api_id} failed just now. Try again in a few seconds.",
+                2,
+            )
         connection = self._gateway.pool.reuse(self._address)
         if connection is not None:
             self._send(connection)
@@ -222,7 +243,15 @@ class Exchange:
             self._connecting = None
             if not self.done:
                 self._abandon_upstream(failed=True)
-                self.fail(GatewayError(502, "instance_unreachable", "The instance does not accept connections. Try again in a few seconds.", 2), outcome=meter.FAILED)
+                self.fail(
+                    GatewayError(
+                        502,
+                        "instance_unreachable",
+                        "The instance does not accept connections. Try again in a few seconds.",
+                        2,
+                    ),
+                    outcome=meter.FAILED,
+                )
             return
         self._connecting = None
         if self.done:
@@ -238,7 +267,12 @@ class Exchange:
         self.deadline = now + wait
         headers = framing.end_to_end(self._headers)
         head = framing.request_head(
-            self._method, self._upstream_path, f"{connection.address.host}:{connection.address.port}", headers, self.request_id, self._length
+            self._method,
+            self._upstream_path,
+            f"{connection.address.host}:{connection.address.port}",
+            headers,
+            self.request_id,
+            self._length,
         )
         parts = [head]
         for data in self._body:
@@ -278,7 +312,11 @@ class Exchange:
             # An answer before the request's end: nothing may be read as a next request from this connection.
             self.keep_alive = False
         self._head_sent = True
-        self._out.append(framing.response_head(status, reason or REASONS.get(status, b""), kept, chunked=self._chunked, close=not self.keep_alive))
+        self._out.append(
+            framing.response_head(
+                status, reason or REASONS.get(status, b""), kept, chunked=self._chunked, close=not self.keep_alive
+            )
+        )
         if self._method == b"HEAD":
             # httptools would wait for the body that Content-Length announces, so this connection is not used again.
             self._upstream_keeps_alive = False
@@ -335,7 +373,12 @@ class Exchange:
             self._connecting = self._gateway.loop.create_task(self._connect())
         elif not self._head_sent:
             self._release(failed=True)
-            self.fail(GatewayError(502, "instance_closed", "The instance closed the connection without an answer. Its log says why."), outcome=meter.FAILED)
+            self.fail(
+                GatewayError(
+                    502, "instance_closed", "The instance closed the connection without an answer. Its log says why."
+                ),
+                outcome=meter.FAILED,
+            )
         else:
             self._release(failed=True)
             self._finish(meter.FAILED)
@@ -361,11 +404,20 @@ class Exchange:
         headers: Headers = [(b"retry-after", str(error.retry_after_s).encode())] if error.retry_after_s else []
         self._answer(error.status, error.body(self.request_id.decode()), headers)
 
-    def _answer(self, status: int, body: bytes, headers: Headers | None = None, content_type: bytes = b"application/json") -> None:
+    def _answer(
+        self, status: int, body: bytes, headers: Headers | None = None, content_type: bytes = b"application/json"
+    ) -> None:
         self.done = True
         self.keep_alive = self.keep_alive and self.request_done
-        lines = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), (b"x-request-id", self.request_id), *(headers or [])]
-        head = framing.response_head(status, REASONS.get(status, b"OK"), lines, chunked=False, close=not self.keep_alive)
+        lines = [
+            (b"content-type", content_type),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", self.request_id),
+            *(headers or []),
+        ]
+        head = framing.response_head(
+            status, REASONS.get(status, b"OK"), lines, chunked=False, close=not self.keep_alive
+        )
         self._client.finish_exchange(self, head if self._method == b"HEAD" else head + body)
 
     def _answer_locally(self) -> bool:
@@ -436,7 +488,11 @@ class Exchange:
 
     def _too_large(self) -> GatewayError:
         limit = MAX_BUFFERED_BODY >> 20
-        return GatewayError(413, "body_too_large", f"A body on /v1 has at most {limit} MiB. Larger ones can be streamed to the deployment's own address.")
+        return GatewayError(
+            413,
+            "body_too_large",
+            f"A body on /v1 has at most {limit} MiB. Larger ones can be streamed to the deployment's own address.",
+        )
 
     def _read_identity(self) -> Identity | None:
         token = self._header(identity_token.HEADER)
@@ -444,7 +500,9 @@ class Exchange:
             return None
         identity = identity_token.read(token.decode("latin-1"), secret=self._gateway.secret, now=time.time())
         if identity is None:
-            raise GatewayError(401, "identity_invalid", "The console's token has expired or is not valid. Send the request again.")
+            raise GatewayError(
+                401, "identity_invalid", "The console's token has expired or is not valid. Send the request again."
+            )
         return identity
 
     def _header(self, name: bytes) -> bytes:

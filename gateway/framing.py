@@ -7,7 +7,17 @@ Headers = list[tuple[bytes, bytes]]
 MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 100
 HOP_BY_HOP = frozenset(
-    {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
 )
 # Ours alone: an upstream neither needs nor may see them.
 PRIVATE = frozenset({b"x-slipway-identity", b"expect", b"host", b"content-length", b"x-request-id"})
@@ -65,7 +75,9 @@ def end_to_end(headers: Headers) -> Headers:
     return kept
 
 
-def request_head(method: bytes, path: bytes, host: str, headers: Headers, request_id: bytes, length: int | None) -> bytes:
+def request_head(
+    method: bytes, path: bytes, host: str, headers: Headers, request_id: bytes, length: int | None
+) -> bytes:
     """The head of the request to the instance; `length` as from `check_request`."""
     parts = [method, b" ", path, b" HTTP/1.1\r\nhost: ", host.encode(), b"\r\nx-request-id: ", request_id, b"\r\n"]
     for name, value in headers:

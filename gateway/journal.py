@@ -65,9 +65,37 @@ class Journal:
     def position(self) -> int:
         return self._position
 
-    def admitted(self, sequence: int, deployment_id: int, version_id: int, organization_id: int, user_id: int, source: int, at: float) -> _File:
+    def admitted(
+        self,
+        sequence: int,
+        deployment_id: int,
+        version_id: int,
+        organization_id: int,
+        user_id: int,
+        source: int,
+        at: float,
+    ) -> _File:
         """Note an admission; the returned file is handed back to `finished`."""
-        file = self._write(ADMITTED, 0, 0, source, 0, sequence, deployment_id, version_id, b"", organization_id, user_id, at, 0, 0, 0, 0, 0, 0)
+        file = self._write(
+            ADMITTED,
+            0,
+            0,
+            source,
+            0,
+            sequence,
+            deployment_id,
+            version_id,
+            b"",
+            organization_id,
+            user_id,
+            at,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+        )
         file.unfinished += 1
         return file
 
@@ -118,17 +146,15 @@ def earlier_epochs(folder: Path, current: int) -> list[int]:
 
 def replay(folder: Path, epoch: int, folded: int) -> tuple[list[Entry], list[Entry]]:
     """(finished, unfinished) requests of an earlier epoch that are in no batch; `folded` is the last spill's position."""
-    position = 0
     finished: dict[int, tuple[int, Entry]] = {}
     admitted: dict[int, Entry] = {}
-    for kind, entry in _records(folder, epoch):
+    for position, (kind, entry) in enumerate(_records(folder, epoch)):
         if kind == FOLDED:
             folded = max(folded, entry.sequence)
         elif kind == ADMITTED:
             admitted[entry.sequence] = entry
         else:
             finished[entry.sequence] = (position, entry)
-        position += 1
     counted = [entry for at, entry in finished.values() if at >= folded]
     open_ended = [entry for sequence, entry in admitted.items() if sequence not in finished]
     return counted, open_ended
@@ -144,11 +170,25 @@ def _records(folder: Path, epoch: int) -> Iterator[tuple[int, Entry]]:
         data = path.read_bytes()
         for offset in range(0, len(data) - SIZE + 1, SIZE):
             values = _RECORD.unpack_from(data, offset)
-            kind, outcome, status, source, estimated, sequence, deployment, version, instance, organization, user, at = values[:12]
+            (
+                kind,
+                outcome,
+                status,
+                source,
+                estimated,
+                sequence,
+                deployment,
+                version,
+                instance,
+                organization,
+                user,
+                at,
+            ) = values[:12]
             if kind == 0:
                 break
-            times = values[12:16]
+            end_to_end, inference, queue, first_token, input_tokens, output_tokens = values[12:]
             entry = Entry(
-                sequence, deployment, version, instance, organization, user, source, outcome, status, at, *times, values[16], values[17], bool(estimated)
-            )
+                sequence, deployment, version, instance, organization, user, source, outcome, status, at,
+                end_to_end, inference, queue, first_token, input_tokens, output_tokens, bool(estimated),
+            )  # fmt: skip
             yield kind, entry

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from common import sketch
 from gateway.journal import Entry
-from monitoring import sketch
 
 BUCKET_S = 10
 OUTCOMES = ("completed", "failed", "cancelled", "rejected", "expired")

@@ -28,7 +28,7 @@ RETRY_S = 2.0
 class Recorder:
     """Owns the thread that folds and writes; the loop hands it entries and goes on at once."""
 
-    def __init__(self, folder: Path, gateway: str, epoch: int, on_committed: Callable[[int], None]) -> None:
+    def __init__(self, folder: Path, gateway: str, epoch: int, on_committed: Callable[[int], object]) -> None:
         self._folder = folder
         self._source = f"{gateway}.{epoch}"
         self._sequence = 0

@@ -30,11 +30,15 @@ def resolve(snapshot: Snapshot, raw_path: bytes) -> Route:
         return Route(raw_path, None, is_openai=True)
     parts = path.split(b"/", 3)
     if len(parts) < 3 or parts[0]:
-        raise GatewayError(404, "not_found", "Nothing is here. Addresses are /v1/… with a model, or /{endpoint}/{deployment}/….")
+        raise GatewayError(
+            404, "not_found", "Nothing is here. Addresses are /v1/… with a model, or /{endpoint}/{deployment}/…."
+        )
     key = (parts[1].decode("latin-1"), parts[2].decode("latin-1"))
     target = snapshot.by_path.get(key)
     if target is None:
-        raise GatewayError(404, "deployment_not_found", f"There is no deployment at /{key[0]}/{key[1]}, or you may not use it.")
+        raise GatewayError(
+            404, "deployment_not_found", f"There is no deployment at /{key[0]}/{key[1]}, or you may not use it."
+        )
     rest = b"/" + (parts[3] if len(parts) > 3 else b"")
     return Route(rest + (b"?" + query if query else b""), target, is_openai=rest in USAGE_PATHS)
 
@@ -52,7 +56,9 @@ def model_of(body: bytes, content_type: bytes) -> tuple[str, dict[str, object] |
         raise bad_request(f"The body is not JSON: {error}.", "body_not_json") from None
     model = parsed.get("model") if isinstance(parsed, dict) else None
     if not isinstance(model, str) or not model:
-        raise bad_request("The body needs a field “model” with the id of a deployment, for example “demo/chat”.", "model_missing")
+        raise bad_request(
+            "The body needs a field “model” with the id of a deployment, for example “demo/chat”.", "model_missing"
+        )
     return model, parsed
 
 
@@ -68,4 +74,6 @@ def models_answer(snapshot: Snapshot) -> bytes:
 
 def model_answer(snapshot: Snapshot, model: str) -> bytes:
     target = snapshot.by_model(model)
-    return orjson.dumps({"id": target.api_id, "object": "model", "created": target.created, "owned_by": target.api_id.partition("/")[0]})
+    return orjson.dumps(
+        {"id": target.api_id, "object": "model", "created": target.created, "owned_by": target.api_id.partition("/")[0]}
+    )

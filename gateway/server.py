@@ -88,7 +88,11 @@ class ClientConnection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._refuse(bad_request("The request is not valid HTTP/1.1."))
         if self._in_head and self._head_bytes > framing.MAX_HEAD_BYTES:
-            self._refuse(GatewayError(431, "head_too_large", f"The head of a request has at most {framing.MAX_HEAD_BYTES >> 10} KiB."))
+            self._refuse(
+                GatewayError(
+                    431, "head_too_large", f"The head of a request has at most {framing.MAX_HEAD_BYTES >> 10} KiB."
+                )
+            )
         if len(self._exchanges) > 1:
             self.transport.pause_reading()
 
@@ -252,7 +256,9 @@ class Gateway:
         self.in_flight += 1
         organization_id, user_id = (identity.organization_id, identity.user_id) if identity else (0, 0)
         source = 1 if identity else 0
-        file = self.journal.admitted(self._sequence, target.deployment_id, target.version_id, organization_id, user_id, source, at)
+        file = self.journal.admitted(
+            self._sequence, target.deployment_id, target.version_id, organization_id, user_id, source, at
+        )
         return self._sequence, file
 
     def finished(self, file: object, entry: Entry) -> None:
@@ -302,7 +308,20 @@ def settle_earlier_epochs(folder: Path, epoch: int, recorder) -> None:  # type: 
     """End what an earlier process left in flight as failed(gateway_lost), and count what it had not flushed."""
     for earlier in journal.earlier_epochs(folder, epoch):
         finished, unfinished = journal.replay(folder, earlier, recorder.last_spilled_position(earlier))
-        lost = [Entry(**{**entry.__dict__, "outcome": FAILED, "status": 502, "end_to_end": -1.0, "inference": -1.0, "queue": -1.0, "first_token": -1.0}) for entry in unfinished]
+        lost = [
+            Entry(
+                **{
+                    **entry.__dict__,
+                    "outcome": FAILED,
+                    "status": 502,
+                    "end_to_end": -1.0,
+                    "inference": -1.0,
+                    "queue": -1.0,
+                    "first_token": -1.0,
+                }
+            )
+            for entry in unfinished
+        ]
         recorder.spill_replayed(earlier, finished + lost)
         journal.remove_epoch(folder, earlier)
         if finished or lost:

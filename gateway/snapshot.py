@@ -91,7 +91,11 @@ class Snapshot:
         if same_name:
             ids = ", ".join(sorted(target.api_id for target in same_name))
             raise GatewayError(400, "model_ambiguous", f"Several deployments are called “{model}”. Use one of: {ids}.")
-        raise GatewayError(404, "model_not_found", f"There is no deployment “{model}”, or you may not use it. GET /v1/models lists those you may use.")
+        raise GatewayError(
+            404,
+            "model_not_found",
+            f"There is no deployment “{model}”, or you may not use it. GET /v1/models lists those you may use.",
+        )
 
     def save(self, path: Path) -> None:
         atomic_file.write_bytes(path, orjson.dumps({"version": self.version, "targets": self.targets}))
@@ -102,5 +106,8 @@ class Snapshot:
         stored: dict[str, Any] | None = atomic_file.read_json(path)
         if not stored:
             return cls.empty()
-        targets = [Target(**{**item, "addresses": tuple(Address(**address) for address in item["addresses"])}) for item in stored["targets"]]
+        targets = [
+            Target(**{**item, "addresses": tuple(Address(**address) for address in item["addresses"])})
+            for item in stored["targets"]
+        ]
         return cls.of(stored["version"], targets)

@@ -35,6 +35,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.reused = False
         self.idle_since = 0.0
         self._sink: ResponseSink | None = None
+        self._headers: Headers = []
         self._reset()
 
     def take(self, sink: ResponseSink) -> None:
@@ -106,9 +107,13 @@ class UpstreamConnection(asyncio.Protocol):
             self._interim = True
             return
         self._headers_done = True
-        self._framed = any(name in (b"content-length", b"transfer-encoding") for name, _ in self._headers) or status in (204, 304)
+        self._framed = any(
+            name in (b"content-length", b"transfer-encoding") for name, _ in self._headers
+        ) or status in (204, 304)
         if self._sink is not None:
-            self._sink.response_started(status, self._reason, self._headers, keeps_alive=self._parser.should_keep_alive())
+            self._sink.response_started(
+                status, self._reason, self._headers, keeps_alive=self._parser.should_keep_alive()
+            )
 
     def on_body(self, body: bytes) -> None:
         if self._sink is not None:
@@ -124,7 +129,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        self._headers: Headers = []
+        self._headers = []
         self._reason = b""
         self._answered = self._headers_done = self._framed = self._interim = False
 
@@ -150,7 +155,9 @@ class Pool:
     async def connect(self, address: Address) -> UpstreamConnection:
         """A fresh connection. Raises OSError, also when it takes longer than CONNECT_S."""
         async with asyncio.timeout(CONNECT_S):
-            _, connection = await self._loop.create_connection(lambda: UpstreamConnection(self, address), address.host, address.port)
+            _, connection = await self._loop.create_connection(
+                lambda: UpstreamConnection(self, address), address.host, address.port
+            )
         return connection
 
     def give_back(self, connection: UpstreamConnection) -> None:

@@ -38,7 +38,15 @@ class Axis:
     dark: bool
 
 
-def lines(curves: Sequence[Curve], axis: Axis, *, unit: str, limit: float | None = None, limit_name: str = "", marks: Sequence[Mark] = ()) -> dict[str, Any]:
+def lines(
+    curves: Sequence[Curve],
+    axis: Axis,
+    *,
+    unit: str,
+    limit: float | None = None,
+    limit_name: str = "",
+    marks: Sequence[Mark] = (),
+) -> dict[str, Any]:
     """Curves over time; `limit` is a dashed line, at least as high as the axis."""
     figure = go.Figure()
     for index, curve in enumerate(curves):
@@ -47,12 +55,22 @@ def lines(curves: Sequence[Curve], axis: Axis, *, unit: str, limit: float | None
             line={"color": PALETTE[index % len(PALETTE)], "width": 2}, connectgaps=False, hovertemplate=f"%{{y:.3~g}} {unit}",
         )  # fmt: skip
     if limit is not None:
-        figure.add_hline(y=limit, line={"dash": "dot", "width": 1, "color": _ink(axis)}, annotation_text=limit_name, annotation_position="top left", annotation_font_size=10)
-    highest = max([value for curve in curves for value in curve.values if value is not None] + [limit or 0.0], default=0.0)
+        figure.add_hline(
+            y=limit,
+            line={"dash": "dot", "width": 1, "color": _ink(axis)},
+            annotation_text=limit_name,
+            annotation_position="top left",
+            annotation_font_size=10,
+        )
+    highest = max(
+        [value for curve in curves for value in curve.values if value is not None] + [limit or 0.0], default=0.0
+    )
     return _finish(figure, axis, unit, highest, marks)
 
 
-def bars(times: Sequence[datetime], counts: dict[str, Sequence[int]], width_s: int, axis: Axis, marks: Sequence[Mark] = ()) -> dict[str, Any]:
+def bars(
+    times: Sequence[datetime], counts: dict[str, Sequence[int]], width_s: int, axis: Axis, marks: Sequence[Mark] = ()
+) -> dict[str, Any]:
     """Stacked bars of request counts by status class."""
     figure = go.Figure()
     for name, values in counts.items():
@@ -76,11 +94,25 @@ def _finish(figure: go.Figure, axis: Axis, unit: str, highest: float, marks: Seq
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 11, "color": _ink(axis)},
         hovermode="x unified",
-        hoverlabel={"bgcolor": "#1f2937" if axis.dark else "#ffffff", "font": {"color": "#f0f0f0" if axis.dark else "#182433"}},
+        hoverlabel={
+            "bgcolor": "#1f2937" if axis.dark else "#ffffff",
+            "font": {"color": "#f0f0f0" if axis.dark else "#182433"},
+        },
         showlegend=True,
         legend={"orientation": "h", "y": -0.18, "x": 0, "font": {"size": 10}},
-        xaxis={"range": [axis.start.isoformat(), axis.end.isoformat()], "gridcolor": grid, "type": "date", "zeroline": False, "tickformat": "%H:%M:%S" if (axis.end - axis.start).total_seconds() <= 900 else "%H:%M"},
-        yaxis={"range": [0, highest * 1.15 or 1], "gridcolor": grid, "zeroline": False, "title": {"text": unit, "font": {"size": 10}}},
+        xaxis={
+            "range": [axis.start.isoformat(), axis.end.isoformat()],
+            "gridcolor": grid,
+            "type": "date",
+            "zeroline": False,
+            "tickformat": "%H:%M:%S" if (axis.end - axis.start).total_seconds() <= 900 else "%H:%M",
+        },
+        yaxis={
+            "range": [0, highest * 1.15 or 1],
+            "gridcolor": grid,
+            "zeroline": False,
+            "title": {"text": unit, "font": {"size": 10}},
+        },
         # The same value over refreshes keeps the reader's zoom and hidden curves.
         uirevision="keep",
         dragmode="zoom",

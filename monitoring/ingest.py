@@ -89,6 +89,9 @@ def _add_usage(cursor: Any, rows: list[dict[str, Any]]) -> None:
     )
     # Always in the same order, so that two gateways that flush at once can't lock each other out.
     ordered = sorted(rows, key=lambda row: [row[name] for name in _USAGE_KEY])
-    values = [[datetime.fromtimestamp(row[name], UTC) if name == "minute" else row[name] for name in columns] for row in ordered]
+    values = [
+        [datetime.fromtimestamp(row[name], UTC) if name == "minute" else row[name] for name in columns]
+        for row in ordered
+    ]
     if values:
         cursor.executemany(statement, values)

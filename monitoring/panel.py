@@ -9,10 +9,23 @@ from monitoring import queries
 from monitoring.charts import MIB, Axis, Curve, Mark, bars, lines
 from monitoring.queries import CLASSES, RequestBar, SystemCurve, Window
 
-RANGES = {"5m": ("Last 5 minutes", 300), "15m": ("Last 15 minutes", 900), "1h": ("Last hour", 3600), "6h": ("Last 6 hours", 21_600), "24h": ("Last 24 hours", 86_400)}
+RANGES = {
+    "5m": ("Last 5 minutes", 300),
+    "15m": ("Last 15 minutes", 900),
+    "1h": ("Last hour", 3600),
+    "6h": ("Last 6 hours", 21_600),
+    "24h": ("Last 24 hours", 86_400),
+}
 DEFAULT_RANGE = "15m"
 # The charts of the panel in their order: id and title.
-CHARTS = (("requests", "Requests"), ("latency", "Response time"), ("cpu", "CPU"), ("memory", "Memory"), ("gpu", "GPU utilization"), ("vram", "GPU memory"))
+CHARTS = (
+    ("requests", "Requests"),
+    ("latency", "Response time"),
+    ("cpu", "CPU"),
+    ("memory", "Memory"),
+    ("gpu", "GPU utilization"),
+    ("vram", "GPU memory"),
+)
 INTERVALS = {"": None, "1m": 60, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600}
 
 
@@ -70,7 +83,7 @@ def _requests(found: list[RequestBar], window: Window, axis: Axis, marks: list[M
     counts = {name: [bar.status[name] for bar in found] for name in CLASSES}
     total = sum(sum(values) for values in counts.values())
     failed = sum(counts["status_5xx"])
-    facts = f"{total:,} requests, {failed:,} of them 5xx; a bar is {_duration(window.bar_s)}"
+    facts = f"{total:,} {'request' if total == 1 else 'requests'}, {failed:,} of them 5xx; a bar is {_duration(window.bar_s)}"
     return {"figure": bars([bar.start for bar in found], counts, window.bar_s, axis, marks), "facts": facts}
 
 
@@ -97,17 +110,30 @@ def _cpu(curves: list[SystemCurve], names: dict[str, str], axis: Axis, marks: li
     cores = curves[-1].cores
     now = sum(curve.cpu_user[-1] + curve.cpu_system[-1] for curve in curves[-1:])
     facts = f"{cores:g} cores for each instance; the newest uses {now / cores * 100:.0f} % of them" if cores else ""
-    return {"figure": lines(drawn, axis, unit="cores", limit=cores, limit_name=f"{cores:g} cores", marks=marks), "facts": facts}
+    return {
+        "figure": lines(drawn, axis, unit="cores", limit=cores, limit_name=f"{cores:g} cores", marks=marks),
+        "facts": facts,
+    }
 
 
 def _memory(curves: list[SystemCurve], names: dict[str, str], axis: Axis, marks: list[Mark]) -> dict[str, Any]:
     if not curves:
         return {"absent": "No samples in this time. The first one comes ten seconds after an instance's start."}
-    drawn = [Curve(_short(names.get(curve.instance_uid, curve.instance_uid)), curve.times, [used / MIB for used in curve.memory_used]) for curve in curves]
+    drawn = [
+        Curve(
+            _short(names.get(curve.instance_uid, curve.instance_uid)),
+            curve.times,
+            [used / MIB for used in curve.memory_used],
+        )
+        for curve in curves
+    ]
     newest = curves[-1]
     used, total = newest.memory_used[-1] / MIB, newest.memory_total / MIB
     facts = f"the newest instance uses {used:,.0f} of {total:,.0f} MiB ({used / total * 100:.0f} %)" if total else ""
-    return {"figure": lines(drawn, axis, unit="MiB", limit=total, limit_name=f"{total:,.0f} MiB allowed", marks=marks), "facts": facts}
+    return {
+        "figure": lines(drawn, axis, unit="MiB", limit=total, limit_name=f"{total:,.0f} MiB allowed", marks=marks),
+        "facts": facts,
+    }
 
 
 def _gpu(curves: list[SystemCurve], names: dict[str, str], axis: Axis, *, memory: bool) -> dict[str, Any]:
@@ -124,7 +150,10 @@ def _gpu(curves: list[SystemCurve], names: dict[str, str], axis: Axis, *, memory
     if not memory:
         return {"figure": lines(drawn, axis, unit="%", limit=100.0), "facts": "share of time in which a kernel runs"}
     total = with_gpu[-1].gpu_memory_total / MIB
-    return {"figure": lines(drawn, axis, unit="MiB", limit=total, limit_name=f"{total:,.0f} MiB"), "facts": f"{total:,.0f} MiB on each device"}
+    return {
+        "figure": lines(drawn, axis, unit="MiB", limit=total, limit_name=f"{total:,.0f} MiB"),
+        "facts": f"{total:,.0f} MiB on each device",
+    }
 
 
 def _short(name: str) -> str:

@@ -96,11 +96,17 @@ def _append(curve: SystemCurve, row: SystemSamples, window: Window) -> None:
             curve.gpus.setdefault(device, []).append((row.gpu_utilization[place], row.gpu_memory_used[place]))
 
 
-def request_bars(deployment: Deployment, version_ids: list[int], window: Window, instance_uid: str = "") -> list[RequestBar]:
+def request_bars(
+    deployment: Deployment, version_ids: list[int], window: Window, instance_uid: str = ""
+) -> list[RequestBar]:
     """All bars of the window that had requests, the open bucket included."""
     rows: list[dict[str, Any]] = list(
         RequestSeries.objects.filter(
-            deployment_id=deployment.pk, tier=BASE_TIER_S, bucket__gte=window.start, bucket__lt=window.end, instance_uid=instance_uid
+            deployment_id=deployment.pk,
+            tier=BASE_TIER_S,
+            bucket__gte=window.start,
+            bucket__lt=window.end,
+            instance_uid=instance_uid,
         )
         .filter(version_id__in=version_ids)
         .values("bucket", "source", *CLASSES, "rejected", "end_to_end_sum", "end_to_end_max", "end_to_end_sketch")
@@ -135,14 +141,19 @@ def _open_rows(version_ids: list[int], instance_uid: str) -> list[dict[str, Any]
 def request_rates(deployment_ids: list[int], now: datetime, seconds: int = 60) -> dict[int, dict[str, float]]:
     """Per deployment the requests per minute and the share of 5xx over the last `seconds`."""
     rows = RequestSeries.objects.filter(
-        deployment_id__in=deployment_ids, tier=BASE_TIER_S, instance_uid="", bucket__gte=now - timedelta(seconds=seconds + BASE_TIER_S), bucket__lt=now
+        deployment_id__in=deployment_ids,
+        tier=BASE_TIER_S,
+        instance_uid="",
+        bucket__gte=now - timedelta(seconds=seconds + BASE_TIER_S),
+        bucket__lt=now,
     ).values("deployment_id", *CLASSES)
     totals: dict[int, list[int]] = defaultdict(lambda: [0, 0])
     for row in rows:
         totals[row["deployment_id"]][0] += sum(row[name] for name in CLASSES)
         totals[row["deployment_id"]][1] += row["status_5xx"]
     return {
-        pk: {"per_minute": count * 60 / seconds, "error_share": errors / count if count else 0.0} for pk, (count, errors) in totals.items()
+        pk: {"per_minute": count * 60 / seconds, "error_share": errors / count if count else 0.0}
+        for pk, (count, errors) in totals.items()
     }
 
 

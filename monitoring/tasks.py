@@ -9,7 +9,12 @@ from common.database_lock import try_lock
 from monitoring import collect
 
 # Raw tables are kept this long; roll-ups to coarser tiers live on.
-DAYS_KEPT = {"monitoring_request_series": 30, "monitoring_system_samples": 30, "monitoring_usage_minute": 400, "deployments_log_chunk": 30}
+DAYS_KEPT = {
+    "monitoring_request_series": 30,
+    "monitoring_system_samples": 30,
+    "monitoring_usage_minute": 400,
+    "deployments_log_chunk": 30,
+}
 
 
 @shared_task(name="monitoring.collect_system")

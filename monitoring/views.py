@@ -35,7 +35,11 @@ def monitoring(request: HttpRequest, organization: str, name: str) -> HttpRespon
 def charts(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     """The empty frames of the charts, for pages of other parts."""
     deployment = get_deployment(request, organization, name)
-    return render(request, "monitoring/_charts.html", {"deployment": deployment, "charts": panel.CHARTS, "columns": "col-md-6 col-xl-4"})
+    return render(
+        request,
+        "monitoring/_charts.html",
+        {"deployment": deployment, "charts": panel.CHARTS, "columns": "col-md-6 col-xl-4"},
+    )
 
 
 @login_required
@@ -48,7 +52,11 @@ def panel_data(request: HttpRequest, organization: str, name: str) -> JsonRespon
 @login_required
 def rates(request: HttpRequest) -> JsonResponse:
     """Requests per minute of several deployments: `?ids=1,2,3`; those that the user may not see are left out."""
-    asked = [int(text) for text in request.GET.get("ids", "").split(",")[:MAX_RATES] if text.isascii() and text.isdigit() and len(text) < 18]
+    asked = [
+        int(text)
+        for text in request.GET.get("ids", "").split(",")[:MAX_RATES]
+        if text.isascii() and text.isdigit() and len(text) < 18
+    ]
     visible = list(visible_deployments(request.user).filter(pk__in=asked).values_list("pk", flat=True))
     return JsonResponse({"rates": queries.request_rates(visible, timezone.now())})
 

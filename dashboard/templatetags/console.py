@@ -59,7 +59,9 @@ def status_badge(version: Any) -> SafeString:
     if status == Status.RUNNING and ready is not None and ready < version.replicas:
         colour = "yellow"
     blink = " status-dot-animated" if status in (Status.PREPARING, Status.SHUTTING_DOWN) else ""
-    return format_html('<span class="status status-{}"><span class="status-dot{}"></span>{}</span>', colour, blink, status.label)
+    return format_html(
+        '<span class="status status-{}"><span class="status-dot{}"></span>{}</span>', colour, blink, status.label
+    )
 
 
 @register.simple_tag
@@ -75,7 +77,10 @@ def age(moment: datetime | None) -> SafeString:
         return mark_safe("–")
     seconds = max(0.0, (timezone.now() - moment).total_seconds())
     return format_html(
-        '<time datetime="{}" title="{}" data-age>{}</time>', moment.isoformat(), moment.strftime("%Y-%m-%d %H:%M:%S UTC"), seconds_text(seconds)
+        '<time datetime="{}" title="{}" data-age>{}</time>',
+        moment.isoformat(),
+        moment.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        seconds_text(seconds),
     )
 
 
@@ -95,6 +100,12 @@ def bytes_text(value: int | None) -> str:
     if value is None:
         return "–"
     return f"{value / 2**30:.3g} GiB" if value >= 2**30 else f"{value / 2**20:,.0f} MiB"
+
+
+@register.filter
+def plain(value: float) -> str:
+    """A number without superfluous zeros: 0.5, 2."""
+    return f"{value:g}"
 
 
 @register.filter
@@ -123,4 +134,9 @@ def field(bound: Any, **options: Any) -> dict[str, Any]:
         described.append(f"{bound.id_for_label}_error")
     if described:
         attributes["aria-describedby"] = " ".join(described)
-    return {"field": bound, "control": bound.as_widget(attrs=attributes), "is_checkbox": kind == "CheckboxInput", **options}
+    return {
+        "field": bound,
+        "control": bound.as_widget(attrs=attributes),
+        "is_checkbox": kind == "CheckboxInput",
+        **options,
+    }

@@ -87,7 +87,9 @@ class SpecificationSerializer(serializers.Serializer):
     memory = serializers.IntegerField(min_value=16 << 20, max_value=1 << 46, required=False)
     gpu = serializers.IntegerField(min_value=0, max_value=64, required=False)
     environment = serializers.DictField(child=serializers.CharField(allow_blank=True), default=dict)
-    secret_environment = serializers.DictField(child=serializers.CharField(allow_blank=True), default=dict, write_only=True)
+    secret_environment = serializers.DictField(
+        child=serializers.CharField(allow_blank=True), default=dict, write_only=True
+    )
     labels = serializers.DictField(child=serializers.CharField(allow_blank=True), default=dict)
     annotations = serializers.DictField(child=serializers.CharField(allow_blank=True), default=dict)
     node_selector = serializers.DictField(child=serializers.CharField(allow_blank=True), default=dict)
@@ -105,14 +107,18 @@ class SpecificationSerializer(serializers.Serializer):
         unknown = set(attributes["engine_settings"]) - set(settings)
         if unknown:
             known = ", ".join(settings)
-            raise serializers.ValidationError({"engine_settings": f"Unknown: {', '.join(sorted(unknown))}. This engine has: {known}."})
+            raise serializers.ValidationError(
+                {"engine_settings": f"Unknown: {', '.join(sorted(unknown))}. This engine has: {known}."}
+            )
         for name, value in attributes["engine_settings"].items():
             setting = settings[name]
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if setting.kind in ("integer", "number") and value is not None:
                 low, high = setting.minimum, setting.maximum
                 if not is_number or (low is not None and value < low) or (high is not None and value > high):
-                    raise serializers.ValidationError({"engine_settings": f"{name} is a number from {low:g} to {high:g}."})
+                    raise serializers.ValidationError(
+                        {"engine_settings": f"{name} is a number from {low:g} to {high:g}."}
+                    )
         return attributes
 
     def to_specification(self, model: Model, served_model_name: str) -> Specification:
@@ -125,13 +131,26 @@ class SpecificationSerializer(serializers.Serializer):
         values["tolerations"] = tuple(Toleration(**item) for item in values["tolerations"])
         values["pod_affinity"] = tuple(PodAffinity(**item) for item in values["pod_affinity"])
         values["extra_arguments"] = tuple(values["extra_arguments"])
-        return Specification(served_model_name=served_model_name, model_uri=model.uri, engine_settings=settings, **values)
+        return Specification(
+            served_model_name=served_model_name, model_uri=model.uri, engine_settings=settings, **values
+        )
 
 
 class InstanceSerializer(serializers.ModelSerializer):
     class Meta:
         model = Instance
-        fields = ("uid", "name", "phase", "address", "restarts", "exit_code", "started_at", "ready_at", "ended_at", "cause")
+        fields = (
+            "uid",
+            "name",
+            "phase",
+            "address",
+            "restarts",
+            "exit_code",
+            "started_at",
+            "ready_at",
+            "ended_at",
+            "cause",
+        )
 
     cause = serializers.JSONField(source="cause_json", read_only=True)
 
@@ -143,7 +162,18 @@ class VersionSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Version
-        fields = ("number", "status", "desired_state", "replicas", "ready", "cause", "specification", "created_at", "ready_at", "status_since")
+        fields = (
+            "number",
+            "status",
+            "desired_state",
+            "replicas",
+            "ready",
+            "cause",
+            "specification",
+            "created_at",
+            "ready_at",
+            "status_since",
+        )
 
     def get_ready(self, version: Version) -> int:
         return sum(instance.is_ready for instance in version.instances.all() if instance.is_live)
@@ -159,7 +189,18 @@ class DeploymentSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Deployment
-        fields = ("id", "organization", "name", "description", "environment", "model", "endpoint", "status", "version", "created_at")
+        fields = (
+            "id",
+            "organization",
+            "name",
+            "description",
+            "environment",
+            "model",
+            "endpoint",
+            "status",
+            "version",
+            "created_at",
+        )
 
     def get_status(self, deployment: Deployment) -> str | None:
         version = deployment.current_version
@@ -175,7 +216,9 @@ class NewDeploymentSerializer(serializers.Serializer):
 
     name = serializers.CharField(max_length=1000)
     description = serializers.CharField(max_length=2000, default="", allow_blank=True)
-    environment = serializers.ChoiceField(choices=Deployment.Environment.choices, default=Deployment.Environment.DEVELOPMENT)
+    environment = serializers.ChoiceField(
+        choices=Deployment.Environment.choices, default=Deployment.Environment.DEVELOPMENT
+    )
     endpoint = serializers.SlugRelatedField(slug_field="name", queryset=Endpoint.objects.none())
     model = serializers.CharField(max_length=120)
     replicas = serializers.IntegerField(min_value=1, max_value=MAX_REPLICAS, default=1)

@@ -76,19 +76,31 @@ class _CatalogViewSet(viewsets.ModelViewSet):
 class ModelViewSet(_CatalogViewSet):
     serializer_class = serializers.ModelSerializer
     queryset = Model.objects.none()
-    visible, manageable, save = staticmethod(visible_models), staticmethod(manageable_models), staticmethod(catalog.save_model)
+    visible, manageable, save = (
+        staticmethod(visible_models),
+        staticmethod(manageable_models),
+        staticmethod(catalog.save_model),
+    )
 
 
 class EndpointViewSet(_CatalogViewSet):
     serializer_class = serializers.EndpointSerializer
     queryset = Endpoint.objects.none()
-    visible, manageable, save = staticmethod(visible_endpoints), staticmethod(manageable_endpoints), staticmethod(catalog.save_endpoint)
+    visible, manageable, save = (
+        staticmethod(visible_endpoints),
+        staticmethod(manageable_endpoints),
+        staticmethod(catalog.save_endpoint),
+    )
 
 
 class ClusterViewSet(_CatalogViewSet):
     serializer_class = serializers.ClusterSerializer
     queryset = Cluster.objects.none()
-    visible, manageable, save = staticmethod(visible_clusters), staticmethod(visible_clusters), staticmethod(catalog.save_cluster)
+    visible, manageable, save = (
+        staticmethod(visible_clusters),
+        staticmethod(visible_clusters),
+        staticmethod(catalog.save_cluster),
+    )
 
 
 class DeploymentViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
@@ -173,12 +185,18 @@ class DeploymentViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         wanted = serializers.NewVersionSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         specification = self._specification(request.data.get("specification"), deployment.model, deployment.api_id)
-        version = version_services.create_version(deployment, specification, wanted.validated_data["replicas"], actor=request.user)
+        version = version_services.create_version(
+            deployment, specification, wanted.validated_data["replicas"], actor=request.user
+        )
         return Response(serializers.VersionSerializer(version).data, status=status.HTTP_201_CREATED)
 
     def _find(self, organization: str, name: str, *, manage: bool = False) -> Deployment:
         visible = manageable_deployments(self.request.user) if manage else visible_deployments(self.request.user)
-        deployment = get_object_or_404(visible.select_related("organization", "model", "endpoint__cluster"), organization__name=organization, name=name)
+        deployment = get_object_or_404(
+            visible.select_related("organization", "model", "endpoint__cluster"),
+            organization__name=organization,
+            name=name,
+        )
         attach_current_versions([deployment])
         return deployment
 
@@ -224,8 +242,12 @@ class VersionViewSet(viewsets.GenericViewSet):
 
     def _find(self, organization: str, name: str, number: int, *, manage: bool = False) -> Version:
         scope = manageable_deployments(self.request.user) if manage else visible_deployments(self.request.user)
-        versions = Version.objects.filter(deployment__in=scope).select_related("deployment__organization", "deployment__endpoint__cluster")
-        return get_object_or_404(versions, deployment__organization__name=organization, deployment__name=name, number=number)
+        versions = Version.objects.filter(deployment__in=scope).select_related(
+            "deployment__organization", "deployment__endpoint__cluster"
+        )
+        return get_object_or_404(
+            versions, deployment__organization__name=organization, deployment__name=name, number=number
+        )
 
 
 class InstanceLogViewSet(viewsets.GenericViewSet):
@@ -233,12 +255,18 @@ class InstanceLogViewSet(viewsets.GenericViewSet):
     serializer_class = serializers.InstanceSerializer
     queryset = Version.objects.none()
 
-    @extend_schema(parameters=[OpenApiParameter("lines", int, description="How many lines from the end, at most 5000.")], responses={200: dict})
+    @extend_schema(
+        parameters=[OpenApiParameter("lines", int, description="How many lines from the end, at most 5000.")],
+        responses={200: dict},
+    )
     def retrieve(self, request: Request, uid: str) -> Response:
         """The end of an instance's stored log; also after the instance has ended."""
         instance = get_object_or_404(visible_instances(request.user), uid=uid)
         text = request.query_params.get("lines", "200")
         count = min(5000, int(text)) if text.isascii() and text.isdigit() and len(text) < 7 else 200
         page = log_store.read_before(instance.uid, None, count)
-        lines = [{"position": line.position, "at": float(line.text.partition(" ")[0]), "text": line.text.partition(" ")[2]} for line in page.lines]
+        lines = [
+            {"position": line.position, "at": float(line.text.partition(" ")[0]), "text": line.text.partition(" ")[2]}
+            for line in page.lines
+        ]
         return Response({"lines": lines, "has_earlier": page.has_earlier, "complete": instance.log_complete})

@@ -34,7 +34,10 @@ class EndpointForm(forms.ModelForm):
     class Meta:
         model = Endpoint
         fields = ("name", "organization", "cluster", "description")
-        help_texts = {"name": "The path prefix at the gateway: /{name}/{deployment}/…", "cluster": "Where deployments of this endpoint run."}
+        help_texts = {
+            "name": "The path prefix at the gateway: /{name}/{deployment}/…",
+            "cluster": "Where deployments of this endpoint run.",
+        }
         widgets = {"description": forms.Textarea(attrs={"rows": 2})}
 
     def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:

@@ -19,7 +19,9 @@ class DeploymentForm(forms.Form):
     description = forms.CharField(max_length=2000, required=False, widget=forms.Textarea(attrs={"rows": 2}))
     environment = forms.ChoiceField(choices=Deployment.Environment.choices, initial=Deployment.Environment.DEVELOPMENT)
     model = forms.ModelChoiceField(Model.objects.none(), empty_label=None)
-    endpoint = forms.ModelChoiceField(Endpoint.objects.none(), empty_label=None, help_text="Where it is exposed; decides the cluster too.")
+    endpoint = forms.ModelChoiceField(
+        Endpoint.objects.none(), empty_label=None, help_text="Where it is exposed; decides the cluster too."
+    )
 
     def __init__(self, data: Any = None, *, actor: Actor, fixed_model: Model | None = None, **kwargs: Any) -> None:
         super().__init__(data, **kwargs)
@@ -31,7 +33,9 @@ class DeploymentForm(forms.Form):
         if fixed_model:
             endpoints = endpoints.filter(organization=fixed_model.organization)
         self.fields["endpoint"].queryset = endpoints
-        self.fields["endpoint"].label_from_instance = lambda item: f"/{item.name} on {item.cluster} ({item.organization})"
+        self.fields["endpoint"].label_from_instance = lambda item: (
+            f"/{item.name} on {item.cluster} ({item.organization})"
+        )
         if fixed_model:
             self.fields["model"].initial = fixed_model.pk
 

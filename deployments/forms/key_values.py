@@ -45,7 +45,9 @@ def parse_variables(text: str) -> dict[str, str]:
     variables = {}
     for number, name, value in _pairs(text, "NAME=value"):
         if not _VARIABLE.fullmatch(name):
-            raise ValidationError(f"Line {number}: “{name}” is no name of a variable. Letters, digits and underscores, no digit first.")
+            raise ValidationError(
+                f"Line {number}: “{name}” is no name of a variable. Letters, digits and underscores, no digit first."
+            )
         if name in RESERVED_VARIABLES:
             raise ValidationError(f"Line {number}: {name} is set by Slipway itself. Choose another name.")
         variables[name] = value
@@ -57,9 +59,13 @@ def parse_labels(text: str, *, any_value: bool = False) -> dict[str, str]:
     labels = {}
     for number, key, value in _pairs(text, "team=search"):
         if not _LABEL_KEY.fullmatch(key):
-            raise ValidationError(f"Line {number}: “{key}” is no key that Kubernetes takes: letters, digits, “-”, “_”, “.”, at most 63, and an optional prefix before “/”.")
+            raise ValidationError(
+                f"Line {number}: “{key}” is no key that Kubernetes takes: letters, digits, “-”, “_”, “.”, at most 63, and an optional prefix before “/”."
+            )
         if not any_value and not _LABEL_VALUE.fullmatch(value):
-            raise ValidationError(f"Line {number}: “{value}” is no value that Kubernetes takes: letters, digits, “-”, “_”, “.”, at most 63.")
+            raise ValidationError(
+                f"Line {number}: “{value}” is no value that Kubernetes takes: letters, digits, “-”, “_”, “.”, at most 63."
+            )
         labels[key] = value
     return labels
 
@@ -71,7 +77,9 @@ def parse_tolerations(text: str) -> tuple[Toleration, ...]:
         selector, _, effect = line.partition(":")
         key, equals, value = selector.partition("=")
         if effect and effect not in EFFECTS:
-            raise ValidationError(f"Line {number}: the effect is one of {', '.join(EFFECTS)}, for example “gpu=true:NoSchedule”.")
+            raise ValidationError(
+                f"Line {number}: the effect is one of {', '.join(EFFECTS)}, for example “gpu=true:NoSchedule”."
+            )
         if not _LABEL_KEY.fullmatch(key.strip()):
             raise ValidationError(f"Line {number}: write “key=value:Effect”, for example “gpu=true:NoSchedule”.")
         found.append(Toleration(key.strip(), "Equal" if equals else "Exists", value.strip(), effect))
@@ -86,7 +94,9 @@ def parse_pod_affinity(text: str) -> tuple[PodAffinity, ...]:
         selector, _, topology = rest.partition("@")
         key, equals, value = selector.strip().partition("=")
         if placement not in ("near", "away") or not equals or not _LABEL_KEY.fullmatch(key):
-            raise ValidationError(f"Line {number}: write “near key=value” or “away key=value”, for example “away app=batch”.")
+            raise ValidationError(
+                f"Line {number}: write “near key=value” or “away key=value”, for example “away app=batch”."
+            )
         found.append(PodAffinity(key, value, placement, topology.strip() or "kubernetes.io/hostname"))
     return tuple(found)
 

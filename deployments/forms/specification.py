@@ -17,12 +17,22 @@ ENGINE_PREFIX = "engine_"
 KUBERNETES_ONLY = "Used on Kubernetes; a local cluster keeps it without effect."
 MULTILINE = (
     ("environment_variables", "Environment variables", "NAME=value, one a line.", "HF_HUB_OFFLINE=1"),
-    ("secret_variables", "Secret environment variables", "NAME=value, one a line. Stored encrypted, never shown again.", "HF_TOKEN=…"),
+    (
+        "secret_variables",
+        "Secret environment variables",
+        "NAME=value, one a line. Stored encrypted, never shown again.",
+        "HF_TOKEN=…",
+    ),
     ("labels", "Labels", f"key=value, one a line. {KUBERNETES_ONLY}", "team=search"),
     ("annotations", "Annotations", f"key=value, one a line. {KUBERNETES_ONLY}", "example.com/owner=ann"),
     ("tolerations", "Tolerations", f"key=value:Effect, one a line. {KUBERNETES_ONLY}", "gpu=true:NoSchedule"),
     ("node_selector", "Node selector", f"key=value, one a line. {KUBERNETES_ONLY}", "accelerator=h200"),
-    ("pod_affinity", "Pod affinity", f"near key=value or away key=value, one a line. {KUBERNETES_ONLY}", "away app=batch"),
+    (
+        "pod_affinity",
+        "Pod affinity",
+        f"near key=value or away key=value, one a line. {KUBERNETES_ONLY}",
+        "away app=batch",
+    ),
     ("extra_arguments", "Extra engine arguments", "Added to the engine's command as they are.", "--seed 7"),
 )
 
@@ -36,12 +46,24 @@ class SpecificationForm(forms.Form):
     memory = forms.CharField(max_length=20)
     gpu = forms.IntegerField(label="GPUs", min_value=0, max_value=64)
 
-    def __init__(self, data: Any = None, *, driver: str, model: Model | None, previous: Version | None = None, touched: set[str] | None = None, draft: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        data: Any = None,
+        *,
+        driver: str,
+        model: Model | None,
+        previous: Version | None = None,
+        touched: set[str] | None = None,
+        draft: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(data, **kwargs)
         self.driver = driver
         self.model = model
         self._previous = previous
-        self.unavailable = {item.name: reason for item in engines().values() if (reason := item.unavailable_reason(driver))}
+        self.unavailable = {
+            item.name: reason for item in engines().values() if (reason := item.unavailable_reason(driver))
+        }
         self.fields["engine"].choices = [(item.name, item.title) for item in engines().values()]
         source = data if data is not None else (draft or {})
         chosen = source.get("engine") or (previous.specification.engine if previous else "") or self._default_engine()
@@ -63,7 +85,13 @@ class SpecificationForm(forms.Form):
 
     def engine_choices(self) -> list[dict[str, Any]]:
         return [
-            {"name": item.name, "title": item.title, "summary": item.summary, "checked": item.name == self.engine.name, "reason": self.unavailable.get(item.name, "")}
+            {
+                "name": item.name,
+                "title": item.title,
+                "summary": item.summary,
+                "checked": item.name == self.engine.name,
+                "reason": self.unavailable.get(item.name, ""),
+            }
             for item in engines().values()
         ]
 
@@ -127,13 +155,19 @@ class SpecificationForm(forms.Form):
     def specification(self, served_model_name: str) -> Specification:
         """What the form asks for; only after it was found valid."""
         values = self.cleaned_data
-        kept = self._previous.specification_with_secrets().secret_environment if self._previous and values.get("keep_secrets") else {}
+        kept = (
+            self._previous.specification_with_secrets().secret_environment
+            if self._previous and values.get("keep_secrets")
+            else {}
+        )
         return Specification(
             engine=self.engine.name,
             served_model_name=served_model_name,
             model_uri=self.model.uri if self.model else "",
             image=values.get("image", ""),
-            engine_settings={setting.name: _plain(values.get(f"{ENGINE_PREFIX}{setting.name}")) for setting in self.engine.settings},
+            engine_settings={
+                setting.name: _plain(values.get(f"{ENGINE_PREFIX}{setting.name}")) for setting in self.engine.settings
+            },
             context_length=values.get("context_length"),
             prompt_caching=values.get("prompt_caching"),
             cpu=float(values["cpu"]),
@@ -164,7 +198,9 @@ class SpecificationForm(forms.Form):
         if "image" in shared:
             self.fields["image"] = forms.CharField(label="Engine image", max_length=300, required=False)
         if "context_length" in shared:
-            self.fields["context_length"] = forms.IntegerField(label="Context length (tokens)", min_value=16, max_value=10_000_000, required=False)
+            self.fields["context_length"] = forms.IntegerField(
+                label="Context length (tokens)", min_value=16, max_value=10_000_000, required=False
+            )
         if "prompt_caching" in shared:
             self.fields["prompt_caching"] = forms.BooleanField(label="Prompt caching", required=False)
 
@@ -174,13 +210,28 @@ class SpecificationForm(forms.Form):
 
     def _add_multiline_fields(self) -> None:
         for name, label, help_text, placeholder in MULTILINE:
-            widget = forms.Textarea(attrs={"rows": 2, "placeholder": placeholder, "spellcheck": "false", "class": "form-control font-monospace"})
-            self.fields[name] = forms.CharField(label=label, help_text=help_text, required=False, widget=widget, max_length=20_000, initial="")
+            widget = forms.Textarea(
+                attrs={
+                    "rows": 2,
+                    "placeholder": placeholder,
+                    "spellcheck": "false",
+                    "class": "form-control font-monospace",
+                }
+            )
+            self.fields[name] = forms.CharField(
+                label=label, help_text=help_text, required=False, widget=widget, max_length=20_000, initial=""
+            )
         if self._previous is not None and self._previous.encrypted_secrets:
-            self.fields["keep_secrets"] = forms.BooleanField(label="Keep the secret variables of the earlier version", required=False, initial=True)
+            self.fields["keep_secrets"] = forms.BooleanField(
+                label="Keep the secret variables of the earlier version", required=False, initial=True
+            )
 
     def _fill_defaults(self) -> None:
-        self.fields["replicas"].help_text = "Each replica takes the CPU, memory and GPUs below once more; in return more requests are served at once."
+        self.fields[
+            "replicas"
+        ].help_text = (
+            "Each replica takes the CPU, memory and GPUs below once more; in return more requests are served at once."
+        )
         for name, default in self.engine.defaults(self.model.uri if self.model else "").items():
             field = self.fields.get(name)
             if field is not None:
@@ -201,8 +252,13 @@ class SpecificationForm(forms.Form):
             "labels": _as_lines(specification.labels),
             "annotations": _as_lines(specification.annotations),
             "node_selector": _as_lines(specification.node_selector),
-            "tolerations": "\n".join(f"{item.key}{'=' + item.value if item.operator == 'Equal' else ''}{':' + item.effect if item.effect else ''}" for item in specification.tolerations),
-            "pod_affinity": "\n".join(f"{item.placement} {item.label}={item.value}@{item.topology_key}" for item in specification.pod_affinity),
+            "tolerations": "\n".join(
+                f"{item.key}{'=' + item.value if item.operator == 'Equal' else ''}{':' + item.effect if item.effect else ''}"
+                for item in specification.tolerations
+            ),
+            "pod_affinity": "\n".join(
+                f"{item.placement} {item.label}={item.value}@{item.topology_key}" for item in specification.pod_affinity
+            ),
             "extra_arguments": key_values.shlex.join(specification.extra_arguments),
         }
         values |= {f"{ENGINE_PREFIX}{name}": value for name, value in specification.engine_settings.items()}
@@ -211,10 +267,13 @@ class SpecificationForm(forms.Form):
                 self.fields[name].initial = value
 
 
-
-
 def _field_of(setting: Setting) -> forms.Field:
-    common: dict[str, Any] = {"label": setting.label, "initial": setting.default, "help_text": setting.reason, "required": setting.required}
+    common: dict[str, Any] = {
+        "label": setting.label,
+        "initial": setting.default,
+        "help_text": setting.reason,
+        "required": setting.required,
+    }
     if setting.kind == "integer":
         return forms.IntegerField(min_value=_whole(setting.minimum), max_value=_whole(setting.maximum), **common)
     if setting.kind == "number":

@@ -6,218 +6,409 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('accounts', '0001_initial'),
+        ("accounts", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='LogChunk',
+            name="LogChunk",
             fields=[
-                ('pk', models.CompositePrimaryKey('instance_uid', 'first_position', 'sealed_at', blank=True, editable=False, primary_key=True, serialize=False)),
-                ('instance_uid', models.CharField(max_length=64)),
-                ('first_position', models.BigIntegerField()),
-                ('sealed_at', models.DateTimeField()),
-                ('last_position', models.BigIntegerField()),
-                ('line_count', models.IntegerField()),
-                ('data', models.BinaryField()),
+                (
+                    "pk",
+                    models.CompositePrimaryKey(
+                        "instance_uid",
+                        "first_position",
+                        "sealed_at",
+                        blank=True,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("instance_uid", models.CharField(max_length=64)),
+                ("first_position", models.BigIntegerField()),
+                ("sealed_at", models.DateTimeField()),
+                ("last_position", models.BigIntegerField()),
+                ("line_count", models.IntegerField()),
+                ("data", models.BinaryField()),
             ],
             options={
-                'db_table': 'deployments_log_chunk',
-                'managed': False,
+                "db_table": "deployments_log_chunk",
+                "managed": False,
             },
         ),
         migrations.CreateModel(
-            name='Cluster',
+            name="Cluster",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=63, unique=True)),
-                ('description', models.TextField(blank=True, max_length=2000)),
-                ('driver', models.CharField(choices=[('local', 'This machine (processes)')], default='local', max_length=16)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('seen_at', models.DateTimeField(null=True)),
-                ('unreachable_reason', models.TextField(blank=True)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=63, unique=True)),
+                ("description", models.TextField(blank=True, max_length=2000)),
+                (
+                    "driver",
+                    models.CharField(choices=[("local", "This machine (processes)")], default="local", max_length=16),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("seen_at", models.DateTimeField(null=True)),
+                ("unreachable_reason", models.TextField(blank=True)),
             ],
             options={
-                'ordering': ['name'],
+                "ordering": ["name"],
             },
         ),
         migrations.CreateModel(
-            name='DirectoryVersion',
+            name="DirectoryVersion",
             fields=[
-                ('id', models.SmallIntegerField(primary_key=True, serialize=False)),
-                ('v', models.BigIntegerField(default=0)),
+                ("id", models.SmallIntegerField(primary_key=True, serialize=False)),
+                ("v", models.BigIntegerField(default=0)),
             ],
         ),
         migrations.CreateModel(
-            name='Endpoint',
+            name="Endpoint",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=63, unique=True)),
-                ('description', models.TextField(blank=True, max_length=2000)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('cluster', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='endpoints', to='deployments.cluster')),
-                ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='endpoints', to='accounts.organization')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=63, unique=True)),
+                ("description", models.TextField(blank=True, max_length=2000)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "cluster",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="endpoints", to="deployments.cluster"
+                    ),
+                ),
+                (
+                    "organization",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="endpoints",
+                        to="accounts.organization",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['name'],
+                "ordering": ["name"],
             },
         ),
         migrations.CreateModel(
-            name='Model',
+            name="Model",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=120)),
-                ('description', models.TextField(blank=True, max_length=2000)),
-                ('source', models.CharField(choices=[('hugging_face', 'Hugging Face'), ('storage', 'Storage namespace'), ('ngc', 'NVIDIA NGC'), ('custom', 'Custom (path or none)')], default='custom', max_length=16)),
-                ('uri', models.CharField(blank=True, max_length=500)),
-                ('encrypted_credentials', models.TextField(blank=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='models', to='accounts.organization')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=120)),
+                ("description", models.TextField(blank=True, max_length=2000)),
+                (
+                    "source",
+                    models.CharField(
+                        choices=[
+                            ("hugging_face", "Hugging Face"),
+                            ("storage", "Storage namespace"),
+                            ("ngc", "NVIDIA NGC"),
+                            ("custom", "Custom (path or none)"),
+                        ],
+                        default="custom",
+                        max_length=16,
+                    ),
+                ),
+                ("uri", models.CharField(blank=True, max_length=500)),
+                ("encrypted_credentials", models.TextField(blank=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "organization",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="models", to="accounts.organization"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['name'],
+                "ordering": ["name"],
             },
         ),
         migrations.CreateModel(
-            name='Deployment',
+            name="Deployment",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=63)),
-                ('description', models.TextField(blank=True, max_length=2000)),
-                ('environment', models.CharField(choices=[('production', 'Production'), ('staging', 'Staging'), ('development', 'Development')], default='development', max_length=16)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, to=settings.AUTH_USER_MODEL)),
-                ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='deployments', to='accounts.organization')),
-                ('endpoint', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='deployments', to='deployments.endpoint')),
-                ('model', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='deployments', to='deployments.model')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=63)),
+                ("description", models.TextField(blank=True, max_length=2000)),
+                (
+                    "environment",
+                    models.CharField(
+                        choices=[("production", "Production"), ("staging", "Staging"), ("development", "Development")],
+                        default="development",
+                        max_length=16,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.SET_NULL, to=settings.AUTH_USER_MODEL
+                    ),
+                ),
+                (
+                    "organization",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="deployments",
+                        to="accounts.organization",
+                    ),
+                ),
+                (
+                    "endpoint",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="deployments",
+                        to="deployments.endpoint",
+                    ),
+                ),
+                (
+                    "model",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="deployments", to="deployments.model"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['name', 'pk'],
+                "ordering": ["name", "pk"],
             },
         ),
         migrations.CreateModel(
-            name='Version',
+            name="Version",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.PositiveIntegerField()),
-                ('specification_json', models.JSONField()),
-                ('encrypted_secrets', models.TextField(blank=True)),
-                ('replicas', models.PositiveIntegerField()),
-                ('desired_state', models.CharField(choices=[('running', 'Running'), ('stopped', 'Stopped')], default='running', max_length=16)),
-                ('status', models.CharField(choices=[('preparing', 'Preparing'), ('running', 'Running'), ('shutting_down', 'Shutting Down'), ('stopped', 'Stopped'), ('error', 'Error')], default='preparing', max_length=16)),
-                ('cause_json', models.JSONField(null=True)),
-                ('generation', models.PositiveIntegerField(default=1)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('start_requested_at', models.DateTimeField()),
-                ('changed_at', models.DateTimeField()),
-                ('ready_at', models.DateTimeField(null=True)),
-                ('unready_since', models.DateTimeField(null=True)),
-                ('status_since', models.DateTimeField()),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, to=settings.AUTH_USER_MODEL)),
-                ('deployment', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='versions', to='deployments.deployment')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("number", models.PositiveIntegerField()),
+                ("specification_json", models.JSONField()),
+                ("encrypted_secrets", models.TextField(blank=True)),
+                ("replicas", models.PositiveIntegerField()),
+                (
+                    "desired_state",
+                    models.CharField(
+                        choices=[("running", "Running"), ("stopped", "Stopped")], default="running", max_length=16
+                    ),
+                ),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("preparing", "Preparing"),
+                            ("running", "Running"),
+                            ("shutting_down", "Shutting Down"),
+                            ("stopped", "Stopped"),
+                            ("error", "Error"),
+                        ],
+                        default="preparing",
+                        max_length=16,
+                    ),
+                ),
+                ("cause_json", models.JSONField(null=True)),
+                ("generation", models.PositiveIntegerField(default=1)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("start_requested_at", models.DateTimeField()),
+                ("changed_at", models.DateTimeField()),
+                ("ready_at", models.DateTimeField(null=True)),
+                ("unready_since", models.DateTimeField(null=True)),
+                ("status_since", models.DateTimeField()),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.SET_NULL, to=settings.AUTH_USER_MODEL
+                    ),
+                ),
+                (
+                    "deployment",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="versions",
+                        to="deployments.deployment",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-number'],
+                "ordering": ["-number"],
             },
         ),
         migrations.CreateModel(
-            name='Rollout',
+            name="Rollout",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('strategy', models.CharField(choices=[('replace', 'Replace: stop the running version, then start this one')], default='replace', max_length=16)),
-                ('phase', models.CharField(choices=[('stopping_old', 'Waiting for the earlier version to shut down'), ('starting_new', 'Starting'), ('done', 'Done'), ('failed', 'Failed'), ('superseded', 'Superseded')], default='stopping_old', max_length=16)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('finished_at', models.DateTimeField(null=True)),
-                ('deployment', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='rollouts', to='deployments.deployment')),
-                ('new', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='rollouts', to='deployments.version')),
-                ('old', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='deployments.version')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "strategy",
+                    models.CharField(
+                        choices=[("replace", "Replace: stop the running version, then start this one")],
+                        default="replace",
+                        max_length=16,
+                    ),
+                ),
+                (
+                    "phase",
+                    models.CharField(
+                        choices=[
+                            ("stopping_old", "Waiting for the earlier version to shut down"),
+                            ("starting_new", "Starting"),
+                            ("done", "Done"),
+                            ("failed", "Failed"),
+                            ("superseded", "Superseded"),
+                        ],
+                        default="stopping_old",
+                        max_length=16,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("finished_at", models.DateTimeField(null=True)),
+                (
+                    "deployment",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="rollouts",
+                        to="deployments.deployment",
+                    ),
+                ),
+                (
+                    "new",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="rollouts", to="deployments.version"
+                    ),
+                ),
+                (
+                    "old",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to="deployments.version",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at'],
+                "ordering": ["-created_at"],
             },
         ),
         migrations.CreateModel(
-            name='Instance',
+            name="Instance",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('uid', models.CharField(max_length=64, unique=True)),
-                ('name', models.CharField(max_length=120)),
-                ('generation', models.PositiveIntegerField()),
-                ('phase', models.CharField(max_length=16)),
-                ('address', models.CharField(blank=True, max_length=100)),
-                ('restarts', models.PositiveIntegerField(default=0)),
-                ('exit_code', models.IntegerField(null=True)),
-                ('steps', models.JSONField(default=list)),
-                ('cause_json', models.JSONField(null=True)),
-                ('started_at', models.DateTimeField()),
-                ('ready_at', models.DateTimeField(null=True)),
-                ('ended_at', models.DateTimeField(null=True)),
-                ('log_position', models.BigIntegerField(default=0)),
-                ('log_complete', models.BooleanField(default=False)),
-                ('version', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='instances', to='deployments.version')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("uid", models.CharField(max_length=64, unique=True)),
+                ("name", models.CharField(max_length=120)),
+                ("generation", models.PositiveIntegerField()),
+                ("phase", models.CharField(max_length=16)),
+                ("address", models.CharField(blank=True, max_length=100)),
+                ("restarts", models.PositiveIntegerField(default=0)),
+                ("exit_code", models.IntegerField(null=True)),
+                ("steps", models.JSONField(default=list)),
+                ("cause_json", models.JSONField(null=True)),
+                ("started_at", models.DateTimeField()),
+                ("ready_at", models.DateTimeField(null=True)),
+                ("ended_at", models.DateTimeField(null=True)),
+                ("log_position", models.BigIntegerField(default=0)),
+                ("log_complete", models.BooleanField(default=False)),
+                (
+                    "version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="instances", to="deployments.version"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-started_at', 'pk'],
+                "ordering": ["-started_at", "pk"],
             },
         ),
         migrations.CreateModel(
-            name='Event',
+            name="Event",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('instance_uid', models.CharField(blank=True, max_length=64)),
-                ('at', models.DateTimeField(auto_now_add=True)),
-                ('kind', models.CharField(max_length=32)),
-                ('severity', models.CharField(choices=[('info', 'Info'), ('warning', 'Warning'), ('error', 'Error')], default='info', max_length=8)),
-                ('message', models.TextField()),
-                ('old_status', models.CharField(blank=True, max_length=16)),
-                ('new_status', models.CharField(blank=True, max_length=16)),
-                ('actor', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, to=settings.AUTH_USER_MODEL)),
-                ('deployment', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='events', to='deployments.deployment')),
-                ('version', models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='events', to='deployments.version')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("instance_uid", models.CharField(blank=True, max_length=64)),
+                ("at", models.DateTimeField(auto_now_add=True)),
+                ("kind", models.CharField(max_length=32)),
+                (
+                    "severity",
+                    models.CharField(
+                        choices=[("info", "Info"), ("warning", "Warning"), ("error", "Error")],
+                        default="info",
+                        max_length=8,
+                    ),
+                ),
+                ("message", models.TextField()),
+                ("old_status", models.CharField(blank=True, max_length=16)),
+                ("new_status", models.CharField(blank=True, max_length=16)),
+                (
+                    "actor",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.SET_NULL, to=settings.AUTH_USER_MODEL
+                    ),
+                ),
+                (
+                    "deployment",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="events", to="deployments.deployment"
+                    ),
+                ),
+                (
+                    "version",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="events",
+                        to="deployments.version",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-at', '-pk'],
+                "ordering": ["-at", "-pk"],
             },
         ),
         migrations.AddConstraint(
-            model_name='model',
-            constraint=models.UniqueConstraint(fields=('organization', 'name'), name='model_name_once_per_organization'),
+            model_name="model",
+            constraint=models.UniqueConstraint(
+                fields=("organization", "name"), name="model_name_once_per_organization"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='deployment',
-            constraint=models.UniqueConstraint(fields=('organization', 'name'), name='deployment_name_once_per_organization'),
+            model_name="deployment",
+            constraint=models.UniqueConstraint(
+                fields=("organization", "name"), name="deployment_name_once_per_organization"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='deployment',
-            constraint=models.UniqueConstraint(fields=('endpoint', 'name'), name='deployment_name_once_per_endpoint'),
+            model_name="deployment",
+            constraint=models.UniqueConstraint(fields=("endpoint", "name"), name="deployment_name_once_per_endpoint"),
         ),
         migrations.AddIndex(
-            model_name='version',
-            index=models.Index(condition=models.Q(('status__in', ('stopped', 'error')), _negated=True), fields=['deployment'], name='version_active'),
+            model_name="version",
+            index=models.Index(
+                condition=models.Q(("status__in", ("stopped", "error")), _negated=True),
+                fields=["deployment"],
+                name="version_active",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='version',
-            constraint=models.UniqueConstraint(fields=('deployment', 'number'), name='version_number_once_per_deployment'),
+            model_name="version",
+            constraint=models.UniqueConstraint(
+                fields=("deployment", "number"), name="version_number_once_per_deployment"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='version',
-            constraint=models.UniqueConstraint(condition=models.Q(('desired_state', 'running')), fields=('deployment',), name='one_wanted_version_per_deployment'),
+            model_name="version",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("desired_state", "running")),
+                fields=("deployment",),
+                name="one_wanted_version_per_deployment",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='rollout',
-            constraint=models.UniqueConstraint(condition=models.Q(('finished_at__isnull', True)), fields=('deployment',), name='one_open_rollout_per_deployment'),
+            model_name="rollout",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("finished_at__isnull", True)),
+                fields=("deployment",),
+                name="one_open_rollout_per_deployment",
+            ),
         ),
         migrations.AddIndex(
-            model_name='instance',
-            index=models.Index(fields=['version', 'ended_at'], name='deployments_version_352923_idx'),
+            model_name="instance",
+            index=models.Index(fields=["version", "ended_at"], name="deployments_version_352923_idx"),
         ),
         migrations.AddIndex(
-            model_name='event',
-            index=models.Index(fields=['deployment', '-at'], name='deployments_deploym_15529a_idx'),
+            model_name="event",
+            index=models.Index(fields=["deployment", "-at"], name="deployments_deploym_15529a_idx"),
         ),
     ]

@@ -22,7 +22,9 @@ class Model(models.Model):
 
     class Meta:
         ordering = ["name"]
-        constraints = [models.UniqueConstraint(fields=["organization", "name"], name="model_name_once_per_organization")]
+        constraints = [
+            models.UniqueConstraint(fields=["organization", "name"], name="model_name_once_per_organization")
+        ]
 
     def __str__(self) -> str:
         return self.name

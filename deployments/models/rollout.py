@@ -29,7 +29,9 @@ class Rollout(models.Model):
         ordering = ["-created_at"]
         constraints = [
             models.UniqueConstraint(
-                fields=["deployment"], condition=models.Q(finished_at__isnull=True), name="one_open_rollout_per_deployment"
+                fields=["deployment"],
+                condition=models.Q(finished_at__isnull=True),
+                name="one_open_rollout_per_deployment",
             )
         ]
 

@@ -36,8 +36,16 @@ def save_endpoint(endpoint: Endpoint, *, actor: Actor) -> Endpoint:
     if endpoint.pk:
         before = Endpoint.objects.get(pk=endpoint.pk)
         if before.cluster_id != endpoint.cluster_id and endpoint.deployments.exists():
-            raise ServiceError("This endpoint has deployments; they run on its cluster. Make another endpoint instead.", field="cluster")
-    return _save(endpoint, actor, endpoint.organization_id, duplicate="An endpoint of this name exists; names are unique over all organizations.")
+            raise ServiceError(
+                "This endpoint has deployments; they run on its cluster. Make another endpoint instead.",
+                field="cluster",
+            )
+    return _save(
+        endpoint,
+        actor,
+        endpoint.organization_id,
+        duplicate="An endpoint of this name exists; names are unique over all organizations.",
+    )
 
 
 def save_cluster(cluster: Cluster, *, actor: Actor) -> Cluster:
@@ -66,13 +74,18 @@ def delete(thing: Model | Endpoint | Cluster, *, actor: Actor) -> None:
 
 
 def _save(thing: Any, actor: Actor, organization_id: int | None, *, duplicate: str) -> Any:
-    fields = [field for field in thing._meta.concrete_fields if not field.primary_key and not getattr(field, "auto_now_add", False)]
+    fields = [
+        field
+        for field in thing._meta.concrete_fields
+        if not field.primary_key and not getattr(field, "auto_now_add", False)
+    ]
     created = thing.pk is None
     before = None if created else type(thing)._default_manager.get(pk=thing.pk)
     changes = {
         field.name: [getattr(before, field.attname, None), getattr(thing, field.attname)]
         for field in fields
-        if not field.name.startswith("encrypted") and getattr(before, field.attname, None) != getattr(thing, field.attname)
+        if not field.name.startswith("encrypted")
+        and getattr(before, field.attname, None) != getattr(thing, field.attname)
         and field.name not in ("seen_at", "unreachable_reason")
     }
     try:
@@ -81,7 +94,13 @@ def _save(thing: Any, actor: Actor, organization_id: int | None, *, duplicate: s
                 thing.save(force_insert=True)
             else:
                 thing.save(update_fields=[field.attname for field in fields])
-            audit.record(actor=actor, action="create" if created else "update", thing=thing, organization_id=organization_id, changes=changes)
+            audit.record(
+                actor=actor,
+                action="create" if created else "update",
+                thing=thing,
+                organization_id=organization_id,
+                changes=changes,
+            )
             publish_on_commit(thing._meta.model_name, thing.pk)
     except IntegrityError:
         raise ServiceError(duplicate, code="duplicate", field="name") from None

@@ -14,7 +14,9 @@ from deployments.services.versions import create_version
 from runtimes.specification import Specification
 
 
-def create_deployment(deployment: Deployment, specification: Specification, replicas: int, *, actor: Actor) -> Deployment:
+def create_deployment(
+    deployment: Deployment, specification: Specification, replicas: int, *, actor: Actor
+) -> Deployment:
     """Create the deployment with its first version, which starts at once. All or nothing."""
     if not may_manage(actor, deployment.organization_id):
         raise ForbiddenError("You may not deploy for this organization.", field="endpoint")
@@ -22,7 +24,9 @@ def create_deployment(deployment: Deployment, specification: Specification, repl
     if problem:
         raise ServiceError(problem, field="name")
     if deployment.model.organization_id != deployment.organization_id:
-        raise ServiceError("The model and the endpoint belong to different organizations. Choose two of the same one.", field="model")
+        raise ServiceError(
+            "The model and the endpoint belong to different organizations. Choose two of the same one.", field="model"
+        )
     try:
         with transaction.atomic():
             deployment.created_by = actor
@@ -30,7 +34,9 @@ def create_deployment(deployment: Deployment, specification: Specification, repl
             audit.record(actor=actor, action="create", thing=deployment, organization_id=deployment.organization_id)
             create_version(deployment, specification, replicas, actor=actor)
     except IntegrityError:
-        raise ServiceError("This organization or endpoint already has a deployment of this name.", code="duplicate", field="name") from None
+        raise ServiceError(
+            "This organization or endpoint already has a deployment of this name.", code="duplicate", field="name"
+        ) from None
     return deployment
 
 
@@ -44,7 +50,9 @@ def update_deployment(deployment: Deployment, *, description: str, environment: 
         return
     with change():
         Deployment.objects.filter(pk=deployment.pk).update(description=description, environment=environment)
-        audit.record(actor=actor, action="update", thing=deployment, organization_id=deployment.organization_id, changes=changes)
+        audit.record(
+            actor=actor, action="update", thing=deployment, organization_id=deployment.organization_id, changes=changes
+        )
         publish_on_commit("deployment", deployment.pk)
 
 

@@ -18,7 +18,12 @@ MAX_REPLICAS = 100
 
 
 def create_version(
-    deployment: Deployment, specification: Specification, replicas: int, *, actor: Actor, strategy: str = Rollout.Strategy.REPLACE
+    deployment: Deployment,
+    specification: Specification,
+    replicas: int,
+    *,
+    actor: Actor,
+    strategy: str = Rollout.Strategy.REPLACE,
 ) -> Version:
     """Create the next version and start it; the wanted one, if any, shuts down."""
     _check_may_deploy(deployment, actor)
@@ -41,7 +46,12 @@ def create_version(
             status_since=now,
         )
         _open_rollout(version, old, strategy)
-        lifecycle.record_event(version, "created", f"Version {version.number} created with {replicas} replicas.", actor=actor)
+        lifecycle.record_event(
+            version,
+            "created",
+            f"Version {version.number} created, wants {replicas} {'replica' if replicas == 1 else 'replicas'}.",
+            actor=actor,
+        )
         _audit(actor, "create", version)
     return version
 
@@ -55,7 +65,10 @@ def start_version(version: Version, *, actor: Actor, strategy: str = Rollout.Str
         version.refresh_from_db()
         if not version.is_inactive:
             status = Status(version.status).label
-            raise ServiceError(f"Version {version.number} is {status}; only a stopped one or one in error can be started.", code="active")
+            raise ServiceError(
+                f"Version {version.number} is {status}; only a stopped one or one in error can be started.",
+                code="active",
+            )
         # The specification may have stopped being possible since: a program removed, a file moved.
         check_specification(version.specification_with_secrets(), deployment.endpoint.cluster.driver)
         old = _unwant_current(deployment, actor)
@@ -65,7 +78,10 @@ def start_version(version: Version, *, actor: Actor, strategy: str = Rollout.Str
             start_requested_at=now, changed_at=now, ready_at=None, unready_since=None,
         )  # fmt: skip
         if not moved:
-            raise ServiceError("Someone else changed this version at the same moment. Look at its status and try again.", code="conflict")
+            raise ServiceError(
+                "Someone else changed this version at the same moment. Look at its status and try again.",
+                code="conflict",
+            )
         _open_rollout(version, old, strategy)
         _audit(actor, "start", version)
 
@@ -107,9 +123,14 @@ def delete_version(version: Version, *, actor: Actor) -> None:
         version.refresh_from_db()
         if not version.is_inactive:
             status = Status(version.status).label
-            raise ServiceError(f"Version {version.number} is {status}. Stop it first; an active version can't be deleted.", code="active")
+            raise ServiceError(
+                f"Version {version.number} is {status}. Stop it first; an active version can't be deleted.",
+                code="active",
+            )
         if version.instances.filter(ended_at=None).exists():
-            raise ServiceError(f"Version {version.number} still has instances that are ending. Try again in a moment.", code="active")
+            raise ServiceError(
+                f"Version {version.number} still has instances that are ending. Try again in a moment.", code="active"
+            )
         _audit(actor, "delete", version)
         version.delete()
         publish_on_commit("deployment", version.deployment_id)
@@ -134,13 +155,17 @@ def specification_errors(specification: Specification, driver: str) -> dict[str,
 
 
 def _check_may_deploy(deployment: Deployment, actor: Actor) -> None:
-    if not may_manage(actor, deployment.organization_id) or not may_use_driver(actor, deployment.endpoint.cluster.driver):
+    if not may_manage(actor, deployment.organization_id) or not may_use_driver(
+        actor, deployment.endpoint.cluster.driver
+    ):
         raise ForbiddenError("You may not run models on this cluster for this organization.")
 
 
 def _check_replicas(replicas: int) -> None:
     if not 1 <= replicas <= MAX_REPLICAS:
-        raise ServiceError(f"Replicas are 1 to {MAX_REPLICAS}. To have none, stop the version.", code="invalid", field="replicas")
+        raise ServiceError(
+            f"Replicas are 1 to {MAX_REPLICAS}. To have none, stop the version.", code="invalid", field="replicas"
+        )
 
 
 def _lock(deployment: Deployment) -> None:
@@ -152,7 +177,9 @@ def _unwant_current(deployment: Deployment, actor: Actor) -> Version | None:
     old = Version.objects.filter(deployment=deployment, desired_state=DesiredState.RUNNING).first()
     if old:
         _unwant(old)
-        lifecycle.record_event(old, "stop", f"Version {old.number} is to stop: another version takes its place.", actor=actor)
+        lifecycle.record_event(
+            old, "stop", f"Version {old.number} is to stop: another version takes its place.", actor=actor
+        )
     return old
 
 
@@ -168,4 +195,6 @@ def _open_rollout(version: Version, old: Version | None, strategy: str) -> None:
 
 
 def _audit(actor: Actor, action: str, version: Version, **changes: list[object]) -> None:
-    audit.record(actor=actor, action=action, thing=version, organization_id=version.deployment.organization_id, changes=changes)
+    audit.record(
+        actor=actor, action=action, thing=version, organization_id=version.deployment.organization_id, changes=changes
+    )

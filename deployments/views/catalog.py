@@ -71,7 +71,13 @@ def index(request: HttpRequest, noun: str) -> HttpResponse:
     count = Count("deployments") if kind.model is not Cluster else Count("endpoints__deployments")
     found = found.annotate(deployment_count=count)
     related = {Model: ("organization",), Endpoint: ("organization", "cluster"), Cluster: ()}[kind.model]
-    context = {"noun": kind, "rows": found.select_related(*related)[:LIST_LIMIT], "search": search, "exists_any": exists_any, "may_create": kind.may_create(request.user)}
+    context = {
+        "noun": kind,
+        "rows": found.select_related(*related)[:LIST_LIMIT],
+        "search": search,
+        "exists_any": exists_any,
+        "may_create": kind.may_create(request.user),
+    }
     return render(request, "catalog/list.html", context)
 
 
@@ -80,10 +86,18 @@ def detail(request: HttpRequest, noun: str, pk: int) -> HttpResponse:
     kind = _noun(request, noun)
     thing = get_object_or_404(kind.visible(request.user), pk=pk)
     deployments = list(
-        visible_deployments(request.user).filter(**{kind.deployments_of: thing}).select_related("organization", "model", "endpoint__cluster").order_by("name")[:100]
+        visible_deployments(request.user)
+        .filter(**{kind.deployments_of: thing})
+        .select_related("organization", "model", "endpoint__cluster")
+        .order_by("name")[:100]
     )
     attach_current_versions(deployments)
-    context: dict[str, Any] = {"noun": kind, "thing": thing, "rows": deployments, "may_manage": _may_manage(kind, request, thing)}
+    context: dict[str, Any] = {
+        "noun": kind,
+        "thing": thing,
+        "rows": deployments,
+        "may_manage": _may_manage(kind, request, thing),
+    }
     if isinstance(thing, Cluster):
         try:
             context["nodes"] = driver_of(thing).capacity()
@@ -149,5 +163,3 @@ def _noun(request: HttpRequest, key: str) -> Noun:
     if kind.model is Cluster and not may_manage_clusters(request.user):
         raise Http404
     return kind
-
-

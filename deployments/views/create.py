@@ -38,7 +38,12 @@ def new_deployment(request: HttpRequest) -> HttpResponse:
         deployment = _create(request, form, specification_form)
         if deployment is not None:
             return redirect("deployments:detail", deployment.organization.name, deployment.name)
-    context = {"form": form, "specification_form": specification_form, "fixed_model": fixed_model, "fields_url": reverse("deployments:specification-fields")}
+    context = {
+        "form": form,
+        "specification_form": specification_form,
+        "fixed_model": fixed_model,
+        "fields_url": reverse("deployments:specification-fields"),
+    }
     return render(request, "deployments/new.html", context, status=422 if data is not None else 200)
 
 
@@ -50,8 +55,12 @@ def specification_fields(request: HttpRequest) -> HttpResponse:
     endpoint, model = form.chosen("endpoint", request.GET), form.chosen("model", request.GET)
     if endpoint is None or model is None:
         raise Http404
-    specification_form = SpecificationForm(driver=endpoint.cluster.driver, model=model, touched=_touched(request), draft=request.GET)
-    return render(request, "deployments/partials/_specification_fields.html", {"specification_form": specification_form})
+    specification_form = SpecificationForm(
+        driver=endpoint.cluster.driver, model=model, touched=_touched(request), draft=request.GET
+    )
+    return render(
+        request, "deployments/partials/_specification_fields.html", {"specification_form": specification_form}
+    )
 
 
 @login_required
@@ -62,7 +71,14 @@ def new_version(request: HttpRequest, organization: str, name: str) -> HttpRespo
     data = request.POST if request.method == "POST" else None
     draft = request.POST or request.GET
     touched = _touched(request)
-    form = SpecificationForm(data, driver=deployment.endpoint.cluster.driver, model=deployment.model, previous=previous, touched=touched, draft=draft)
+    form = SpecificationForm(
+        data,
+        driver=deployment.endpoint.cluster.driver,
+        model=deployment.model,
+        previous=previous,
+        touched=touched,
+        draft=draft,
+    )
     if data is None:
         _fill_remedy(form, request)
     if data is not None and form.is_valid():
@@ -75,7 +91,9 @@ def new_version(request: HttpRequest, organization: str, name: str) -> HttpRespo
         else:
             messages.success(request, f"Version {version.number} is starting.")
             return redirect("deployments:detail", organization, name)
-    context = tab_context(deployment, "versions", specification_form=form, previous=previous, fields_url=request.path + "fields/")
+    context = tab_context(
+        deployment, "versions", specification_form=form, previous=previous, fields_url=request.path + "fields/"
+    )
     return render(request, "deployments/new_version.html", context, status=422 if data is not None else 200)
 
 
@@ -99,7 +117,9 @@ def _create(request: HttpRequest, form: DeploymentForm, specification_form: Spec
     )  # fmt: skip
     specification = specification_form.specification(deployment.api_id)
     try:
-        return deployment_services.create_deployment(deployment, specification, specification_form.cleaned_data["replicas"], actor=request.user)
+        return deployment_services.create_deployment(
+            deployment, specification, specification_form.cleaned_data["replicas"], actor=request.user
+        )
     except ServiceError as error:
         target: Any = form if error.field in form.fields else specification_form
         target.add_error(error.field if error.field in target.fields else None, str(error))

@@ -19,7 +19,12 @@ from deployments.services import versions as version_services
 from deployments.services.errors import ServiceError
 from deployments.views.access import get_deployment, get_managed_deployment, get_version, tab_context
 
-STEP_LABELS = {"scheduled": "Scheduled", "process_started": "Process started", "listening": "Listening", "ready": "Ready"}
+STEP_LABELS = {
+    "scheduled": "Scheduled",
+    "process_started": "Process started",
+    "listening": "Listening",
+    "ready": "Ready",
+}
 EVENTS_SHOWN = 50
 
 
@@ -33,7 +38,9 @@ def overview(request: HttpRequest, organization: str, name: str) -> HttpResponse
 def overview_body(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     """Status, steps, instances and events again, whenever something changed."""
     deployment = get_deployment(request, organization, name)
-    return render(request, "deployments/partials/_overview.html", tab_context(deployment, "overview", **_overview(deployment)))
+    return render(
+        request, "deployments/partials/_overview.html", tab_context(deployment, "overview", **_overview(deployment))
+    )
 
 
 @login_required
@@ -45,13 +52,19 @@ def header(request: HttpRequest, organization: str, name: str) -> HttpResponse:
 @login_required
 def versions(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     deployment = get_deployment(request, organization, name)
-    return render(request, "deployments/versions.html", tab_context(deployment, "versions", versions=_versions(deployment)))
+    return render(
+        request, "deployments/versions.html", tab_context(deployment, "versions", versions=_versions(deployment))
+    )
 
 
 @login_required
 def versions_body(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     deployment = get_deployment(request, organization, name)
-    return render(request, "deployments/partials/_versions.html", tab_context(deployment, "versions", versions=_versions(deployment)))
+    return render(
+        request,
+        "deployments/partials/_versions.html",
+        tab_context(deployment, "versions", versions=_versions(deployment)),
+    )
 
 
 @login_required
@@ -83,7 +96,9 @@ def settings(request: HttpRequest, organization: str, name: str) -> HttpResponse
         messages.success(request, "Saved.")
         return redirect("deployments:settings", organization, name)
     refusal = deployment_services.deletion_refusal(deployment)
-    return render(request, "deployments/settings.html", tab_context(deployment, "settings", form=form, deletion_refusal=refusal))
+    return render(
+        request, "deployments/settings.html", tab_context(deployment, "settings", form=form, deletion_refusal=refusal)
+    )
 
 
 @login_required
@@ -158,7 +173,11 @@ def _usual_start(deployment: Deployment) -> float | None:
 
 
 def _waits_for(version: Version) -> Version | None:
-    rollout = Rollout.objects.filter(new=version, finished_at=None, phase=Rollout.Phase.STOPPING_OLD).select_related("old").first()
+    rollout = (
+        Rollout.objects.filter(new=version, finished_at=None, phase=Rollout.Phase.STOPPING_OLD)
+        .select_related("old")
+        .first()
+    )
     return rollout.old if rollout and rollout.old and not rollout.old.is_inactive else None
 
 

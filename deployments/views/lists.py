@@ -58,4 +58,3 @@ def _page(request: HttpRequest) -> dict[str, object]:
         "query": query.urlencode(),
         "exists_any": bool(rows) or visible_deployments(request.user).exists(),
     }
-

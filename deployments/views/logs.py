@@ -18,7 +18,9 @@ INSTANCES_SHOWN = 50
 @login_required
 def logs(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     deployment = get_deployment(request, organization, name)
-    instances = list(Instance.objects.filter(version__deployment=deployment).select_related("version")[:INSTANCES_SHOWN])
+    instances = list(
+        Instance.objects.filter(version__deployment=deployment).select_related("version")[:INSTANCES_SHOWN]
+    )
     wanted = request.GET.get("instance", "")
     chosen = next((item for item in instances if item.uid == wanted), None)
     if chosen is None:

@@ -28,7 +28,9 @@ def testing(request: HttpRequest, organization: str, name: str) -> HttpResponse:
             examples.append({"title": example.title, "method": example.method, "path": example.path, "body": body})
     address = f"{settings.GATEWAY_URL}/{deployment.endpoint.name}/{deployment.name}"
     live = list(version.instances.filter(ended_at=None)) if version else []
-    context = tab_context(deployment, "testing", examples=examples, address=address, methods=relay.METHODS, live_instances=live)
+    context = tab_context(
+        deployment, "testing", examples=examples, address=address, methods=relay.METHODS, live_instances=live
+    )
     return render(request, "deployments/testing.html", context)
 
 
@@ -47,7 +49,13 @@ async def send_test(request: HttpRequest, organization: str, name: str) -> JsonR
         test = relay.parse_test(wanted if isinstance(wanted, dict) else {})
     except RequestDataTooBig:
         limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE >> 20
-        return JsonResponse({"error": f"A test from the browser has at most {limit} MiB. Use the cURL command for larger bodies.", "field": "body"}, status=413)
+        return JsonResponse(
+            {
+                "error": f"A test from the browser has at most {limit} MiB. Use the cURL command for larger bodies.",
+                "field": "body",
+            },
+            status=413,
+        )
     except (ValueError, UnicodeDecodeError):
         return JsonResponse({"error": "The request could not be read. Reload the page and try again."}, status=400)
     except relay.InvalidTestError as error:

@@ -87,7 +87,12 @@ def openai_examples(served_model_name: str, *, embeddings: bool) -> list[Example
     examples = [
         Example("Chat, streamed", "POST", "/v1/chat/completions", {**chat, "stream": True}),
         Example("Chat", "POST", "/v1/chat/completions", chat),
-        Example("Completion", "POST", "/v1/completions", {"model": served_model_name, "prompt": "Once upon a time", "max_tokens": 32}),
+        Example(
+            "Completion",
+            "POST",
+            "/v1/completions",
+            {"model": served_model_name, "prompt": "Once upon a time", "max_tokens": 32},
+        ),
     ]
     if embeddings:
         examples.append(Example("Embeddings", "POST", "/v1/embeddings", {"model": served_model_name, "input": "Hello"}))

@@ -16,8 +16,18 @@ class CustomCommand(Engine):
     summary = "Any HTTP service that you can start from a shell."
     order = 40
     settings = (
-        Setting("command", "Command", "text", "", "{port} and $PORT stand for the port that Slipway chooses.", required=True),
-        Setting("port", "Port", "integer", None, "Empty: Slipway chooses a free one. Fill it in when the program insists on its own.", 1, 65535),
+        Setting(
+            "command", "Command", "text", "", "{port} and $PORT stand for the port that Slipway chooses.", required=True
+        ),
+        Setting(
+            "port",
+            "Port",
+            "integer",
+            None,
+            "Empty: Slipway chooses a free one. Fill it in when the program insists on its own.",
+            1,
+            65535,
+        ),
         Setting("health_path", "Health path", "text", "/", "Ready when it answers 200 to 399 here.", required=True),
         Setting("working_directory", "Working directory", "text", "", "Empty: a folder of the instance's own."),
         Setting("start_deadline_s", "Start deadline (s)", "integer", 300, "Not ready by then is an error.", 5, 86_400),
@@ -40,7 +50,9 @@ class CustomCommand(Engine):
         except ValueError as error:
             return {"engine_command": f"The command can't be split into words: {error}. Check the quotes."}
         if words and shutil.which(words[0]) is None:
-            errors["engine_command"] = f"“{words[0]}” is not a program on this machine. Give its full path, or install it."
+            errors["engine_command"] = (
+                f"“{words[0]}” is not a program on this machine. Give its full path, or install it."
+            )
         health_path = specification.engine_settings.get("health_path") or ""
         if not health_path.startswith("/"):
             errors["engine_health_path"] = "A path starts with “/”."

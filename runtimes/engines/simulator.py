@@ -18,14 +18,42 @@ class Simulator(Engine):
     order = 30
     shared_fields = frozenset({"context_length"})
     settings = (
-        Setting("time_to_first_token_ms", "Time to first token (ms)", "integer", 200, "A small model on one GPU.", 0, 600_000),
+        Setting(
+            "time_to_first_token_ms",
+            "Time to first token (ms)",
+            "integer",
+            200,
+            "A small model on one GPU.",
+            0,
+            600_000,
+        ),
         Setting("inter_token_ms", "Time between tokens (ms)", "integer", 30, "About 33 tokens a second.", 0, 60_000),
-        Setting("concurrency", "Requests at once", "integer", 8, "More of them wait in the simulator's queue.", 1, 10_000),
-        Setting("load_time_s", "Load time (s)", "number", 2, "Shows the steps of a start; real weights take minutes.", 0, 3600),
+        Setting(
+            "concurrency", "Requests at once", "integer", 8, "More of them wait in the simulator's queue.", 1, 10_000
+        ),
+        Setting(
+            "load_time_s",
+            "Load time (s)",
+            "number",
+            2,
+            "Shows the steps of a start; real weights take minutes.",
+            0,
+            3600,
+        ),
         Setting("failure_rate", "Share of requests that fail", "number", 0, "0 to 1; the others succeed.", 0, 1),
         Setting("crash_after_s", "Crash after (s)", "number", 0, "0 never crashes.", 0, 86_400),
-        Setting("memory_growth_mb_per_minute", "Memory growth (MB a minute)", "number", 0, "A leak to watch; 0 is none.", 0, 100_000),
-        Setting("cpu_burn_cores", "CPU burned while serving (cores)", "number", 0, "Load to watch on the charts.", 0, 64),
+        Setting(
+            "memory_growth_mb_per_minute",
+            "Memory growth (MB a minute)",
+            "number",
+            0,
+            "A leak to watch; 0 is none.",
+            0,
+            100_000,
+        ),
+        Setting(
+            "cpu_burn_cores", "CPU burned while serving (cores)", "number", 0, "Load to watch on the charts.", 0, 64
+        ),
     )
 
     def unavailable_reason(self, driver: str) -> str | None:
@@ -52,7 +80,9 @@ class Simulator(Engine):
         return LaunchPlan(
             engine=self.name,
             command=(*arguments, *specification.extra_arguments),
-            environment={"PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1"} | specification.environment | specification.secret_environment,
+            environment={"PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1"}
+            | specification.environment
+            | specification.secret_environment,
             metrics_path="/metrics",
             start_deadline_s=float(settings["load_time_s"]) + 120,
             cpu=specification.cpu,

@@ -44,7 +44,10 @@ class LocalDriver(Driver):
             state = folder.read_state()
             if state is None:
                 continue
-            if state["phase"] in (observation.GONE, observation.FAILED) and time.time() - state["ended_at"] > KEEP_ENDED_S:
+            if (
+                state["phase"] in (observation.GONE, observation.FAILED)
+                and time.time() - state["ended_at"] > KEEP_ENDED_S
+            ):
                 shutil.rmtree(folder.path, ignore_errors=True)
                 continue
             instances.setdefault(version_key, []).append(_observed(self._checked(folder, state)))
@@ -61,7 +64,11 @@ class LocalDriver(Driver):
             "started_at": None, "listening_at": None, "ready_at": None, "ended_at": None, "shim": None, "program": None,
         }  # fmt: skip
         folder.write_state(state)
-        environment = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TZ", "LD_LIBRARY_PATH")}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name in ("PATH", "HOME", "LANG", "TZ", "LD_LIBRARY_PATH")
+        }
         shim = subprocess.Popen(
             [sys.executable, "-m", "runtimes.local.shim", str(folder.path)],
             stdin=subprocess.PIPE,
@@ -90,7 +97,11 @@ class LocalDriver(Driver):
     def capacity(self) -> list[Capacity]:
         memory = psutil.virtual_memory()
         gpus, reason = read_gpus()
-        return [Capacity(os.uname().nodename, float(psutil.cpu_count() or 1), memory.total, memory.available, len(gpus), reason)]
+        return [
+            Capacity(
+                os.uname().nodename, float(psutil.cpu_count() or 1), memory.total, memory.available, len(gpus), reason
+            )
+        ]
 
     def read_log(self, version_key: str, uid: str, *, after: int) -> Iterator[LogLine]:
         return InstanceFolder(self._root / version_key / uid).read_log(after)
@@ -128,7 +139,11 @@ class LocalDriver(Driver):
         """The state, corrected where its shim can't speak any more."""
         if state["phase"] in (observation.GONE, observation.FAILED):
             return state
-        if state["shim"] is None and time.time() - state["scheduled_at"] < SHIM_START_S and state["boot_id"] == identity.boot_id():
+        if (
+            state["shim"] is None
+            and time.time() - state["scheduled_at"] < SHIM_START_S
+            and state["boot_id"] == identity.boot_id()
+        ):
             return state
         if identity.find(state["shim"]) is not None:
             return state
@@ -139,8 +154,19 @@ class LocalDriver(Driver):
     def _bury(self, folder: InstanceFolder, state: dict[str, Any]) -> dict[str, Any]:
         for process in identity.leftovers(state["uid"]):
             process.kill()
-        cause = Cause("instance_lost", "The process that kept this instance was killed, or the machine restarted.", "Nothing to do: a new instance takes its place.", retryable=True)
-        state |= {"phase": observation.GONE, "cause": cause.to_json(), "ended_at": time.time(), "ready_at": None, "program": None}
+        cause = Cause(
+            "instance_lost",
+            "The process that kept this instance was killed, or the machine restarted.",
+            "Nothing to do: a new instance takes its place.",
+            retryable=True,
+        )
+        state |= {
+            "phase": observation.GONE,
+            "cause": cause.to_json(),
+            "ended_at": time.time(),
+            "ready_at": None,
+            "program": None,
+        }
         folder.write_state(state)
         return state
 

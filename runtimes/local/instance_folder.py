@@ -1,8 +1,8 @@
 """The folder of one local instance: state, log segments, working directory.
 
-    {root}/{version key}/{uid}/state.json    what the shim says, replaced whole at each change
-    {root}/{version key}/{uid}/log/{start}   log segments, named by the position of their first byte
-    {root}/{version key}/{uid}/work/         the program's working directory
+{root}/{version key}/{uid}/state.json    what the shim says, replaced whole at each change
+{root}/{version key}/{uid}/log/{start}   log segments, named by the position of their first byte
+{root}/{version key}/{uid}/work/         the program's working directory
 """
 
 import time

@@ -67,7 +67,12 @@ class Shim:
             if terminal:
                 self._finish(observation.FAILED, cause)
                 return
-            self._update(phase=observation.BACKING_OFF, cause=cause.to_json(), ready_at=None, restarts=self._state["restarts"] + 1)
+            self._update(
+                phase=observation.BACKING_OFF,
+                cause=cause.to_json(),
+                ready_at=None,
+                restarts=self._state["restarts"] + 1,
+            )
             self._stop.wait(restart_delay(self._crashes))
         self._finish(observation.GONE, None)
 
@@ -119,7 +124,9 @@ class Shim:
         def fill(text: str) -> str:
             return text.replace(PORT_PLACEHOLDER, str(port))
 
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ", "LD_LIBRARY_PATH") if name in os.environ}
+        inherited = {
+            name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ", "LD_LIBRARY_PATH") if name in os.environ
+        }
         own = {"PORT": str(port), identity.TOKEN_VARIABLE: self._state["uid"]}
         if self._state["gpus"] or not self._plan.gpu:
             own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._state["gpus"]))
@@ -138,7 +145,7 @@ class Shim:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=in_child,  # noqa: PLW1509
+            preexec_fn=in_child,
         )
 
     def _copy_output(self, program: subprocess.Popen[bytes]) -> None:
@@ -162,11 +169,19 @@ class Shim:
             is_ready = self._state["phase"] == observation.READY
             next_probe = now + (READY_PROBE_INTERVAL_S if is_ready and ready else TICK_S)
             if ready and not is_ready:
-                self._update(phase=observation.READY, ready_at=time.time(), cause=None, probe=answer, listening_at=self._state["listening_at"] or time.time())
+                self._update(
+                    phase=observation.READY,
+                    ready_at=time.time(),
+                    cause=None,
+                    probe=answer,
+                    listening_at=self._state["listening_at"] or time.time(),
+                )
                 self._log.say(f"ready on port {port}")
             elif is_ready and failures >= PROBE_FAILURES_BEFORE_UNREADY:
                 self._log.say(f"not ready any more: {answer}")
-                self._update(phase=observation.LOADING, ready_at=None, probe=answer, cause=_probe_cause(answer).to_json())
+                self._update(
+                    phase=observation.LOADING, ready_at=None, probe=answer, cause=_probe_cause(answer).to_json()
+                )
             elif not is_ready and listening and self._state["phase"] == observation.STARTING:
                 self._update(phase=observation.LOADING, listening_at=time.time(), probe=answer)
             elif not is_ready and answer != self._state.get("probe"):
@@ -222,7 +237,9 @@ class Shim:
 
     def _finish(self, phase: str, cause: Cause | None) -> None:
         self._group.remove()
-        self._update(phase=phase, cause=cause.to_json() if cause else None, ready_at=None, ended_at=time.time(), program=None)
+        self._update(
+            phase=phase, cause=cause.to_json() if cause else None, ready_at=None, ended_at=time.time(), program=None
+        )
 
     def _update(self, **changes: Any) -> None:
         self._state |= changes
@@ -230,13 +247,24 @@ class Shim:
 
 
 def _probe_cause(answer: str) -> Cause:
-    return Cause("probe_failed", f"The program runs but is not ready: {answer}.", "Check its health path and its log.", (answer,), retryable=True)
+    return Cause(
+        "probe_failed",
+        f"The program runs but is not ready: {answer}.",
+        "Check its health path and its log.",
+        (answer,),
+        retryable=True,
+    )
 
 
 def _holder(port: int) -> str:
     """ " by NAME (pid N)" when the holder of the port can be seen."""
     for connection in psutil.net_connections("tcp"):
-        if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN and connection.pid:
+        if (
+            connection.laddr
+            and connection.laddr.port == port
+            and connection.status == psutil.CONN_LISTEN
+            and connection.pid
+        ):
             return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
     return ""
 

@@ -40,7 +40,9 @@ def main() -> None:
         cpu_burn_cores=options.cpu_burn_cores,
     )
     app = SimulatorApp(behaviour, faults)
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", lifespan="on", timeout_graceful_shutdown=10)
+    uvicorn.run(
+        app, host=options.host, port=options.port, log_level="warning", lifespan="on", timeout_graceful_shutdown=10
+    )
 
 
 main()

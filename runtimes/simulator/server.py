@@ -18,7 +18,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 JSON = [(b"content-type", b"application/json"), (b"x-simulated", b"true")]
-EVENT_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-simulated", b"true")]
+EVENT_STREAM = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-simulated", b"true"),
+]
 DEFAULT_MAX_TOKENS = 48
 
 
@@ -58,7 +62,11 @@ class SimulatorApp:
             try:
                 await self._route(scope, receive, send)
             except RefusedError as error:
-                await _answer(send, error.status, {"error": {"message": str(error), "type": "invalid_request_error", "code": error.status}})
+                await _answer(
+                    send,
+                    error.status,
+                    {"error": {"message": str(error), "type": "invalid_request_error", "code": error.status}},
+                )
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -104,20 +112,34 @@ class SimulatorApp:
         body = await _body(receive)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         query = scope["query_string"].decode("latin-1")
-        await _answer(send, 200, {"method": scope["method"], "path": scope["path"], "query": query, "headers": headers, "body_bytes": len(body)})
+        await _answer(
+            send,
+            200,
+            {
+                "method": scope["method"],
+                "path": scope["path"],
+                "query": query,
+                "headers": headers,
+                "body_bytes": len(body),
+            },
+        )
 
     async def _generate(self, scope: Message, path: str, body: dict[str, Any], receive: Receive, send: Send) -> None:
         request_id = _header(scope, b"x-request-id") or uuid.uuid4().hex[:12]
         prompt_tokens = count_tokens(prompt_text(body))
         if prompt_tokens > self._behaviour.context_length:
-            raise RefusedError(400, f"The prompt has {prompt_tokens} tokens, the context only {self._behaviour.context_length}.")
+            raise RefusedError(
+                400, f"The prompt has {prompt_tokens} tokens, the context only {self._behaviour.context_length}."
+            )
         arrived = time.monotonic()
         with self.metrics.waiting():
             await self._slots.acquire()
         try:
             with self.metrics.running():
                 if random.random() < self._behaviour.failure_rate:  # noqa: S311
-                    log(f"ERROR request {request_id}: failed on purpose (failure rate {self._behaviour.failure_rate:g})")
+                    log(
+                        f"ERROR request {request_id}: failed on purpose (failure rate {self._behaviour.failure_rate:g})"
+                    )
                     raise RefusedError(500, "The simulator failed on purpose; its failure rate is above 0.")
                 if path == "/v1/embeddings":
                     await self._embed(body, prompt_tokens, send)
@@ -134,7 +156,10 @@ class SimulatorApp:
         inputs = body.get("input", "")
         texts = inputs if isinstance(inputs, list) else [inputs]
         await asyncio.sleep(self._behaviour.time_to_first_token_s)
-        data = [{"object": "embedding", "index": index, "embedding": embedding(str(text))} for index, text in enumerate(texts)]
+        data = [
+            {"object": "embedding", "index": index, "embedding": embedding(str(text))}
+            for index, text in enumerate(texts)
+        ]
         usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
         await _answer(send, 200, {"object": "list", "model": self._behaviour.model, "data": data, "usage": usage})
 
@@ -151,7 +176,11 @@ class SimulatorApp:
             "created": int(time.time()),
             "model": self._behaviour.model,
         }
-        usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(tokens), "total_tokens": prompt_tokens + len(tokens)}
+        usage = {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": len(tokens),
+            "total_tokens": prompt_tokens + len(tokens),
+        }
         self._faults.burn(self._behaviour.time_to_first_token_s + len(tokens) * self._behaviour.inter_token_s)
         if body.get("stream"):
             return await self._stream(chat, body, tokens, envelope, usage, arrived, receive, send)
@@ -166,8 +195,15 @@ class SimulatorApp:
         return len(tokens)
 
     async def _stream(
-        self, chat: bool, body: dict[str, Any], tokens: list[str], envelope: Message, usage: Message,
-        arrived: float, receive: Receive, send: Send,
+        self,
+        chat: bool,
+        body: dict[str, Any],
+        tokens: list[str],
+        envelope: Message,
+        usage: Message,
+        arrived: float,
+        receive: Receive,
+        send: Send,
     ) -> int:
         kind = "chat.completion.chunk" if chat else "text_completion"
         gone = asyncio.create_task(_disconnected(receive))
@@ -181,9 +217,15 @@ class SimulatorApp:
                 return produced
             if index == 0:
                 self.metrics.first_token(time.monotonic() - arrived)
-            content = {"delta": {"role": "assistant", "content": token} if index == 0 else {"content": token}} if chat else {"text": token}
+            content = (
+                {"delta": {"role": "assistant", "content": token} if index == 0 else {"content": token}}
+                if chat
+                else {"text": token}
+            )
             finish = "length" if index == len(tokens) - 1 else None
-            await _event(send, {**envelope, "object": kind, "choices": [{"index": 0, "finish_reason": finish, **content}]})
+            await _event(
+                send, {**envelope, "object": kind, "choices": [{"index": 0, "finish_reason": finish, **content}]}
+            )
             produced += 1
         options = body.get("stream_options")
         if isinstance(options, dict) and options.get("include_usage"):
@@ -226,7 +268,9 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def _event(send: Send, value: Message) -> None:
-    await send({"type": "http.response.body", "body": b"data: " + json.dumps(value).encode() + b"\n\n", "more_body": True})
+    await send(
+        {"type": "http.response.body", "body": b"data: " + json.dumps(value).encode() + b"\n\n", "more_body": True}
+    )
 
 
 async def _answer(send: Send, status: int, value: Message) -> None:
@@ -234,5 +278,11 @@ async def _answer(send: Send, status: int, value: Message) -> None:
 
 
 async def _answer_raw(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [*headers, (b"content-length", str(len(body)).encode())],
+        }
+    )
     await send({"type": "http.response.body", "body": body})

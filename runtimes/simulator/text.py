@@ -5,10 +5,44 @@ import itertools
 import json
 from typing import Any
 
-WORDS = (
-    "This is the Slipway simulator , not a language model . It makes up every answer at the speed you set , "
-    "so that you can watch deployments , charts and logs without a GPU ."
-).split()
+WORDS = [
+    "This",
+    "is",
+    "the",
+    "Slipway",
+    "simulator",
+    ",",
+    "not",
+    "a",
+    "language",
+    "model",
+    ".",
+    "It",
+    "makes",
+    "up",
+    "every",
+    "answer",
+    "at",
+    "the",
+    "speed",
+    "you",
+    "set",
+    ",",
+    "so",
+    "that",
+    "you",
+    "can",
+    "watch",
+    "deployments",
+    ",",
+    "charts",
+    "and",
+    "logs",
+    "without",
+    "a",
+    "GPU",
+    ".",
+]
 EMBEDDING_SIZE = 64
 
 
@@ -29,7 +63,9 @@ def prompt_text(body: dict[str, Any]) -> str:
 
 def answer_tokens(limit: int) -> list[str]:
     """`limit` tokens; joined they are the answer."""
-    return [word if index == 0 else f" {word}" for index, word in enumerate(itertools.islice(itertools.cycle(WORDS), limit))]
+    return [
+        word if index == 0 else f" {word}" for index, word in enumerate(itertools.islice(itertools.cycle(WORDS), limit))
+    ]
 
 
 def embedding(text: str) -> list[float]:

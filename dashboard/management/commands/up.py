@@ -18,7 +18,12 @@ from django.db import connections
 from dashboard.embedded_servers import EmbeddedServers
 from dashboard.first_start import OPERATOR, ensure_demo, ensure_operator
 from dashboard.home import Home
-from dashboard.processes import application_environment, application_processes, server_processes, supervisor_configuration
+from dashboard.processes import (
+    application_environment,
+    application_processes,
+    server_processes,
+    supervisor_configuration,
+)
 from dashboard.supervision import Supervision
 from deployments.drivers import local_driver
 
@@ -86,7 +91,9 @@ class Command(BaseCommand):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CommandError(f"Slipway already runs from this folder ({home.path}). Stop it with Ctrl-C in its terminal first.") from None
+            raise CommandError(
+                f"Slipway already runs from this folder ({home.path}). Stop it with Ctrl-C in its terminal first."
+            ) from None
         return lock
 
     def _usable_port(self, host: str, wanted: int, what: str, avoid: int | None = None) -> int:
@@ -104,8 +111,12 @@ class Command(BaseCommand):
         raise CommandError(f"No free port for the {what} on {host}.")
 
     def _await_stores(self) -> None:
-        self._await("PostgreSQL", lambda: psycopg.connect(settings.DATABASE_URL, connect_timeout=2).close(), psycopg.Error)
-        self._await("Valkey", lambda: redis.Redis.from_url(settings.REDIS_URL, socket_timeout=2).ping(), redis.RedisError)
+        self._await(
+            "PostgreSQL", lambda: psycopg.connect(settings.DATABASE_URL, connect_timeout=2).close(), psycopg.Error
+        )
+        self._await(
+            "Valkey", lambda: redis.Redis.from_url(settings.REDIS_URL, socket_timeout=2).ping(), redis.RedisError
+        )
 
     def _await_console(self, url: str) -> None:
         def check() -> None:
@@ -122,7 +133,9 @@ class Command(BaseCommand):
                 return
             except error as problem:
                 if time.monotonic() > deadline:
-                    raise CommandError(f"{what} does not answer: {problem}. Its log is in {settings.HOME.logs}.") from None
+                    raise CommandError(
+                        f"{what} does not answer: {problem}. Its log is in {settings.HOME.logs}."
+                    ) from None
                 time.sleep(0.2)
 
     def _announce(self, url: str, password: str | None) -> None:

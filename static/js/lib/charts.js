@@ -68,4 +68,4 @@ export class Charts {
 const line = (at) => ({ type: "line", xref: "x", yref: "paper", x0: at.toISOString(), x1: at.toISOString(), y0: 0, y1: 1, line: { color: "#ae3ec9", width: 2 } });
 
 /** @param {Date} at @param {string} text */
-const label = (at, text) => ({ x: at.toISOString(), y: 1, xref: "x", yref: "paper", text, showarrow: false, font: { size: 9, color: "#ae3ec9" }, xanchor: "left", yanchor: "top" });
+const label = (at, text) => ({ x: at.toISOString(), y: 1, xref: "x", yref: "paper", text, showarrow: false, font: { size: 9, color: "#ae3ec9" }, xanchor: "right", yanchor: "top" });

@@ -1,0 +1,358 @@
+"""Pages, forms and the API as a browser or script meets them; who sees what."""
+
+import json
+
+import pytest
+from django.urls import reverse
+
+from accounts.models import ApiToken
+from accounts.services import create_api_token
+from deployments.models import Deployment, Instance, Model, Status, Version
+
+FORM = {
+    "name": "web-made", "environment": "staging", "engine": "simulator", "context_length": "2048", "replicas": "1", "cpu": "0.5",
+    "memory": "256 MiB", "gpu": "0", "engine_time_to_first_token_ms": "5", "engine_inter_token_ms": "1", "engine_concurrency": "4",
+    "engine_load_time_s": "0", "engine_failure_rate": "0", "engine_crash_after_s": "0", "engine_memory_growth_mb_per_minute": "0",
+    "engine_cpu_burn_cores": "0",
+}  # fmt: skip
+
+
+@pytest.fixture
+def operator(client, people):
+    client.force_login(people.operator)
+    return client
+
+
+@pytest.fixture
+def deployment(deploy, day_partitions) -> Deployment:
+    made = deploy()
+    Instance.objects.create(
+        version=made.versions.get(),
+        uid="ab12",
+        name="chat-v1-x",
+        generation=1,
+        phase="ready",
+        started_at="2026-01-01T00:00:00Z",
+    )
+    return made
+
+
+def pages(deployment: Deployment) -> dict[str, str]:
+    """Every GET page of the console by name."""
+    path = ["acme", "chat"]
+    return {
+        "list": reverse("deployments:list"),
+        "rows": reverse("deployments:rows"),
+        "new": reverse("deployments:new"),
+        "fields": reverse("deployments:specification-fields"),
+        **{
+            name: reverse(f"deployments:{name}", args=path)
+            for name in (
+                "detail",
+                "overview-body",
+                "header",
+                "versions",
+                "versions-body",
+                "new-version",
+                "version-fields",
+                "logs",
+                "testing",
+                "settings",
+            )
+        },
+        "monitoring": reverse("monitoring:monitoring", args=path),
+        "charts": reverse("monitoring:charts", args=path),
+        "panel": reverse("monitoring:data", args=path),
+        "rates": reverse("monitoring:rates"),
+        "log-lines": reverse("deployments:log-lines", args=["ab12"]),
+        "log-download": reverse("deployments:log-download", args=["ab12"]),
+        "models": reverse("deployments:catalog", args=["models"]),
+        "model": reverse("deployments:catalog-detail", args=["models", deployment.model_id]),
+        "model-edit": reverse("deployments:catalog-edit", args=["models", deployment.model_id]),
+        "model-new": reverse("deployments:catalog-new", args=["models"]),
+        "endpoints": reverse("deployments:catalog", args=["endpoints"]),
+        "endpoint": reverse("deployments:catalog-detail", args=["endpoints", deployment.endpoint_id]),
+        "clusters": reverse("deployments:catalog", args=["clusters"]),
+        "cluster": reverse("deployments:catalog-detail", args=["clusters", deployment.endpoint.cluster_id]),
+        "tokens": reverse("accounts:tokens"),
+        "docs": reverse("api-docs"),
+    }
+
+
+OPEN_TO_ALL_SIGNED_IN = {"list", "rows", "models", "endpoints", "rates", "tokens", "docs"}
+# A stranger is an admin of another organization: these exist for him, with his own things only.
+OWN_FOR_ADMINS = {"new", "model-new"}
+
+
+def test_operators_see_every_page(operator, deployment):
+    for name, url in pages(deployment).items():
+        assert operator.get(url).status_code == 200, name
+
+
+def test_strangers_get_404_where_there_is_something_to_see(client, people, deployment):
+    client.force_login(people.stranger)
+    for name, url in pages(deployment).items():
+        response = client.get(url)
+        if name in OPEN_TO_ALL_SIGNED_IN | OWN_FOR_ADMINS:
+            assert response.status_code == 200, name
+            assert b"chat" not in response.content.replace(b"Simulated chat", b""), name
+        else:
+            assert response.status_code == 404, name
+
+
+def test_anonymous_visitors_are_sent_to_sign_in_and_back(client, deployment):
+    for name, url in pages(deployment).items():
+        response = client.get(url)
+        assert response.status_code == 302 and "/accounts/login/?next=" in response["Location"], name
+
+
+def test_members_see_but_do_not_manage(client, people, deployment):
+    client.force_login(people.member)
+    assert client.get(reverse("deployments:detail", args=["acme", "chat"])).status_code == 200
+    for name in ("settings", "new-version"):
+        assert client.get(reverse(f"deployments:{name}", args=["acme", "chat"])).status_code == 404
+    for action in ("start", "stop", "delete"):
+        assert client.post(reverse("deployments:version-action", args=["acme", "chat", 1, action])).status_code == 404
+    assert client.get(reverse("deployments:catalog", args=["clusters"])).status_code == 404
+
+
+def test_pages_carry_a_policy_without_inline_code(operator, deployment):
+    response = operator.get(reverse("monitoring:monitoring", args=["acme", "chat"]))
+    policy = response["Content-Security-Policy"]
+    assert "unsafe-inline" not in policy and "script-src 'self'" in policy
+    body = response.content.decode()
+    assert " style=" not in body and "<style" not in body and " onclick=" not in body
+
+
+def test_deploying_by_the_form(operator, place):
+    data = FORM | {
+        "model": place.model.pk,
+        "endpoint": place.endpoint.pk,
+        "secret_variables": "TOKEN=hidden-1",
+        "labels": "team=search",
+        "extra_arguments": "--log 'a b'",
+    }
+    response = operator.post(reverse("deployments:new"), data)
+    assert response.status_code == 302, response.content.decode()[:3000]
+    version = Version.objects.get()
+    specification = version.specification_with_secrets()
+    assert specification.secret_environment == {"TOKEN": "hidden-1"}
+    assert (specification.labels, specification.extra_arguments, specification.memory) == (
+        {"team": "search"},
+        ("--log", "a b"),
+        256 << 20,
+    )
+    assert b"hidden-1" not in operator.get(reverse("deployments:new-version", args=["acme", "web-made"])).content
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": "Größe 1"}, "name"),
+        ({"name": "x" * 300}, "name"),
+        ({"name": ""}, "name"),
+        ({"memory": "much"}, "memory"),
+        ({"cpu": "-1"}, "cpu"),
+        ({"replicas": "0"}, "replicas"),
+        ({"replicas": "9" * 40}, "replicas"),
+        ({"environment_variables": "no equals sign"}, "environment_variables"),
+        ({"tolerations": "x=y:Sometimes"}, "tolerations"),
+        ({"extra_arguments": "'open"}, "extra_arguments"),
+        ({"engine": "nope"}, "engine"),
+        ({"engine_failure_rate": "2"}, "engine_failure_rate"),
+        ({"engine": "custom_command", "engine_command": "no-such-thing", "engine_health_path": "/"}, "engine_command"),
+        ({"model": "999999"}, "model"),
+    ],
+)
+def test_errors_stand_at_their_field_and_nothing_typed_is_lost(operator, place, changes, field):
+    data = (
+        FORM | {"model": place.model.pk, "endpoint": place.endpoint.pk, "description": "kept <b>as</b> typed"} | changes
+    )
+    response = operator.post(reverse("deployments:new"), data)
+    body = response.content.decode()
+    assert response.status_code == 422
+    assert f'id="id_{field}_error"' in body or (field == "engine" and "invalid-feedback" in body)
+    assert "kept &lt;b&gt;as&lt;/b&gt; typed" in body
+    assert not Version.objects.exists()
+
+
+def test_a_duplicate_name_is_told_at_the_name(operator, place, deploy):
+    deploy("web-made")
+    response = operator.post(
+        reverse("deployments:new"), FORM | {"model": place.model.pk, "endpoint": place.endpoint.pk}
+    )
+    assert response.status_code == 422 and "already has a deployment of this name" in response.content.decode()
+
+
+def test_changing_the_engine_keeps_what_was_typed_and_resets_the_rest(operator, place):
+    url = reverse("deployments:specification-fields")
+    query = {
+        "engine": "custom_command",
+        "model": place.model.pk,
+        "endpoint": place.endpoint.pk,
+        "cpu": "7",
+        "memory": "256 MiB",
+        "touched": "cpu",
+    }
+    body = operator.get(url, query).content.decode()
+    assert 'name="engine_command"' in body and 'name="engine_concurrency"' not in body
+    assert 'name="cpu" value="7"' in body
+    assert 'value="1 GiB"' in body, "memory was not touched, so it follows the engine"
+
+
+def test_a_models_page_fixes_the_model(operator, place, people):
+    other = Model.objects.create(organization=people.ours, name="Other")
+    body = operator.get(reverse("deployments:new"), {"model": place.model.pk}).content.decode()
+    assert 'data-testid="fixed-model">A model<' in body and "Other" not in body
+    assert (
+        "No deployments yet"
+        in operator.get(reverse("deployments:catalog-detail", args=["models", other.pk])).content.decode()
+    )
+
+
+def test_empty_is_not_filtered(operator, people, place, deploy):
+    assert "No deployments yet" in operator.get(reverse("deployments:list")).content.decode()
+    deploy()
+    filtered = operator.get(reverse("deployments:list"), {"search": "zzz"}).content.decode()
+    assert "Nothing matches the filter" in filtered and "No deployments yet" not in filtered
+    assert (
+        "chat"
+        in operator.get(
+            reverse("deployments:list"), {"status": "preparing", "environment": "development", "organization": "acme"}
+        ).content.decode()
+    )
+    assert "Nothing matches" in operator.get(reverse("deployments:list"), {"status": "stopped"}).content.decode()
+
+
+def test_the_list_needs_a_fixed_number_of_queries(operator, deploy, django_assert_max_num_queries):
+    for number in range(12):
+        deploy(f"d{number}")
+    with django_assert_max_num_queries(12):
+        operator.get(reverse("deployments:list"))
+
+
+def test_keyset_pages_show_each_deployment_once(operator, deploy, monkeypatch):
+    monkeypatch.setattr("deployments.views.lists.PAGE_SIZE", 3)
+    names = [f"d{number}" for number in range(8)]
+    for name in names:
+        deploy(name)
+    seen, after = [], ""
+    for _ in range(3):
+        context = operator.get(reverse("deployments:rows"), {"after": after}).context
+        seen += [row.name for row in context["rows"]]
+        after = context["next_after"]
+    assert seen == names and not after
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"after": "~"},
+        {"after": "x~y"},
+        {"status": "nope"},
+        {"model": "x"},
+        {"search": "\x00'\"<"},
+        {"organization": "%"},
+    ],
+)
+def test_odd_addresses_do_no_harm(operator, deployment, query):
+    assert operator.get(reverse("deployments:list"), query).status_code in (200, 400)
+
+
+def test_scaling_by_the_form_refuses_rubbish_in_words(operator, deployment):
+    for text in ("", "abc", "1e3", "-1", "٣", "9" * 30):
+        body = operator.post(
+            reverse("deployments:scale", args=["acme", "chat"]), {"replicas": text}, follow=True
+        ).content.decode()
+        assert "Replicas are" in body, text
+
+
+class TestApi:
+    @pytest.fixture
+    def api(self, client, people):
+        _, token = create_api_token(people.operator, "test")
+
+        def call(method: str, path: str, data=None, token=token):
+            body = json.dumps(data) if data is not None else ""
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            return (
+                getattr(client, method)(f"/api/v1/{path}", body, content_type="application/json", headers=headers)
+                if method != "get"
+                else client.get(f"/api/v1/{path}", headers=headers)
+            )
+
+        return call
+
+    def test_a_script_can_deploy_scale_stop_and_delete(self, api, place):
+        specification = {
+            "engine": "simulator",
+            "engine_settings": {"load_time_s": 0},
+            "secret_environment": {"T": "planted-2"},
+        }
+        made = api(
+            "post",
+            "deployments/",
+            {"name": "api-made", "endpoint": "main", "model": "A model", "specification": specification},
+        )
+        assert made.status_code == 201, made.content
+        assert (made.json()["id"], made.json()["status"]) == ("acme/api-made", "preparing")
+        assert api("post", "deployments/acme/api-made/scale/", {"replicas": 2}).json()["replicas"] == 2
+        versions = api("get", "deployments/acme/api-made/versions/")
+        assert versions.json()[0]["specification"]["cpu"] == 0.5 and b"planted-2" not in versions.content
+        refused = api("delete", "deployments/acme/api-made/")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "active")
+        assert api("post", "deployments/acme/api-made/versions/1/stop/").status_code == 200
+        Version.objects.update(status=Status.STOPPED)
+        assert api("delete", "deployments/acme/api-made/").status_code == 204
+        assert api("get", "deployments/acme/api-made/").status_code == 404
+
+    def test_catalog(self, api, place):
+        assert (
+            api("post", "models/", {"name": "M", "organization": "acme", "credential": "planted-3"}).status_code == 201
+        )
+        listed = api("get", "models/")
+        assert {item["name"] for item in listed.json()["results"]} == {
+            "A model",
+            "M",
+        } and b"planted-3" not in listed.content
+        assert api("post", "endpoints/", {"name": "metrics", "organization": "acme", "cluster": "here"}).json()[
+            "error"
+        ]["fields"]["name"]
+        assert api("post", "models/", {"name": "M", "organization": "acme"}).status_code == 409
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"name": "Bad Name"}, {"endpoint": "nope"}, {"model": "nope"}, {"specification": {"engine": "nope"}}, {"specification": {}}, {"specification": []}, {"replicas": 0},
+         {"specification": {"engine": "simulator", "engine_settings": {"failure_rate": 7}}}, {"specification": {"engine": "simulator", "engine_settings": {"x": 1}}},
+         {"specification": {"engine": "custom_command", "engine_settings": {"command": "no-such-thing", "health_path": "/"}}}],
+    )  # fmt: skip
+    def test_bad_input_names_the_field(self, api, place, changes):
+        data = {
+            "name": "ok",
+            "endpoint": "main",
+            "model": "A model",
+            "specification": {"engine": "simulator"},
+        } | changes
+        response = api("post", "deployments/", data)
+        assert response.status_code == 400, response.content
+        assert response.json()["error"]["fields"]
+
+    def test_without_a_valid_token_nothing(self, api, people, deployment):
+        assert api("get", "deployments/", token="").status_code == 401
+        assert api("get", "deployments/", token="slt_wrong").status_code == 401
+        _, strangers = create_api_token(people.stranger, "s")
+        assert api("get", "deployments/", token=strangers).json()["results"] == []
+        for path in (
+            "deployments/acme/chat/",
+            "deployments/acme/chat/versions/",
+            "deployments/acme/chat/versions/1/instances/",
+            "instances/ab12/log/",
+        ):
+            assert api("get", path, token=strangers).status_code == 404
+        ApiToken.objects.all().delete()
+        assert api("get", "deployments/").status_code == 401
+
+    def test_the_description_is_whole(self, operator, settings):
+        response = operator.get(reverse("schema"))
+        assert response.status_code == 200
+        assert b"/api/v1/deployments/{organization}/{name}/" in response.content

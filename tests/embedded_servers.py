@@ -1,0 +1,72 @@
+"""Starts a real PostgreSQL and a real Valkey for the test run, before Django reads its settings.
+
+Loaded with `-p tests.embedded_servers`. DATABASE_URL and REDIS_URL, when set, are used instead.
+"""
+
+import atexit
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from dashboard.embedded_servers import EmbeddedServers
+from dashboard.home import SERVER_USER, Home
+
+_processes: list[subprocess.Popen[bytes]] = []
+
+
+def _start() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="slipway-test-"))
+    os.environ["SLIPWAY_HOME"] = str(folder)
+    home = Home(folder)
+    home.create()
+    atexit.register(_stop, home)
+    if os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL"):
+        return
+    servers = EmbeddedServers(home)
+    servers.initialise()
+    user = pwd.getpwnam(SERVER_USER) if home.is_root else None
+    commands = []
+    if not os.environ.get("DATABASE_URL"):
+        # Durability costs time and a test database needs none.
+        commands.append([*servers.postgres_command(), "-c", "fsync=off", "-c", "full_page_writes=off"])
+    if not os.environ.get("REDIS_URL"):
+        commands.append(servers.valkey_command())
+    for command in commands:
+        log = (folder / f"{Path(command[0]).name}.log").open("wb")
+        _processes.append(
+            subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=home.servers,
+                user=user.pw_uid if user else None,
+                group=user.pw_gid if user else None,
+                extra_groups=[] if user else None,
+            )  # fmt: skip
+        )
+    _await_socket(home)
+
+
+def _await_socket(home: Home) -> None:
+    deadline = time.monotonic() + 30
+    while not (home.run / ".s.PGSQL.5432").exists():
+        if os.environ.get("DATABASE_URL"):
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeError("the tests' PostgreSQL did not start")
+        time.sleep(0.05)
+
+
+def _stop(home: Home) -> None:
+    for process in _processes:
+        process.kill()
+        process.wait()
+    shutil.rmtree(home.servers, ignore_errors=True)
+    shutil.rmtree(home.path, ignore_errors=True)
+
+
+_start()

@@ -1,0 +1,173 @@
+"""Every cell of the state table in docs/lifecycle.md."""
+
+from dataclasses import replace
+
+import pytest
+
+from deployments.decide import (
+    ERROR,
+    PREPARING,
+    REPLACE_FAILED_AFTER_S,
+    RUNNING,
+    SHUTTING_DOWN,
+    STOPPED,
+    UNREADY_DEADLINE_S,
+    Wanted,
+    decide,
+)
+from runtimes import observation
+from runtimes.cause import Cause
+from runtimes.observation import InstanceObservation
+
+NOW = 10_000.0
+BOOM = Cause("crashed", "It crashed.")
+FULL = Cause("unschedulable", "No GPU is free.", retryable=True)
+
+
+def wanted(status: str = PREPARING, **changes) -> Wanted:
+    base = Wanted(
+        status,
+        running=True,
+        replicas=1,
+        generation=1,
+        start_requested_at=NOW - 5,
+        unready_since=None,
+        start_deadline_s=60,
+    )
+    return replace(base, **changes)
+
+
+def instance(uid: str = "a", phase: str = observation.READY, **values) -> InstanceObservation:
+    return InstanceObservation(
+        uid=uid,
+        name=uid,
+        phase=phase,
+        generation=values.pop("generation", 1),
+        started_at=values.pop("started_at", NOW - 5),
+        **values,
+    )
+
+
+class TestPreparing:
+    def test_no_instance_yet_creates_them(self):
+        plan = decide(wanted(replicas=3), [], NOW)
+        assert (plan.status, plan.create) == (PREPARING, 3)
+
+    @pytest.mark.parametrize(
+        "phase", [observation.SCHEDULED, observation.STARTING, observation.LOADING, observation.BACKING_OFF]
+    )
+    def test_on_its_way_stays(self, phase):
+        plan = decide(wanted(), [instance(phase=phase)], NOW)
+        assert (plan.status, plan.create, plan.end) == (PREPARING, 0, ())
+
+    def test_one_ready_is_running(self):
+        plan = decide(
+            wanted(replicas=3),
+            [instance("a"), instance("b", observation.STARTING), instance("c", observation.STARTING)],
+            NOW,
+        )
+        assert (plan.status, plan.create) == (RUNNING, 0)
+
+    def test_a_crash_that_is_retried_shows_its_cause_and_stays(self):
+        plan = decide(wanted(), [instance(phase=observation.BACKING_OFF, cause=BOOM)], NOW)
+        assert (plan.status, plan.cause) == (PREPARING, BOOM)
+
+    def test_all_failed_is_error_with_the_cause(self):
+        plan = decide(wanted(), [instance(phase=observation.FAILED, cause=BOOM, ended_at=NOW)], NOW)
+        assert (plan.status, plan.cause, plan.give_up) == (ERROR, BOOM, True)
+
+    def test_one_failed_of_two_waits_for_the_other(self):
+        plan = decide(
+            wanted(replicas=2),
+            [instance("a", observation.FAILED, cause=BOOM, ended_at=NOW), instance("b", observation.LOADING)],
+            NOW,
+        )
+        assert (plan.status, plan.create) == (PREPARING, 0)
+
+    def test_past_the_deadline_is_error(self):
+        plan = decide(wanted(), [instance(phase=observation.LOADING, started_at=NOW - 61)], NOW)
+        assert (plan.status, plan.cause.code, plan.end) == (ERROR, "start_timeout", ("a",))
+
+    def test_unschedulable_stays_until_the_deadline(self):
+        assert decide(wanted(blocked=FULL), [], NOW).status == PREPARING
+        late = decide(wanted(blocked=FULL, start_requested_at=NOW - 61), [], NOW)
+        assert (late.status, late.cause) == (ERROR, FULL)
+
+    def test_waits_for_the_earlier_version(self):
+        plan = decide(wanted(may_start=False, start_requested_at=NOW - 999), [], NOW)
+        assert (plan.status, plan.create) == (PREPARING, 0)
+
+    def test_a_lost_instance_is_replaced(self):
+        plan = decide(wanted(), [instance(phase=observation.GONE, ended_at=NOW)], NOW)
+        assert (plan.status, plan.create, plan.discard) == (PREPARING, 1, ("a",))
+
+
+class TestRunning:
+    def test_fewer_than_wanted_is_still_running(self):
+        plan = decide(wanted(RUNNING, replicas=2), [instance("a"), instance("b", observation.GONE)], NOW)
+        assert (plan.status, plan.create) == (RUNNING, 1)
+
+    def test_scale_up_creates_only_the_missing(self):
+        assert decide(wanted(RUNNING, replicas=3), [instance("a")], NOW).create == 2
+
+    def test_scale_down_ends_those_not_ready_first_then_the_youngest(self):
+        instances = [
+            instance("old", started_at=NOW - 50),
+            instance("young", started_at=NOW - 2),
+            instance("starting", observation.STARTING, started_at=NOW - 60),
+        ]
+        assert decide(wanted(RUNNING, replicas=1), instances, NOW).end == ("starting", "young")
+
+    def test_a_failed_instance_is_retried_after_a_while(self):
+        fresh = [instance("a"), instance("b", observation.FAILED, cause=BOOM, ended_at=NOW - 1)]
+        assert decide(wanted(RUNNING, replicas=2), fresh, NOW).create == 0
+        old = [instance("a"), instance("b", observation.FAILED, cause=BOOM, ended_at=NOW - REPLACE_FAILED_AFTER_S)]
+        plan = decide(wanted(RUNNING, replicas=2), old, NOW)
+        assert (plan.create, plan.discard) == (1, ("b",))
+
+    def test_none_ready_starts_the_clock_and_keeps_it(self):
+        plan = decide(wanted(RUNNING), [instance(phase=observation.LOADING, started_at=NOW - 900)], NOW)
+        assert (plan.status, plan.unready_since) == (RUNNING, NOW)
+        later = decide(
+            wanted(RUNNING, unready_since=NOW - 50), [instance(phase=observation.LOADING, started_at=NOW - 900)], NOW
+        )
+        assert (later.status, later.unready_since) == (RUNNING, NOW - 50)
+
+    def test_none_ready_for_too_long_is_error(self):
+        since = NOW - UNREADY_DEADLINE_S - 1
+        plan = decide(
+            wanted(RUNNING, unready_since=since), [instance(phase=observation.LOADING, started_at=NOW - 900)], NOW
+        )
+        assert (plan.status, plan.cause.code) == (ERROR, "not_ready")
+
+    def test_a_replacement_that_loads_has_its_own_deadline(self):
+        since = NOW - UNREADY_DEADLINE_S - 1
+        loading = instance(phase=observation.LOADING, started_at=since + 5)
+        assert decide(wanted(RUNNING, unready_since=since, start_deadline_s=600), [loading], NOW).status == RUNNING
+
+    def test_all_failed_is_error(self):
+        plan = decide(wanted(RUNNING), [instance(phase=observation.FAILED, cause=BOOM, ended_at=NOW)], NOW)
+        assert (plan.status, plan.cause) == (ERROR, BOOM)
+
+    def test_instances_of_an_earlier_start_are_ended(self):
+        plan = decide(wanted(RUNNING, generation=2), [instance("old"), instance("new", generation=2)], NOW)
+        assert (plan.status, plan.end, plan.create) == (RUNNING, ("old",), 0)
+
+    def test_an_ending_instance_fills_no_place(self):
+        plan = decide(wanted(RUNNING), [instance("a", observation.ENDING)], NOW)
+        assert plan.create == 1
+
+
+class TestStopping:
+    @pytest.mark.parametrize("status", [PREPARING, RUNNING, SHUTTING_DOWN])
+    def test_with_instances_shuts_down(self, status):
+        plan = decide(wanted(status, running=False), [instance("a"), instance("b", observation.ENDING)], NOW)
+        assert (plan.status, plan.end) == (SHUTTING_DOWN, ("a",))
+
+    @pytest.mark.parametrize("status", [PREPARING, RUNNING, SHUTTING_DOWN, STOPPED])
+    def test_without_instances_is_stopped(self, status):
+        assert decide(wanted(status, running=False), [], NOW).status == STOPPED
+
+    def test_error_stays_error_and_removes_instances(self):
+        plan = decide(wanted(ERROR, running=False), [instance("a"), instance("b", observation.GONE)], NOW)
+        assert (plan.status, plan.end, plan.discard) == (ERROR, ("a",), ("b",))

@@ -1,0 +1,77 @@
+"""Engines: specification in, launch plan out."""
+
+import sys
+
+import pytest
+
+from runtimes.engines.base import KUBERNETES, LOCAL
+from runtimes.engines.registry import UnknownEngineError, engine, engines
+from runtimes.specification import Specification
+
+
+def test_each_engine_is_found_once():
+    assert {"simulator", "custom_command", "llama_cpp"} <= set(engines())
+
+
+@pytest.mark.parametrize("name", sorted(engines()))
+def test_what_every_engine_owes(name):
+    subject = engines()[name]
+    assert subject.title and subject.summary
+    assert {"cpu", "memory", "gpu"} <= set(subject.defaults(""))
+    assert all(default.reason for default in subject.defaults("").values())
+    assert all(setting.reason for setting in subject.settings)
+    assert subject.unavailable_reason(KUBERNETES) is None or subject.unavailable_reason(KUBERNETES).endswith(".")
+
+
+def test_unknown_engine_names_the_known_ones():
+    with pytest.raises(UnknownEngineError, match="simulator"):
+        engine("nope")
+
+
+def test_simulator_plan():
+    plan = engine("simulator").plan(
+        Specification("simulator", "a/b", engine_settings={"load_time_s": 9}, extra_arguments=("--concurrency", "1")),
+        LOCAL,
+    )
+    assert plan.command[:3] == (sys.executable, "-m", "runtimes.simulator")
+    assert "{port}" in plan.command
+    assert plan.command[-2:] == ("--concurrency", "1")
+    assert plan.start_deadline_s == 129
+
+
+def test_custom_command_plan_and_errors():
+    subject = engine("custom_command")
+    good = Specification(
+        "custom_command", "a", engine_settings={"command": "sh -c 'sleep {port}'", "health_path": "/", "port": None}
+    )
+    assert subject.field_errors(good, LOCAL) == {}
+    assert subject.plan(good, LOCAL).command == ("sh", "-c", "sleep {port}")
+    bad = Specification("custom_command", "a", engine_settings={"command": "no-such-program-here", "health_path": "x"})
+    assert set(subject.field_errors(bad, LOCAL)) == {"engine_command", "engine_health_path"}
+    assert "engine_command" in subject.field_errors(
+        Specification("custom_command", "a", engine_settings={"command": "sh '"}), LOCAL
+    )
+
+
+def test_llama_cpp_plan_and_diagnosis():
+    subject = engine("llama_cpp")
+    plan = subject.plan(
+        Specification("llama_cpp", "a/b", model_uri="/m/x.gguf", cpu=3, prompt_caching=False, context_length=512), LOCAL
+    )
+    words = " ".join(plan.command)
+    assert (
+        "-m /m/x.gguf" in words
+        and "--threads 3" in words
+        and "--no-cache-prompt" in words
+        and "--ctx-size 512" in words
+    )
+    assert "model" in subject.field_errors(Specification("llama_cpp", "a/b", model_uri="/no/such.gguf"), LOCAL)
+    cause = subject.diagnose(["error: invalid argument: --nope"], 1)
+    assert cause.code == "bad_argument" and "--nope" in cause.message
+
+
+def test_a_specification_survives_storage_without_its_secrets():
+    specification = Specification("simulator", "a", secret_environment={"T": "s3cret"}, extra_arguments=("-x",))
+    stored = specification.to_json()
+    assert "s3cret" not in repr(stored) and "s3cret" not in repr(specification)
+    assert Specification.from_json(stored, secret_environment={"T": "s3cret"}) == specification

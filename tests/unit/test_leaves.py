@@ -1,0 +1,79 @@
+"""The small modules: names, tokens, secrets, sketches, files."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import atomic_file, identity_token, sketch
+from common.encryption import Cipher, SecretUnreadableError
+from common.identity_token import Identity
+from common.naming import name_error, suggest_name
+
+WHO = Identity(1, 2, 3, "console")
+
+
+@pytest.mark.parametrize("name", ["a", "chat-2", "0x", "a" * 63])
+def test_good_names(name):
+    assert name_error(name) is None
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a-", "A", "ü", "a b", "a" * 64, "a.b", "a\n"])
+def test_bad_names_say_why(name):
+    assert name_error(name)
+
+
+@given(st.text(max_size=400))
+def test_a_suggestion_is_a_good_name_or_empty(text):
+    suggestion = suggest_name(text)
+    assert suggestion == "" or name_error(suggestion) is None
+
+
+def test_identity_token_round_trip_and_expiry():
+    token = identity_token.mint(WHO, secret=b"s", now=100)
+    assert identity_token.read(token, secret=b"s", now=159) == WHO
+    assert identity_token.read(token, secret=b"s", now=161) is None
+    assert identity_token.read(token, secret=b"other", now=100) is None
+
+
+@given(st.text())
+def test_forged_identity_tokens_are_refused(text):
+    assert identity_token.read(text, secret=b"s", now=0) is None
+
+
+def test_secrets_need_their_key():
+    token = Cipher("one").encrypt({"A": "secret"})
+    assert "secret" not in token
+    assert Cipher("one").decrypt(token) == {"A": "secret"}
+    with pytest.raises(SecretUnreadableError):
+        Cipher("two").decrypt(token)
+
+
+@pytest.mark.parametrize("kind", ["lognormal", "bimodal", "constant"])
+def test_percentiles_are_within_one_percent_of_nearest_rank_after_merging(kind):
+    random = np.random.default_rng(7)
+    values = {
+        "lognormal": random.lognormal(-1, 1.5, 20_000),
+        "bimodal": np.concatenate([random.normal(0.05, 0.005, 9_000), random.normal(4, 0.3, 1_000)]).clip(1e-4),
+        "constant": np.full(5_000, 0.25),
+    }[kind]
+    parts = np.array_split(values, 7)
+    merged = sketch.merge([sketch.of_values(part) for part in parts])
+    assert sketch.count(merged) == len(values)
+    ordered = np.sort(values)
+    for fraction in (0.5, 0.75, 0.9, 0.95, 0.99):
+        exact = ordered[math.ceil(fraction * len(ordered)) - 1]
+        assert sketch.quantiles(merged, [fraction])[0] == pytest.approx(exact, rel=0.01)
+
+
+def test_a_half_written_file_is_never_seen(tmp_path):
+    path = tmp_path / "state.json"
+    atomic_file.write_json(path, {"a": 1})
+    (tmp_path / ".state.json.1.tmp").write_text('{"a":')
+    assert atomic_file.read_json(path) == {"a": 1}
+    path.write_text('{"a":')
+    assert atomic_file.read_json(path) is None
+    assert json.dumps(atomic_file.read_json(tmp_path / "absent")) == "null"
