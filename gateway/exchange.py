@@ -89,6 +89,12 @@ class Exchange:
         self.deadline = self._started + self._gateway.timeouts.body_idle_s
         try:
             self._length = framing.check_request(self._method, self._version, self._headers)
+        except GatewayError as error:
+            # Nothing that follows on this connection can be trusted to begin where it seems to.
+            self.keep_alive = False
+            self.fail(error)
+            return
+        try:
             if self._path.startswith(b"http://"):
                 self._path = b"/" + self._path.split(b"/", 3)[3] if self._path.count(b"/") > 2 else b"/"
             if self._answer_locally():

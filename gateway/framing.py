@@ -30,6 +30,8 @@ def check_request(method: bytes, version: str, headers: Headers) -> int | None:
     """Raise for what must not be passed on; the body's length, -1 for chunked, None for no body."""
     if len(headers) > MAX_HEADERS:
         raise GatewayError(431, "too_many_headers", f"At most {MAX_HEADERS} headers are accepted.")
+    if sum(len(name) + len(value) for name, value in headers) > MAX_HEAD_BYTES:
+        raise GatewayError(431, "head_too_large", f"The head of a request has at most {MAX_HEAD_BYTES >> 10} KiB.")
     hosts = lengths = codings = 0
     length: int | None = None
     for name, value in headers:
@@ -40,6 +42,8 @@ def check_request(method: bytes, version: str, headers: Headers) -> int | None:
             if not value.isdigit():
                 raise bad_request("Content-Length must be a number.")
             length = int(value)
+        elif name == b"upgrade":
+            raise GatewayError(501, "upgrade_unsupported", "Upgrades of the connection are not supported.")
         elif name == b"transfer-encoding":
             codings += 1
             if value.lower() != b"chunked":

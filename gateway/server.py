@@ -194,6 +194,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse(self, error: GatewayError) -> None:
         """Answer what can't be parsed; behind an answer that is still running there is only closing."""
+        if self._lingering or self._closing or self.transport.is_closing():
+            return
         if self._exchanges and not self._exchanges[0].done:
             current = self._exchanges[0]
             if current.request_done:

@@ -84,7 +84,7 @@ def _add_usage(cursor: Any, rows: list[dict[str, Any]]) -> None:
     columns = [*_USAGE_KEY, "key_label", *_USAGE_SUMS]
     sums = ", ".join(f"{name} = {USAGE_TABLE}.{name} + EXCLUDED.{name}" for name in _USAGE_SUMS)
     statement = (
-        f"INSERT INTO {USAGE_TABLE} ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))}) "
+        f"INSERT INTO {USAGE_TABLE} ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))}) "  # noqa: S608 (our own constants)
         f"ON CONFLICT ({', '.join(_USAGE_KEY)}) DO UPDATE SET {sums}"
     )
     # Always in the same order, so that two gateways that flush at once can't lock each other out.

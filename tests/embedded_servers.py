@@ -46,7 +46,7 @@ def _start() -> None:
                 user=user.pw_uid if user else None,
                 group=user.pw_gid if user else None,
                 extra_groups=[] if user else None,
-            )  # fmt: skip
+            )
         )
     _await_socket(home)
 

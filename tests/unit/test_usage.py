@@ -1,5 +1,6 @@
 """Token counts from bodies and streams, however the bytes are cut."""
 
+import itertools
 import json
 
 import orjson
@@ -19,7 +20,7 @@ EVENTS = [
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     marks = [0, *sorted({place % (len(data) + 1) for place in places}), len(data)]
-    return [data[start:end] for start, end in zip(marks, marks[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(marks)]
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=12), st.booleans())

@@ -1,0 +1,204 @@
+"""Faults on either side: the client gets a clear answer or a cut connection, the books get exactly one entry."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from gateway import meter
+from gateway.server import Timeouts
+from tests.gateway.conftest import json_answer
+from tests.gateway.test_passing import EVENT, chunked, client
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_not_running_is_503_with_status_and_remedy(gateway):
+    await gateway.start(status="stopped")
+    async with client(gateway) as http:
+        for response in (await http.get("/main/chat/x"), await http.post("/v1/chat/completions", json={"model": "chat"})):
+            error = response.json()["error"]
+            assert (response.status_code, error["code"], error["status"]) == (503, "deployment_stopped", "stopped")
+            assert "Start a version" in error["message"]
+    assert [entry.outcome for entry in await gateway.finished(2)] == [meter.REJECTED] * 2
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("GET", "/", None, 404, "not_found"),
+        ("GET", "/main/none/x", None, 404, "deployment_not_found"),
+        ("POST", "/v1/chat/completions", b"{}", 400, "model_missing"),
+        ("POST", "/v1/chat/completions", b"not json", 400, "body_not_json"),
+        ("POST", "/v1/chat/completions", b'{"model":"none"}', 404, "model_not_found"),
+        ("POST", "/v1/chat/completions", b'{"model":7}', 400, "model_missing"),
+        ("GET", "/v1/chat/completions", None, 400, "model_missing"),
+        ("POST", "/v1/chat/completions", bytes(50 << 20), 413, "body_too_large"),
+    ],
+)
+async def test_bad_requests_are_answered_in_words(gateway, upstream, method, path, body, status, code):
+    await gateway.start(await upstream(json_answer(b"{}")))
+    async with client(gateway) as http:
+        response = await http.request(method, path, content=body)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (b"rubbish\r\n\r\n", 400),
+        (b"GET /main/chat/x HTTP/1.1\r\n\r\n", 400),
+        (b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"POST /main/chat/x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST /main/chat/x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
+        (b"POST /main/chat/x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST /main/chat/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
+        (b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n", 501),
+        (b"CONNECT /main/chat/x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", 431),
+    ],
+)
+async def test_what_a_strict_server_refuses_is_not_passed_on(gateway, upstream, raw, status):
+    server = await upstream(json_answer(b"{}"))
+    await gateway.start(server)
+    answer = await gateway.exchange(raw)
+    got = int(answer.split(b" ")[1])
+    assert 400 <= got <= 501 and (got == status or status == 400)
+    assert not server.requests
+
+
+async def test_a_client_that_leaves_mid_stream_stops_the_instance_and_is_settled(gateway, upstream):
+    async def endless(request, writer):
+        await chunked(writer, *[EVENT] * 1000, pause=0.02)
+
+    server = await upstream(endless)
+    await gateway.start(server)
+    async with client(gateway) as http, http.stream("POST", "/v1/chat/completions", json={"model": "chat", "stream": True}) as response:
+        async for _ in response.aiter_raw():
+            break
+    async with asyncio.timeout(5):
+        await server.lost.wait()
+    (entry,) = await gateway.finished(1)
+    assert (entry.outcome, entry.estimated) == (meter.CANCELLED, True)
+    assert entry.output_tokens >= 1
+
+
+async def test_a_torn_answer_is_never_passed_on_as_whole(gateway, upstream):
+    async def torn(request, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await writer.drain()
+        writer.close()
+
+    await gateway.start(await upstream(torn))
+    async with client(gateway) as http:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await http.get("/main/chat/x")
+    assert (await gateway.finished(1))[0].outcome == meter.FAILED
+
+
+@pytest.mark.parametrize("reply", [b"", b"rubbish that is not HTTP\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n"])
+async def test_an_instance_that_answers_rubbish_is_502(gateway, upstream, reply):
+    async def answer(request, writer):
+        writer.write(reply)
+        await writer.drain()
+        writer.close()
+
+    await gateway.start(await upstream(answer))
+    async with client(gateway) as http:
+        response = await http.get("/main/chat/x")
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "instance_closed")
+    assert (await gateway.finished(1))[0].outcome == meter.FAILED
+
+
+async def test_an_instance_that_is_not_there_is_502_and_its_breaker_opens(gateway, upstream, free_port):
+    server = await upstream(json_answer(b"{}"))
+    server.port = free_port
+    await gateway.start(server)
+    async with client(gateway) as http:
+        codes = [(await http.get("/main/chat/x")).json()["error"]["code"] for _ in range(5)]
+    assert codes == ["instance_unreachable"] * 3 + ["breakers_open"] * 2
+
+
+async def test_a_connection_closed_while_idle_is_retried_unseen(gateway, upstream):
+    async def once(request, writer):
+        await json_answer(b"{}")(request, writer)
+        writer.close()
+
+    server = await upstream(once)
+    await gateway.start(server)
+    async with client(gateway) as http:
+        for _ in range(5):
+            response = await http.post("/v1/chat/completions", json={"model": "chat"})
+            assert response.status_code == 200
+    assert len(server.requests) == 5
+
+
+async def test_a_frozen_instance_ends_in_its_timeout(gateway, upstream):
+    async def frozen(request, writer):
+        await asyncio.sleep(60)
+
+    await gateway.start(await upstream(frozen), timeouts=Timeouts(first_byte_s=0.5))
+    async with client(gateway) as http:
+        response = await http.get("/main/chat/x")
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "first_byte_timeout")
+
+
+async def test_a_stream_that_stalls_is_cut(gateway, upstream):
+    async def stalls(request, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await asyncio.sleep(60)
+
+    await gateway.start(await upstream(stalls), timeouts=Timeouts(stream_idle_s=0.5))
+    async with client(gateway) as http:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await http.get("/main/chat/x")
+    assert (await gateway.finished(1))[0].outcome == meter.FAILED
+
+
+async def test_a_slow_body_and_a_slow_head_end_in_their_timeouts(gateway, upstream):
+    await gateway.start(await upstream(json_answer(b"{}")), timeouts=Timeouts(header_s=0.5, body_idle_s=0.5))
+    answer = await gateway.exchange(b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert await gateway.exchange(b"GET /main/cha") == b""
+
+
+async def test_a_slow_reader_bounds_memory_and_inflates_no_clock(gateway, upstream):
+    sent = 0
+
+    async def flood(request, writer):
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        part = b"%x\r\n%b\r\n" % (65536, bytes(65536))
+        for _ in range(400):
+            writer.write(part)
+            await writer.drain()
+            sent += 65536
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    await gateway.start(await upstream(flood))
+    reader, writer = await gateway.connect()
+    writer.write(b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    await asyncio.sleep(1.5)
+    held = sent
+    total = 0
+    async with asyncio.timeout(20):
+        while total < 400 * 65536:
+            total += len(await reader.read(1 << 20))
+    assert held < 16 << 20, "the rest waited in the instance"
+    writer.close()
+    (entry,) = await gateway.finished(1)
+    assert entry.end_to_end < 1.4
+
+
+async def test_expect_continue_is_answered_only_for_what_is_taken(gateway, upstream):
+    await gateway.start(await upstream(json_answer(b"{}")))
+    reader, writer = await gateway.connect()
+    writer.write(b"POST /main/chat/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+    writer.write(b"ok")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+    refused = await gateway.exchange(b"POST /main/none/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    assert refused.startswith(b"HTTP/1.1 404 ")
