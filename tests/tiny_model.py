@@ -9,8 +9,16 @@ WIDTH, LAYERS, HEADS, CONTEXT = 64, 2, 4, 512
 
 
 def write_tiny_model(path: Path) -> None:
-    tokens = [b"<unk>", b"<s>", b"</s>"] + [f"<0x{byte:02X}>".encode() for byte in range(256)] + [b"\xe2\x96\x81hello", b"\xe2\x96\x81world"]
-    kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL] + [gguf.TokenType.BYTE] * 256 + [gguf.TokenType.NORMAL] * 2
+    tokens = (
+        [b"<unk>", b"<s>", b"</s>"]
+        + [f"<0x{byte:02X}>".encode() for byte in range(256)]
+        + [b"\xe2\x96\x81hello", b"\xe2\x96\x81world"]
+    )
+    kinds = (
+        [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
+        + [gguf.TokenType.BYTE] * 256
+        + [gguf.TokenType.NORMAL] * 2
+    )
     random = np.random.default_rng(1)
 
     def weights(*shape: int) -> np.ndarray:

@@ -103,6 +103,11 @@ def bytes_text(value: int | None) -> str:
 
 
 @register.filter
+def lines(values: Any) -> str:
+    return "\n".join(values)
+
+
+@register.filter
 def plain(value: float) -> str:
     """A number without superfluous zeros: 0.5, 2."""
     return f"{value:g}"

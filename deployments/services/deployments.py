@@ -61,7 +61,7 @@ def delete_deployment(deployment: Deployment, *, actor: Actor) -> None:
     if not may_manage(actor, deployment.organization_id):
         raise ForbiddenError("You may not delete this deployment.")
     with change():
-        Deployment.objects.select_for_update().get(pk=deployment.pk)
+        Deployment.objects.select_for_update(no_key=True).get(pk=deployment.pk)
         reason = deletion_refusal(deployment)
         if reason:
             raise ServiceError(reason, code="active")

@@ -169,8 +169,12 @@ def _check_replicas(replicas: int) -> None:
 
 
 def _lock(deployment: Deployment) -> None:
-    """Two people who click at once wait for each other here; the second sees what the first did."""
-    Deployment.objects.select_for_update().get(pk=deployment.pk)
+    """Two people who click at once wait for each other here; the second sees what the first did.
+
+    NO KEY: a plain FOR UPDATE would block the reconciler's events, which refer to this row, while it holds a version's
+    row that the service wants next: a deadlock.
+    """
+    Deployment.objects.select_for_update(no_key=True).get(pk=deployment.pk)
 
 
 def _unwant_current(deployment: Deployment, actor: Actor) -> Version | None:

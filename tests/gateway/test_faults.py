@@ -16,7 +16,10 @@ pytestmark = pytest.mark.asyncio
 async def test_not_running_is_503_with_status_and_remedy(gateway):
     await gateway.start(status="stopped")
     async with client(gateway) as http:
-        for response in (await http.get("/main/chat/x"), await http.post("/v1/chat/completions", json={"model": "chat"})):
+        for response in (
+            await http.get("/main/chat/x"),
+            await http.post("/v1/chat/completions", json={"model": "chat"}),
+        ):
             error = response.json()["error"]
             assert (response.status_code, error["code"], error["status"]) == (503, "deployment_stopped", "stopped")
             assert "Start a version" in error["message"]
@@ -49,11 +52,17 @@ async def test_bad_requests_are_answered_in_words(gateway, upstream, method, pat
         (b"rubbish\r\n\r\n", 400),
         (b"GET /main/chat/x HTTP/1.1\r\n\r\n", 400),
         (b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
-        (b"POST /main/chat/x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (
+            b"POST /main/chat/x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
         (b"POST /main/chat/x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
         (b"POST /main/chat/x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"POST /main/chat/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
-        (b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n", 501),
+        (
+            b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n",
+            501,
+        ),
         (b"CONNECT /main/chat/x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", 431),
     ],
@@ -73,7 +82,10 @@ async def test_a_client_that_leaves_mid_stream_stops_the_instance_and_is_settled
 
     server = await upstream(endless)
     await gateway.start(server)
-    async with client(gateway) as http, http.stream("POST", "/v1/chat/completions", json={"model": "chat", "stream": True}) as response:
+    async with (
+        client(gateway) as http,
+        http.stream("POST", "/v1/chat/completions", json={"model": "chat", "stream": True}) as response,
+    ):
         async for _ in response.aiter_raw():
             break
     async with asyncio.timeout(5):
@@ -200,5 +212,7 @@ async def test_expect_continue_is_answered_only_for_what_is_taken(gateway, upstr
     writer.write(b"ok")
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
     writer.close()
-    refused = await gateway.exchange(b"POST /main/none/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    refused = await gateway.exchange(
+        b"POST /main/none/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    )
     assert refused.startswith(b"HTTP/1.1 404 ")

@@ -68,7 +68,10 @@ async def test_streams_arrive_as_they_come_and_our_usage_event_is_taken_out(gate
     server = await upstream(answer)
     await gateway.start(server)
     times, text = [], b""
-    async with client(gateway) as http, http.stream("POST", "/v1/chat/completions", json={"model": "chat", "stream": True}) as response:
+    async with (
+        client(gateway) as http,
+        http.stream("POST", "/v1/chat/completions", json={"model": "chat", "stream": True}) as response,
+    ):
         async for part in response.aiter_raw():
             times.append(asyncio.get_running_loop().time())
             text += part
@@ -86,12 +89,16 @@ async def test_a_client_that_asks_for_usage_gets_it_untouched(gateway, upstream)
 
     await gateway.start(await upstream(answer))
     async with client(gateway) as http:
-        response = await http.post("/v1/chat/completions", json={"model": "chat", "stream": True, "stream_options": {"include_usage": True}})
+        response = await http.post(
+            "/v1/chat/completions", json={"model": "chat", "stream": True, "stream_options": {"include_usage": True}}
+        )
     assert USAGE in response.content
 
 
 async def test_headers_that_are_ours_or_hop_by_hop_are_not_passed_on(gateway, upstream):
-    server = await upstream(json_answer(b"{}", extra=b"Keep-Alive: 5\r\nX-Kept: yes\r\nConnection: x-dropped\r\nX-Dropped: 1\r\n"))
+    server = await upstream(
+        json_answer(b"{}", extra=b"Keep-Alive: 5\r\nX-Kept: yes\r\nConnection: x-dropped\r\nX-Dropped: 1\r\n")
+    )
     await gateway.start(server)
     token = identity_token.mint(Identity(9, 3, 7, "console"), secret=SECRET, now=__import__("time").time())
     headers = {
@@ -103,7 +110,11 @@ async def test_headers_that_are_ours_or_hop_by_hop_are_not_passed_on(gateway, up
     sent = server.requests[0].headers
     assert sent["x-kept"] == "1" and sent["cookie"] == "theirs=1" and "x-request-id" in sent
     assert not {"x-slipway-identity", "authorization", "x-mine", "te", "proxy-authorization"} & set(sent)
-    assert response.headers["x-kept"] == "yes" and "x-dropped" not in response.headers and "keep-alive" not in response.headers
+    assert (
+        response.headers["x-kept"] == "yes"
+        and "x-dropped" not in response.headers
+        and "keep-alive" not in response.headers
+    )
     assert response.headers["x-slipway-instance"] == f"{1:032x}"
     (entry,) = await gateway.finished(1)
     assert (entry.user_id, entry.organization_id, entry.source) == (9, 3, 1)

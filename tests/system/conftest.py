@@ -33,11 +33,34 @@ class Product:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        keep = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL", "DJANGO_SETTINGS_MODULE")}
+        keep = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("DATABASE_URL", "REDIS_URL", "DJANGO_SETTINGS_MODULE")
+        }
         log = (self.home / "up.out").open("ab")
-        command = [sys.executable, "manage.py", "up", "--port", str(self.port), "--gateway-port", str(self.gateway_port)]
-        self.process = subprocess.Popen(command, cwd=PROJECT, env={**keep, "SLIPWAY_HOME": str(self.home)}, stdout=log, stderr=log, start_new_session=True)
-        wait_for(lambda: self._check() and "Slipway is ready" in self.output().rsplit("Stopped.", 1)[-1], within_s=90, what="the address in the output")
+        command = [
+            sys.executable,
+            "manage.py",
+            "up",
+            "--port",
+            str(self.port),
+            "--gateway-port",
+            str(self.gateway_port),
+        ]
+        self.process = subprocess.Popen(
+            command,
+            cwd=PROJECT,
+            env={**keep, "SLIPWAY_HOME": str(self.home)},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        wait_for(
+            lambda: self._check() and "Slipway is ready" in self.output().rsplit("Stopped.", 1)[-1],
+            within_s=90,
+            what="the address in the output",
+        )
         found = re.findall(r"Password:\s+(\S+)", self.output())
         self.password = found[-1] if found else self.password
 
@@ -88,9 +111,18 @@ class Product:
         """A script's client with a token of its own."""
         browser = self.session()
         page = browser.get("/account/tokens/")
-        made = browser.post("/account/tokens/", data={"label": "tests", "csrfmiddlewaretoken": csrf_of(page.text)}, headers={"Referer": self.console})
+        made = browser.post(
+            "/account/tokens/",
+            data={"label": "tests", "csrfmiddlewaretoken": csrf_of(page.text)},
+            headers={"Referer": self.console},
+        )
         token = re.search(r'data-testid="new-token">(\S+?)<', made.text).group(1)
-        return httpx.Client(base_url=f"{self.console}/api/v1/", headers={"Authorization": f"Bearer {token}"}, timeout=30, trust_env=False)
+        return httpx.Client(
+            base_url=f"{self.console}/api/v1/",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=30,
+            trust_env=False,
+        )
 
 
 def csrf_of(text: str) -> str:

@@ -1,0 +1,187 @@
+"""The main job as a new user does it, from a fresh database to a deleted deployment."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+
+
+def status_is(page: Page, text: str, *, within_s: float = 60) -> None:
+    """Without reloading: the page learns it by itself."""
+    expect(page.locator("#deployment-header .status")).to_have_text(text, timeout=within_s * 1000)
+
+
+def tab(page: Page, name: str) -> None:
+    page.get_by_role("link", name=name, exact=True).click()
+
+
+def confirm(page: Page) -> None:
+    page.locator("#confirm").get_by_role("button", name="Go on").click()
+
+
+def test_the_whole_walk(signed_in, pictures):
+    page = signed_in()
+    page.wait_for_timeout(300)
+    page.screenshot(path=pictures / "deployments.png")
+    # Deploy
+    page.get_by_role("link", name="New Model Deployment").click()
+    page.get_by_label("Name", exact=True).fill("walk")
+    page.get_by_label("Load time (s)").fill("2")
+    page.get_by_label("Time between tokens (ms)").fill("20")
+    page.screenshot(path=pictures / "new.png", full_page=True)
+    page.get_by_role("button", name="Save and deploy").click()
+    # Watch Running
+    expect(page.locator(".steps-row")).to_be_visible()
+    page.screenshot(path=pictures / "preparing.png")
+    status_is(page, "Running")
+    expect(page.get_by_test_id("events")).to_contain_text("Preparing → Running")
+    page.screenshot(path=pictures / "overview.png")
+    # Stream a request in Online Testing; its text, chart point and log line appear on the same page
+    tab(page, "Online Testing")
+    page.get_by_role("button", name="Chat, streamed").click()
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#test-status")).to_have_text("200 OK")
+    expect(page.get_by_test_id("response-text")).to_contain_text("This is the Slipway simulator")
+    expect(page.locator("[data-time=total]")).to_contain_text("ms")
+    assert int(page.locator("[data-time=chunks]").inner_text()) > 10, "chunks are shown as they come"
+    request_id = page.locator("[data-time=id]").inner_text()
+    expect(page.locator("#tail .is-marked")).to_contain_text(request_id)
+    expect(page.locator("[data-chart=requests] [data-facts]")).to_contain_text("1 request", timeout=10_000)
+    expect(page.locator("[data-chart=latency] .scatterlayer .trace").first).to_be_attached()
+    expect(page.locator("[data-chart=gpu] [data-absent]")).to_contain_text("Not available")
+    expect(page.locator("[data-chart=cpu] .scatterlayer .trace").first).to_be_attached(timeout=30_000)
+    page.wait_for_timeout(500)
+    page.screenshot(path=pictures / "testing.png", full_page=True)
+    page.get_by_role("button", name="Copy as cURL").click()
+    assert re.match(
+        r"curl -N -X POST 'http://127\.0\.0\.1:\d+/demo/walk/v1/chat/completions'",
+        page.evaluate("navigator.clipboard.readText()"),
+    )
+    # Scale to 3
+    tab(page, "Settings")
+    expect(page.get_by_test_id("deletion-refusal")).to_contain_text("Version 1 is Running")
+    page.get_by_label("Replicas of version 1").fill("3")
+    page.get_by_role("button", name="Scale").click()
+    expect(page.locator("#deployment-header")).to_contain_text("3 of 3 ready", timeout=60_000)
+    # Logs of each instance
+    tab(page, "Logs")
+    expect(page.locator("#log")).to_contain_text("ready to serve")
+    assert page.locator("#log-instance option").count() == 3
+    page.screenshot(path=pictures / "logs.png")
+    # Version 2 takes over; version 1 shuts down
+    tab(page, "Versions")
+    page.get_by_role("link", name="New version").click()
+    page.get_by_label("Replicas", exact=True).fill("1")
+    page.get_by_role("button", name="Create and start").click()
+    expect(page.locator("#deployment-header")).to_contain_text("version 2", timeout=30_000)
+    expect(page.locator("#deployment-header")).to_contain_text("1 of 1 ready", timeout=60_000)
+    tab(page, "Versions")
+    rows = page.locator("#versions tbody tr")
+    expect(rows.nth(0)).to_contain_text("Running")
+    expect(rows.nth(1)).to_contain_text("Stopped", timeout=30_000)
+    page.screenshot(path=pictures / "versions.png")
+    # Provoke a crash: the instance restarts and the event says why
+    tab(page, "Online Testing")
+    page.get_by_role("button", name="Crash the instance").click()
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#test-status")).to_have_text("502 Bad Gateway")
+    tab(page, "Overview")
+    expect(page.get_by_test_id("events")).to_contain_text("exit code 3", timeout=30_000)
+    # One that crashes for good: Error, with the cause to read and ways out
+    tab(page, "Versions")
+    page.get_by_role("link", name="New version").click()
+    page.get_by_label("Crash after (s)").fill("0.3")
+    page.get_by_role("button", name="Create and start").click()
+    status_is(page, "Error", within_s=90)
+    expect(page.get_by_test_id("cause")).to_contain_text("The program ended with exit code 3")
+    expect(page.get_by_test_id("cause")).to_contain_text("crash requested")
+    page.screenshot(path=pictures / "error.png")
+    # Back to the last good one, then stop and delete
+    page.get_by_role("button", name=re.compile("Back to version 2")).click()
+    tab(page, "Overview")
+    status_is(page, "Running")
+    tab(page, "Monitoring")
+    expect(page.locator("[data-chart=requests] .barlayer .trace").first).to_be_attached()
+    expect(page.locator("[data-chart=memory] .scatterlayer .trace").first).to_be_attached(timeout=30_000)
+    page.wait_for_timeout(500)
+    page.screenshot(path=pictures / "monitoring.png", full_page=True)
+    tab(page, "Versions")
+    page.get_by_role("button", name="Stop").click()
+    page.keyboard.press("Escape")
+    expect(page.locator("#confirm")).to_be_hidden()
+    page.get_by_role("button", name="Stop").click()
+    confirm(page)
+    status_is(page, "Stopped")
+    tab(page, "Settings")
+    page.get_by_role("button", name="Delete this deployment").click()
+    confirm(page)
+    page.get_by_role("heading", name="Model Deployments").wait_for()
+    expect(page.get_by_text("The deployment demo/walk is deleted.")).to_be_visible()
+    expect(page.locator("#deployments-table")).not_to_contain_text("walk")
+
+
+def test_an_address_survives_sign_in(open_page, product):
+    page = open_page()
+    page.goto("/console/deployments/demo/chat/logs/")
+    page.locator("[name=login]").fill("admin")
+    page.locator("[name=password]").fill(product.password)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/console/deployments/demo/chat/logs/")
+
+
+def test_a_wrong_password_is_told_in_words(open_page):
+    page = open_page()
+    page.goto("/")
+    page.locator("[name=login]").fill("admin")
+    page.locator("[name=password]").fill("wrong")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_contain_text("not correct")
+
+
+PAGES = {
+    "list": "/console/deployments/",
+    "filtered": "/console/deployments/?search=nothing-like-this",
+    "new": "/console/deployments/new/",
+    "overview": "/console/deployments/demo/chat/",
+    "versions": "/console/deployments/demo/chat/versions/",
+    "logs": "/console/deployments/demo/chat/logs/",
+    "monitoring": "/console/deployments/demo/chat/monitoring/",
+    "testing": "/console/deployments/demo/chat/testing/",
+    "settings": "/console/deployments/demo/chat/settings/",
+    "models": "/console/models/",
+    "model": "/console/models/1/",
+    "model-new": "/console/models/new/",
+    "endpoints": "/console/endpoints/",
+    "clusters": "/console/clusters/",
+    "cluster": "/console/clusters/1/",
+    "tokens": "/account/tokens/",
+}
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1440, False), (1440, True), (390, False), (390, True)])
+def test_every_page_fits_and_breaks_no_policy(signed_in, pictures, width, dark):
+    page = signed_in(width=width, height=900 if width > 500 else 844, dark=dark)
+    for name, address in PAGES.items():
+        page.goto(address)
+        page.wait_for_timeout(400)
+        page.screenshot(path=pictures / f"{name}-{width}-{'dark' if dark else 'light'}.png", full_page=True)
+        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert overflow <= 0, f"{name} is {overflow} px wider than the screen"
+
+
+def test_the_menu_has_at_most_nine_entries_all_in_sight(signed_in):
+    page = signed_in()
+    entries = page.locator("aside .nav-link")
+    assert entries.count() <= 9
+    assert all(entries.nth(index).bounding_box()["y"] < 900 for index in range(entries.count()))
+
+
+def test_plotlys_rules_are_those_of_the_installed_release(signed_in):
+    """The policy forbids Plotly's own style element, so a file of ours carries its rules."""
+    page = signed_in()
+    page.goto("/console/deployments/demo/chat/monitoring/")
+    page.wait_for_function("window.Plotly !== undefined")
+    assert page.evaluate("window.Plotly.version") == "4.1.1", "read the rules anew, see static/css/plotly.css"
+    assert page.evaluate("document.getElementById('plotly.js-style-global').sheet.cssRules.length") == 66
