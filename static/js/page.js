@@ -73,6 +73,8 @@ document.addEventListener("keydown", pressed);
 document.addEventListener("submit", confirmFirst);
 document.body.addEventListener("htmx:afterSettle", refreshAges);
 find("[data-focus]")?.focus();
+// What succeeded need not be read; a refusal stays until it is closed.
+setTimeout(() => findAll(".messages .alert-success").forEach((alert) => alert.remove()), 6000);
 if (find("[data-rate]")) {
   fillRates();
   setInterval(fillRates, 5000);

@@ -1,0 +1,184 @@
+"""Websockets on the whole ASGI application: who gets what, and that nothing is lost or doubled."""
+
+import asyncio
+import json
+import time
+
+import pytest
+import pytest_asyncio
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.sessions.backends.db import SessionStore
+from django.db import connections
+from django.utils import timezone
+
+from common.broadcast import publish, valkey
+from dashboard.asgi import application
+from deployments import log_store, relay
+from deployments.models import Instance
+from runtimes.driver import LogLine
+from tests.control.communicator import WebsocketCommunicator
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
+SIGN_IN_AGAIN, NOT_FOUND = 4401, 4404
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _threads_let_go_of_the_database(db):
+    yield
+    await sync_to_async(connections.close_all)()
+
+
+def cookie_of(user) -> bytes:
+    session = SessionStore()
+    session[SESSION_KEY] = str(user.pk)
+    session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
+    session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    session.save()
+    return f"{settings.SESSION_COOKIE_NAME}={session.session_key}".encode()
+
+
+async def connect(path: str, user=None) -> WebsocketCommunicator:
+    headers = [(b"origin", b"http://127.0.0.1"), (b"host", b"127.0.0.1")]
+    if user is not None:
+        headers.append((b"cookie", await sync_to_async(cookie_of)(user)))
+    socket = WebsocketCommunicator(application, path, headers=headers)
+    assert await socket.connect()
+    return socket
+
+
+async def close_code(socket: WebsocketCommunicator) -> int:
+    message = await socket.receive_output(timeout=5)
+    assert message["type"] == "websocket.close", message
+    return message["code"]
+
+
+def log_lines(*texts: str) -> list[LogLine]:
+    return [LogLine(10 * number, f"{time.time():.3f} {text}") for number, text in enumerate(texts, 1)]
+
+
+@pytest.fixture
+def instance(deploy) -> Instance:
+    made = Instance.objects.create(
+        version=deploy().versions.get(),
+        uid=f"{time.time_ns():x}",
+        name="i",
+        generation=1,
+        phase="ready",
+        started_at=timezone.now(),
+    )
+    return made
+
+
+@pytest.mark.parametrize("path", ["/ws/live/", "/ws/logs/ab/", "/ws/tests/0123456789abcdef/"])
+async def test_anonymous_visitors_are_told_to_sign_in(db, path):
+    socket = await connect(path)
+    assert await close_code(socket) == SIGN_IN_AGAIN
+
+
+async def test_a_foreign_origin_is_refused(people):
+    headers = [
+        (b"origin", b"http://evil.example"),
+        (b"host", b"127.0.0.1"),
+        (b"cookie", await sync_to_async(cookie_of)(people.operator)),
+    ]
+    socket = WebsocketCommunicator(application, "/ws/live/", headers=headers)
+    assert not await socket.connect()
+
+
+async def test_strangers_read_no_log_and_hear_no_nudge(people, instance):
+    socket = await connect(f"/ws/logs/{instance.uid}/", people.stranger)
+    assert await close_code(socket) == NOT_FOUND
+    live = await connect("/ws/live/", people.stranger)
+    pk = await sync_to_async(lambda: instance.version.deployment_id)()
+    await live.send_json_to({"subscribe": [f"deployment.{pk}"]})
+    assert await live.receive_json_from(timeout=5) == {"type": "subscribed", "count": 0}
+    await sync_to_async(publish)("deployment", pk)
+    assert await live.receive_nothing(timeout=0.5)
+    await live.disconnect()
+
+
+async def test_members_hear_each_change_with_rising_numbers(people, instance):
+    live = await connect("/ws/live/", people.member)
+    pk = await sync_to_async(lambda: instance.version.deployment_id)()
+    await live.send_json_to({"subscribe": [f"deployment.{pk}", "rubbish", "deployment.x", 7]})
+    assert (await live.receive_json_from(timeout=5))["count"] == 1
+    for _ in range(2):
+        await sync_to_async(publish)("deployment", pk)
+    first, second = await live.receive_json_from(timeout=5), await live.receive_json_from(timeout=5)
+    assert second["seq"] == first["seq"] + 1 and first["id"] == str(pk)
+    await live.disconnect()
+
+
+@pytest.mark.parametrize("text", ["not json", "[]", "7", '{"subscribe": 3}'])
+async def test_rubbish_on_the_socket_does_no_harm(people, text):
+    live = await connect("/ws/live/", people.member)
+    await live.send_text(text)
+    await live.send_json_to({"subscribe": []})
+    assert (await live.receive_json_from(timeout=5))["type"] == "subscribed"
+    await live.disconnect()
+
+
+async def test_a_log_joins_stored_and_live_lines_without_gap_or_repetition(people, instance):
+    lines = log_lines("one", "two", "three", "four")
+    await sync_to_async(log_store.seal)(instance, lines[:2], complete=False, now=timezone.now())
+    await sync_to_async(log_store.seal)(instance, lines[:2], complete=False, now=timezone.now())
+    # The tail repeats what is sealed already, as it does for a while in real life.
+    await sync_to_async(log_store.publish_tail)(instance.uid, lines[1:3])
+    socket = await connect(f"/ws/logs/{instance.uid}/", people.member)
+    first = await socket.receive_json_from(timeout=5)
+    assert [text.split(" ")[1] for _, text in first["lines"]] == ["one", "two", "three"]
+    started = time.monotonic()
+    await sync_to_async(log_store.publish_tail)(instance.uid, lines[2:])
+    second = await socket.receive_json_from(timeout=5)
+    assert [text.split(" ")[1] for _, text in second["lines"]] == ["four"]
+    assert time.monotonic() - started < 2
+    await socket.disconnect()
+
+
+async def test_frames_of_a_test_are_its_owners_alone(people):
+    test_id = "00112233445566aa"
+
+    def prepare() -> None:
+        valkey().set(relay.owner_key(test_id), people.member.pk, ex=60)
+        valkey().delete(relay.frames_key(test_id))
+        for frame in ({"kind": "started"}, {"kind": "done"}):
+            valkey().xadd(relay.frames_key(test_id), {"f": json.dumps(frame)})
+
+    await sync_to_async(prepare)()
+    for foreign in (people.stranger, people.operator):
+        assert await close_code(await connect(f"/ws/tests/{test_id}/", foreign)) == NOT_FOUND
+    socket = await connect(f"/ws/tests/{test_id}/", people.member)
+    assert [(await socket.receive_json_from(timeout=5))["kind"] for _ in range(2)] == ["started", "done"]
+
+
+async def test_leaving_the_page_cancels_the_test(people):
+    test_id = "00112233445566bb"
+    await sync_to_async(valkey().set)(relay.owner_key(test_id), people.member.pk, ex=60)
+    socket = await connect(f"/ws/tests/{test_id}/", people.member)
+    await asyncio.sleep(0.2)
+    await socket.disconnect()
+    assert await sync_to_async(valkey().exists)(relay.cancel_key(test_id))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"method": "BREW"}, "method"),
+        ({"path": "v1"}, "path"),
+        ({"path": "/a b"}, "path"),
+        ({"path": "/x\r\nHost: evil"}, "path"),
+        ({"headers": "no colon"}, "headers"),
+        ({"headers": "Host: evil"}, "headers"),
+        ({"headers": "X-Slipway-Identity: forged"}, "headers"),
+        ({"headers": "X: ü"}, "headers"),
+        ({"body": "{not json", "content_type": "application/json"}, "body"),
+    ],
+)
+async def test_bad_tests_name_the_field(changes, field):
+    wanted = {"method": "POST", "path": "/v1/x", "headers": "A: b", "body": "{}", "content_type": "application/json"}
+    assert relay.parse_test(wanted).headers == [("A", "b"), ("Content-Type", "application/json")]
+    with pytest.raises(relay.InvalidTestError) as caught:
+        relay.parse_test(wanted | changes)
+    assert caught.value.field == field
