@@ -82,6 +82,6 @@ def signed_in(open_page, product: Product) -> Callable[..., Page]:  # noqa: F811
 @pytest.fixture(scope="session")
 def pictures() -> Path:
     """Where the walk's screenshots go; the README shows them."""
-    folder = Path(__file__).resolve().parents[2] / "test-results" / "pictures"
+    folder = Path(__file__).resolve().parents[2] / "build" / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
