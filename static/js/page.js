@@ -23,6 +23,9 @@ function clicked(event) {
   const copyButton = /** @type {HTMLElement | null} */ (target?.closest("[data-copy]") ?? null);
   if (copyButton) copy(copyButton, copyButton.dataset.copy || "");
   if (target?.closest("[data-theme-toggle]")) toggleTheme();
+  if (target?.closest("[data-dismiss]")) target.closest(".alert")?.remove();
+  const menuButton = target?.closest("[data-menu-toggle]");
+  if (menuButton) menuButton.setAttribute("aria-expanded", String(find("#menu")?.classList.toggle("show")));
 }
 
 /** "/" goes to the filter, as in most consoles. @param {KeyboardEvent} event */

@@ -146,6 +146,8 @@ class Command(BaseCommand):
             self.stdout.write("")
         self.stdout.write(self.style.SUCCESS(f"  Slipway is ready: {url}"))
         self.stdout.write("  Ctrl-C stops everything.\n")
+        # Into a file or a pipe it would otherwise stay in the buffer, password included.
+        self.stdout.flush()
 
     def _shut_down(self, home: Home, supervision: Supervision) -> None:
         """In this order: first who would start instances anew, then the instances, last who stores their last lines."""
