@@ -3,12 +3,14 @@
 The wheels' own helpers are not used: they daemonise, trust every local user, and as root open folders to the world.
 """
 
+import hashlib
 import importlib.util
 import os
 import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from dashboard.home import SERVER_USER, Home
@@ -31,15 +33,33 @@ class EmbeddedServers:
         self._data = home.servers / "postgres"
         self._valkey_data = home.servers / "valkey"
 
-    def initialise(self) -> None:
-        """Copy the programs where their user may run them and create the database cluster, once."""
+    def initialise(self) -> str:
+        """Copy the programs where their user may run them and create the database cluster, once.
+
+        The answer is a notice for the operator, mostly empty.
+        """
         self._home.create()
+        notice = self._set_foreign_data_aside()
         self._install_programs()
         if not (self._data / "PG_VERSION").exists():
             self._initialise_postgres()
         self._valkey_data.mkdir(exist_ok=True, mode=0o700)
         self._home.give_to_servers(self._valkey_data)
         self._write_valkey_configuration()
+        return notice
+
+    def _set_foreign_data_aside(self) -> str:
+        """As root the data lies outside the home; when the home was removed, nobody knows its password any more."""
+        mark = self._home.servers / "installation"
+        own = hashlib.sha256(self._home.secrets["SECRET_KEY"].encode()).hexdigest()
+        if not mark.exists() or mark.read_text() == own:
+            mark.write_text(own)
+            return ""
+        aside = self._home.servers.with_name(f"{self._home.servers.name}.{int(time.time())}")
+        self._home.servers.rename(aside)
+        self._home.create()
+        mark.write_text(own)
+        return f"{self._home.path} was removed since the last start; its database is kept in {aside}, a new one begins."
 
     def postgres_command(self) -> list[str]:
         return [str(self._postgres_program("postgres")), "-D", str(self._data)]

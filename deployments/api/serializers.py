@@ -102,25 +102,6 @@ class SpecificationSerializer(serializers.Serializer):
             raise serializers.ValidationError(f"There is no engine “{value}”. Known: {', '.join(engines())}.")
         return value
 
-    def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
-        settings = {setting.name: setting for setting in engines()[attributes["engine"]].settings}
-        unknown = set(attributes["engine_settings"]) - set(settings)
-        if unknown:
-            known = ", ".join(settings)
-            raise serializers.ValidationError(
-                {"engine_settings": f"Unknown: {', '.join(sorted(unknown))}. This engine has: {known}."}
-            )
-        for name, value in attributes["engine_settings"].items():
-            setting = settings[name]
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if setting.kind in ("integer", "number") and value is not None:
-                low, high = setting.minimum, setting.maximum
-                if not is_number or (low is not None and value < low) or (high is not None and value > high):
-                    raise serializers.ValidationError(
-                        {"engine_settings": f"{name} is a number from {low:g} to {high:g}."}
-                    )
-        return attributes
-
     def to_specification(self, model: Model, served_model_name: str) -> Specification:
         values = dict(self.validated_data)
         chosen = engines()[values["engine"]]

@@ -2,9 +2,11 @@
 
 import re
 import shlex
+from collections.abc import Callable
 
 from django.core.exceptions import ValidationError
 
+from runtimes.names import label_error, label_key_error, variable_error
 from runtimes.specification import PodAffinity, Toleration
 
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
@@ -12,12 +14,7 @@ _UNITS = {
     "": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12, "tb": 10**12,
     "ki": 2**10, "kib": 2**10, "mi": 2**20, "mib": 2**20, "gi": 2**30, "gib": 2**30, "ti": 2**40, "tib": 2**40,
 }  # fmt: skip
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_LABEL_KEY = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
-# Slipway sets these itself; another value would break the instance in ways that are hard to see.
-RESERVED_VARIABLES = frozenset({"PORT", "SLIPWAY_INSTANCE", "CUDA_VISIBLE_DEVICES"})
 
 
 def parse_bytes(text: str) -> int:
@@ -42,32 +39,12 @@ def format_bytes(value: int) -> str:
 
 def parse_variables(text: str) -> dict[str, str]:
     """`NAME=value`, one a line."""
-    variables = {}
-    for number, name, value in _pairs(text, "NAME=value"):
-        if not _VARIABLE.fullmatch(name):
-            raise ValidationError(
-                f"Line {number}: “{name}” is no name of a variable. Letters, digits and underscores, no digit first."
-            )
-        if name in RESERVED_VARIABLES:
-            raise ValidationError(f"Line {number}: {name} is set by Slipway itself. Choose another name.")
-        variables[name] = value
-    return variables
+    return _checked(text, "NAME=value", variable_error)
 
 
 def parse_labels(text: str, *, any_value: bool = False) -> dict[str, str]:
     """`key=value`, one a line, by Kubernetes' rules; annotations may have any value."""
-    labels = {}
-    for number, key, value in _pairs(text, "team=search"):
-        if not _LABEL_KEY.fullmatch(key):
-            raise ValidationError(
-                f"Line {number}: “{key}” is no key that Kubernetes takes: letters, digits, “-”, “_”, “.”, at most 63, and an optional prefix before “/”."
-            )
-        if not any_value and not _LABEL_VALUE.fullmatch(value):
-            raise ValidationError(
-                f"Line {number}: “{value}” is no value that Kubernetes takes: letters, digits, “-”, “_”, “.”, at most 63."
-            )
-        labels[key] = value
-    return labels
+    return _checked(text, "team=search", label_key_error if any_value else label_error)
 
 
 def parse_tolerations(text: str) -> tuple[Toleration, ...]:
@@ -80,7 +57,7 @@ def parse_tolerations(text: str) -> tuple[Toleration, ...]:
             raise ValidationError(
                 f"Line {number}: the effect is one of {', '.join(EFFECTS)}, for example “gpu=true:NoSchedule”."
             )
-        if not _LABEL_KEY.fullmatch(key.strip()):
+        if label_key_error(key.strip()):
             raise ValidationError(f"Line {number}: write “key=value:Effect”, for example “gpu=true:NoSchedule”.")
         found.append(Toleration(key.strip(), "Equal" if equals else "Exists", value.strip(), effect))
     return tuple(found)
@@ -93,7 +70,7 @@ def parse_pod_affinity(text: str) -> tuple[PodAffinity, ...]:
         placement, _, rest = line.partition(" ")
         selector, _, topology = rest.partition("@")
         key, equals, value = selector.strip().partition("=")
-        if placement not in ("near", "away") or not equals or not _LABEL_KEY.fullmatch(key):
+        if placement not in ("near", "away") or not equals or label_key_error(key):
             raise ValidationError(
                 f"Line {number}: write “near key=value” or “away key=value”, for example “away app=batch”."
             )
@@ -107,6 +84,16 @@ def parse_arguments(text: str) -> tuple[str, ...]:
         return tuple(shlex.split(text, comments=False))
     except ValueError as error:
         raise ValidationError(f"The arguments can't be split into words: {error}. Check the quotes.") from None
+
+
+def _checked(text: str, example: str, check: Callable[[str, str], str | None]) -> dict[str, str]:
+    values = {}
+    for number, name, value in _pairs(text, example):
+        problem = check(name, value)
+        if problem:
+            raise ValidationError(f"Line {number}: {problem}")
+        values[name] = value
+    return values
 
 
 def _pairs(text: str, example: str) -> list[tuple[int, str, str]]:

@@ -12,6 +12,7 @@ from deployments.models import Deployment, DesiredState, Rollout, Status, Versio
 from deployments.services.change import change
 from deployments.services.errors import ForbiddenError, ServiceError
 from runtimes.engines.registry import UnknownEngineError, engine
+from runtimes.names import first_error, label_error, label_key_error, variable_error
 from runtimes.specification import Specification
 
 MAX_REPLICAS = 100
@@ -151,7 +152,20 @@ def specification_errors(specification: Specification, driver: str) -> dict[str,
     reason = chosen.unavailable_reason(driver)
     if reason:
         return {"engine": reason}
-    return chosen.field_errors(specification, driver)
+    errors = _name_errors(specification) | chosen.setting_errors(specification)
+    # What an engine says of its settings' meaning makes sense only for settings of the right kind.
+    return errors or chosen.field_errors(specification, driver)
+
+
+def _name_errors(specification: Specification) -> dict[str, str]:
+    checks = {
+        "environment_variables": (specification.environment, variable_error),
+        "secret_variables": (specification.secret_environment, variable_error),
+        "labels": (specification.labels, label_error),
+        "node_selector": (specification.node_selector, label_error),
+        "annotations": (specification.annotations, label_key_error),
+    }
+    return {field: problem for field, (values, check) in checks.items() if (problem := first_error(values, check))}
 
 
 def _check_may_deploy(deployment: Deployment, actor: Actor) -> None:

@@ -56,9 +56,9 @@ async def send_test(request: HttpRequest, organization: str, name: str) -> JsonR
             },
             status=413,
         )
-    except (ValueError, UnicodeDecodeError):
-        return JsonResponse({"error": "The request could not be read. Reload the page and try again."}, status=400)
     except relay.InvalidTestError as error:
         return JsonResponse({"error": str(error), "field": error.field}, status=400)
+    except (ValueError, UnicodeDecodeError):
+        return JsonResponse({"error": "The request could not be read. Reload the page and try again."}, status=400)
     test_id = await relay.start(test, deployment, user)
     return JsonResponse({"id": test_id})

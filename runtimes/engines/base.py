@@ -1,5 +1,6 @@
 """What an engine is: pure code from a specification to a launch plan. No I/O but looking for its own program."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,30 @@ class Setting:
     maximum: float | None = None
     required: bool = False
     choices: tuple[tuple[str, str], ...] = ()
+
+    def error(self, value: Any) -> str | None:
+        """Why `value` can't be this setting's; None when it can."""
+        if value is None or value == "":
+            return f"{self.label} is needed." if self.required else None
+        if self.kind in ("integer", "number"):
+            return self._number_error(value)
+        if self.kind == "boolean":
+            return None if isinstance(value, bool) else f"{self.label} is true or false."
+        if not isinstance(value, str) or "\0" in value or len(value) > 2000:
+            return f"{self.label} is a text of at most 2,000 characters."
+        if self.kind == "choice" and value not in dict(self.choices):
+            return f"{self.label} is one of {', '.join(dict(self.choices))}."
+        return None
+
+    def _number_error(self, value: Any) -> str | None:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or (self.kind == "integer" and value != int(value)):
+            return f"{self.label} is a {'whole ' if self.kind == 'integer' else ''}number."
+        if self.minimum is not None and value < self.minimum:
+            return f"{self.label} is at least {self.minimum:g}."
+        if self.maximum is not None and value > self.maximum:
+            return f"{self.label} is at most {self.maximum:g}."
+        return None
 
 
 @dataclass(frozen=True)
@@ -74,6 +99,21 @@ class Engine(ABC):
     def field_errors(self, specification: Specification, driver: str) -> dict[str, str]:
         """Messages by form field for what would not start; settings of the engine are named `engine_{name}`."""
         return {}
+
+    def setting_errors(self, specification: Specification) -> dict[str, str]:
+        """Messages by form field for settings of the wrong kind, out of range or missing."""
+        errors = {}
+        known = {setting.name: setting for setting in self.settings}
+        for name in specification.engine_settings:
+            if name not in known:
+                errors[f"engine_{name}"] = (
+                    f"{self.title} has no setting “{name}”. It has: {', '.join(known) or 'none'}."
+                )
+        for name, setting in known.items():
+            problem = setting.error(specification.engine_settings.get(name, setting.default))
+            if problem:
+                errors[f"engine_{name}"] = problem
+        return errors
 
     def diagnose(self, log_tail: Sequence[str], exit_code: int | None) -> Cause | None:
         """The cause that this engine's own last words tell; None when they tell nothing."""

@@ -32,6 +32,8 @@ from runtimes.local.probe import free_port, port_is_free, probe
 CRASHES_BEFORE_FAILED = 5
 STABLE_AFTER_S = 60.0
 TICK_S = 0.2
+# Once ready there is nothing to hurry for but the memory's limit.
+READY_TICK_S = 0.5
 READY_PROBE_INTERVAL_S = 2.0
 PROBE_FAILURES_BEFORE_UNREADY = 3
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -157,7 +159,7 @@ class Shim:
         """Probe and limit the program until it ends; end it when the shim is told to stop."""
         failures, next_probe = 0, 0.0
         while program.poll() is None:
-            if self._stop.wait(TICK_S):
+            if self._stop.wait(READY_TICK_S if self._state["phase"] == observation.READY else TICK_S):
                 self._end(program)
                 return
             self._limit_memory(program)

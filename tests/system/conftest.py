@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import httpx
 import psutil
 import pytest
 
+from dashboard.home import Home
 from tests.waiting import wait_for
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -146,6 +148,8 @@ def product() -> Iterator[Product]:
             yield running
         finally:
             running.stop()
+            # As root the servers' data lies outside the home.
+            shutil.rmtree(Home(Path(folder)).servers, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -75,3 +75,24 @@ def test_a_specification_survives_storage_without_its_secrets():
     stored = specification.to_json()
     assert "s3cret" not in repr(stored) and "s3cret" not in repr(specification)
     assert Specification.from_json(stored, secret_environment={"T": "s3cret"}) == specification
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"load_time_s": "x"}, "engine_load_time_s"),
+        ({"load_time_s": True}, "engine_load_time_s"),
+        ({"load_time_s": float("inf")}, "engine_load_time_s"),
+        ({"failure_rate": 2}, "engine_failure_rate"),
+        ({"concurrency": 1.5}, "engine_concurrency"),
+        ({"concurrency": float("nan")}, "engine_concurrency"),
+        ({"nope": 1}, "engine_nope"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_named(settings, field):
+    assert list(engine("simulator").setting_errors(Specification("simulator", "a", engine_settings=settings))) == [field]
+
+
+@pytest.mark.parametrize("settings", [{}, {"command": ""}, {"command": 7}, {"command": "a\0b"}])
+def test_a_required_text_is_required(settings):
+    assert "engine_command" in engine("custom_command").setting_errors(Specification("custom_command", "a", engine_settings=settings))

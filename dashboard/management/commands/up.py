@@ -54,7 +54,7 @@ class Command(BaseCommand):
         # Not settings.DATABASE_URL: that is never empty.
         embedded = {"postgres": not os.environ.get("DATABASE_URL"), "valkey": not os.environ.get("REDIS_URL")}
         if any(embedded.values()):
-            EmbeddedServers(home).initialise()
+            self.stdout.write(EmbeddedServers(home).initialise())
         servers = server_processes(home, **embedded)
         applications = application_processes(host=host, port=port, gateway_port=gateway_port)
         shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
