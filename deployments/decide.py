@@ -12,6 +12,8 @@ PREPARING, RUNNING, SHUTTING_DOWN, STOPPED, ERROR = "preparing", "running", "shu
 UNREADY_DEADLINE_S = 120.0
 # A failed instance of a version that still serves is tried again after this time.
 REPLACE_FAILED_AFTER_S = 60.0
+# One that was lost before it listened is not replaced at once: what lost it may do so again, each second.
+REPLACE_LOST_EARLY_AFTER_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Wanted:
     unready_since: float | None
     start_deadline_s: float
     may_start: bool = True
+    # When the first instance of this start was made; the start deadline counts from there, replacements or not.
+    first_instance_at: float | None = None
     # Why the driver refused to create an instance last time (no room, for example).
     blocked: Cause | None = None
 
@@ -108,7 +112,7 @@ def _await_ready(
         )
     observed = _latest_cause(counted) or wanted.blocked
     if wanted.status == PREPARING:
-        since = min((item.started_at or now for item in counted), default=wanted.start_requested_at)
+        since = wanted.first_instance_at or wanted.start_requested_at
         if now - since > wanted.start_deadline_s:
             return _give_up(
                 wanted, current, _overdue(observed, wanted.start_deadline_s), "not ready within the start deadline"
@@ -124,10 +128,12 @@ def _await_ready(
         if now - unready_since > UNREADY_DEADLINE_S and not loading:
             return _give_up(wanted, current, _unready(observed), "none ready for too long after having run")
     surplus = _surplus(counted, len(counted) - wanted.replicas)
+    lost_early = [item for item in current if _lost_early(item, now)]
+    gone = tuple(uid for uid in gone if uid not in {item.uid for item in lost_early})
     return Plan(
         status=wanted.status,
-        cause=observed,
-        create=max(0, wanted.replicas - len(counted) - len(failed)),
+        cause=observed or _latest_cause(lost_early),
+        create=max(0, wanted.replicas - len(counted) - len(failed) - len(lost_early)),
         end=end_old + surplus,
         discard=(*discard, *gone),
         unready_since=unready_since,
@@ -138,6 +144,11 @@ def _await_ready(
 def _give_up(wanted: Wanted, current: list[InstanceObservation], cause: Cause, reason: str) -> Plan:
     alive = tuple(item.uid for item in current if item.is_alive and item.phase != observation.ENDING)
     return Plan(status=ERROR, cause=cause, end=alive, give_up=True, reasons=(reason,))
+
+
+def _lost_early(item: InstanceObservation, now: float) -> bool:
+    listened = any(step.name == "listening" and step.at for step in item.steps)
+    return item.phase == observation.GONE and not listened and now - (item.ended_at or now) < REPLACE_LOST_EARLY_AFTER_S
 
 
 def _counted(current: list[InstanceObservation]) -> list[InstanceObservation]:

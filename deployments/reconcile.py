@@ -122,6 +122,7 @@ def _reconcile_version(
         start_requested_at=version.start_requested_at.timestamp(),
         unready_since=version.unready_since.timestamp() if version.unready_since else None,
         start_deadline_s=plan_of_launch.start_deadline_s if plan_of_launch else 0.0,
+        first_instance_at=version.first_instance_at.timestamp() if version.first_instance_at else None,
         may_start=may_start,
         blocked=blocked,
     )

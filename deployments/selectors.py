@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count, Exists, OuterRef, Prefetch, Q, QuerySet, Subquery
+from django.db.models import Count, Exists, F, Min, OuterRef, Prefetch, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from accounts.permissions import Actor, is_operator, managed_organizations, may_manage_clusters, visible_organizations
@@ -130,6 +130,7 @@ def active_versions_of_cluster(cluster: Cluster) -> list[Version]:
     return list(
         Version.objects.filter(wanted, deployment__endpoint__cluster=cluster)
         .select_related("deployment__organization", "deployment__endpoint", "deployment__model")
+        .annotate(first_instance_at=Min("instances__started_at", filter=Q(instances__generation=F("generation"))))
         .prefetch_related(live)
         .order_by("pk")
     )

@@ -154,10 +154,16 @@ class LocalDriver(Driver):
     def _bury(self, folder: InstanceFolder, state: dict[str, Any]) -> dict[str, Any]:
         for process in identity.leftovers(state["uid"]):
             process.kill()
+        said = (
+            (folder.path / "shim.log").read_text(errors="replace").splitlines()
+            if (folder.path / "shim.log").exists()
+            else []
+        )
         cause = Cause(
             "instance_lost",
             "The process that kept this instance was killed, or the machine restarted.",
             "Nothing to do: a new instance takes its place.",
+            tuple(said[-6:]),
             retryable=True,
         )
         state |= {

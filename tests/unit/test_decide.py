@@ -8,6 +8,7 @@ from deployments.decide import (
     ERROR,
     PREPARING,
     REPLACE_FAILED_AFTER_S,
+    REPLACE_LOST_EARLY_AFTER_S,
     RUNNING,
     SHUTTING_DOWN,
     STOPPED,
@@ -17,7 +18,7 @@ from deployments.decide import (
 )
 from runtimes import observation
 from runtimes.cause import Cause
-from runtimes.observation import InstanceObservation
+from runtimes.observation import InstanceObservation, Step
 
 NOW = 10_000.0
 BOOM = Cause("crashed", "It crashed.")
@@ -85,7 +86,7 @@ class TestPreparing:
         assert (plan.status, plan.create) == (PREPARING, 0)
 
     def test_past_the_deadline_is_error(self):
-        plan = decide(wanted(), [instance(phase=observation.LOADING, started_at=NOW - 61)], NOW)
+        plan = decide(wanted(first_instance_at=NOW - 61), [instance(phase=observation.LOADING)], NOW)
         assert (plan.status, plan.cause.code, plan.end) == (ERROR, "start_timeout", ("a",))
 
     def test_unschedulable_stays_until_the_deadline(self):
@@ -98,8 +99,16 @@ class TestPreparing:
         assert (plan.status, plan.create) == (PREPARING, 0)
 
     def test_a_lost_instance_is_replaced(self):
-        plan = decide(wanted(), [instance(phase=observation.GONE, ended_at=NOW)], NOW)
+        plan = decide(
+            wanted(), [instance(phase=observation.GONE, ended_at=NOW, steps=(Step("listening", NOW - 1),))], NOW
+        )
         assert (plan.status, plan.create, plan.discard) == (PREPARING, 1, ("a",))
+
+    def test_one_that_was_lost_before_it_listened_waits_a_moment(self):
+        fresh = decide(wanted(), [instance(phase=observation.GONE, ended_at=NOW - 1)], NOW)
+        assert (fresh.status, fresh.create, fresh.discard) == (PREPARING, 0, ())
+        later = decide(wanted(), [instance(phase=observation.GONE, ended_at=NOW - REPLACE_LOST_EARLY_AFTER_S)], NOW)
+        assert (later.status, later.create, later.discard) == (PREPARING, 1, ("a",))
 
 
 class TestRunning:

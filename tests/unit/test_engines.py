@@ -90,9 +90,13 @@ def test_a_specification_survives_storage_without_its_secrets():
     ],
 )
 def test_settings_of_the_wrong_kind_are_named(settings, field):
-    assert list(engine("simulator").setting_errors(Specification("simulator", "a", engine_settings=settings))) == [field]
+    assert list(engine("simulator").setting_errors(Specification("simulator", "a", engine_settings=settings))) == [
+        field
+    ]
 
 
 @pytest.mark.parametrize("settings", [{}, {"command": ""}, {"command": 7}, {"command": "a\0b"}])
 def test_a_required_text_is_required(settings):
-    assert "engine_command" in engine("custom_command").setting_errors(Specification("custom_command", "a", engine_settings=settings))
+    assert "engine_command" in engine("custom_command").setting_errors(
+        Specification("custom_command", "a", engine_settings=settings)
+    )
