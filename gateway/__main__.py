@@ -2,11 +2,14 @@
 
 import argparse
 import asyncio
+import fcntl
 import logging
 import os
 import signal
 import socket
 import time
+from pathlib import Path
+from typing import IO
 
 import django
 import uvloop
@@ -16,9 +19,10 @@ django.setup()
 
 from django.conf import settings  # noqa: E402
 
+from gateway.core import Gateway, settle_earlier_epochs  # noqa: E402
 from gateway.directory import Directory  # noqa: E402
 from gateway.recorder import Recorder  # noqa: E402
-from gateway.server import ClientConnection, Gateway, settle_earlier_epochs  # noqa: E402
+from gateway.server import ClientConnection  # noqa: E402
 from gateway.snapshot import Snapshot  # noqa: E402
 
 log = logging.getLogger("gateway")
@@ -28,6 +32,7 @@ async def serve(host: str, port: int, name: str) -> None:
     loop = asyncio.get_running_loop()
     folder = settings.HOME.gateway / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = await _own(folder)
     epoch = time.time_ns() // 1_000_000
     gateway = Gateway(folder, settings.SECRET_KEY.encode(), name=name, epoch=epoch)
     recorder = Recorder(
@@ -46,15 +51,29 @@ async def serve(host: str, port: int, name: str) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    ticking = loop.create_task(gateway.tick(recorder.spill, recorder.show_live))
+    ticking = loop.create_task(gateway.tick(recorder.spill, recorder.marked, recorder.show_live))
     await stopped.wait()
     server.close()
     await gateway.drain()
-    ticking.cancel()
-    await gateway.close_bucket(recorder.spill)
+    # Not cancelled: it may be writing a bucket, whose mark in the journal must follow.
+    await ticking
+    await gateway.close_bucket(recorder.spill, recorder.marked)
     directory.stop()
     recorder.stop(timeout_s=5)
     gateway.journal.close()
+    lock.close()
+
+
+async def _own(folder: Path) -> IO[str]:
+    """Wait until no other process writes the books in `folder`: the one before us may still be draining."""
+    lock = (folder / "lock").open("w")
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            log.warning("another gateway still uses %s; waiting", folder)
+            await asyncio.sleep(1)
 
 
 def main() -> None:

@@ -40,11 +40,14 @@ class Balancer:
             best_load.used_at = now
         return best
 
-    def release(self, address: Address, *, failed: bool, now: float) -> None:
+    def release(self, address: Address, *, failed: bool | None, now: float) -> None:
+        """Count a request out. `failed` of None says nothing of the instance: the client left, for example."""
         load = self._loads.get(address.uid)
         if load is None:
             return
         load.in_flight -= 1
+        if failed is None:
+            return
         if not failed:
             load.failures = 0
             return

@@ -1,6 +1,7 @@
 """One request and its answer: route, forward, stream back, and note it in the books exactly once."""
 
 import asyncio
+import math
 import time
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -46,7 +47,8 @@ class Exchange:
         self.request_id = self._gateway.next_request_id(headers)
         self.request_done = False
         self.done = False
-        self.deadline = 0.0
+        # One that waits behind another has no deadline until it begins.
+        self.deadline = math.inf
         # Without a body the request is whole at its head; waiting for that keeps the connection usable afterwards.
         self.announces_body = any(
             name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers
@@ -74,7 +76,7 @@ class Exchange:
         self._out: list[bytes] = []
         self._complete = False
         self._ledger_file: object = None
-        self._released = False
+        self._released = self._upstream_blocked = False
         self._sequence = 0
         self._admitted_at = 0.0
         self._started = self._forwarded = self._first_byte = 0.0
@@ -84,6 +86,8 @@ class Exchange:
 
     def begin(self) -> None:
         """The request is the connection's current one: check, route, forward as far as it is there."""
+        if self._begun or self.done:
+            return
         self._begun = True
         self._started = monotonic()
         self.deadline = self._started + self._gateway.timeouts.body_idle_s
@@ -151,7 +155,7 @@ class Exchange:
     def client_lost(self) -> None:
         """The client left: close upstream at once and settle what was produced."""
         if not self.done:
-            self._abandon_upstream(failed=False)
+            self._abandon_upstream(failed=None)
             self._finish(meter.CANCELLED)
 
     def client_writable(self, writable: bool) -> None:
@@ -163,6 +167,7 @@ class Exchange:
             self._paused += now - self._paused_at if self._paused_at else 0.0
             self._paused_at = 0.0
             self._connection.transport.resume_reading()
+            self.deadline = now + self._gateway.timeouts.stream_idle_s
         else:
             self._paused_at = now
             self._connection.transport.pause_reading()
@@ -170,7 +175,7 @@ class Exchange:
     def on_deadline(self) -> None:
         if self._paused_at:
             self._client.abort()
-        elif not self.request_done:
+        elif not self.request_done and not self._upstream_blocked:
             self.fail(GatewayError(408, "request_timeout", "The body did not arrive in time. Send it again."))
         elif not self._head_sent:
             self._abandon_upstream(failed=True)
@@ -285,12 +290,13 @@ class Exchange:
             parts.append(framing.chunk(data) if self._length == -1 else data)
         if self._length == -1 and self.request_done:
             parts.append(b"0\r\n\r\n")
-        connection.write(b"".join(parts))
         if not self._buffering:
             self._sent_body += self._body_bytes
             if self._body_bytes:
                 self._body = []
+            # Before the write: the write may pause reading again at once.
             self._client.resume_reading()
+        connection.write(b"".join(parts))
 
     # From the instance (ResponseSink)
 
@@ -314,9 +320,14 @@ class Exchange:
         kept.append((b"x-request-id", self.request_id))
         if self._identity is not None and self._address is not None:
             kept.append((b"x-slipway-instance", self._address.uid.encode()))
+        if not self._client.is_writable and not self._paused_at:
+            # The answer before this one still fills the client's buffer.
+            self.client_writable(False)
         if not self.request_done:
             # An answer before the request's end: nothing may be read as a next request from this connection.
             self.keep_alive = False
+        if self._version == "1.0" and self.keep_alive:
+            kept.append((b"connection", b"keep-alive"))
         self._head_sent = True
         self._out.append(
             framing.response_head(
@@ -348,7 +359,7 @@ class Exchange:
 
     def response_flush(self) -> None:
         """Everything that one read brought is handed on with one write; the books are written before the last byte."""
-        if self.done:
+        if self.done or not self._head_sent:
             return
         self.deadline = monotonic() + self._gateway.timeouts.stream_idle_s
         if not self._complete:
@@ -360,7 +371,7 @@ class Exchange:
         data = b"".join(self._out)
         self._finish(meter.COMPLETED)
         if connection is not None:
-            if self._upstream_keeps_alive and self.request_done and not self._paused_at:
+            if self._upstream_keeps_alive and self.request_done and not self._paused_at and connection.is_reusable:
                 self._gateway.pool.give_back(connection)
             else:
                 connection.close()
@@ -393,6 +404,11 @@ class Exchange:
             self._client.abort()
 
     def upstream_writable(self, writable: bool) -> None:
+        self._upstream_blocked = not writable
+        if not self.request_done:
+            # While the instance takes nothing it is the one to blame, not the client that we don't read from.
+            timeouts = self._gateway.timeouts
+            self.deadline = monotonic() + (timeouts.body_idle_s if writable else timeouts.first_byte_s)
         if writable:
             self._client.resume_reading()
         else:
@@ -404,7 +420,12 @@ class Exchange:
         """Answer with an error of the gateway's own."""
         if self.done:
             return
-        self._abandon_upstream(failed=False)
+        self._abandon_upstream(failed=None)
+        if self._head_sent:
+            # A second head inside a running answer would be taken for its body: cut instead.
+            self._finish(meter.CANCELLED if error.status < 500 else meter.FAILED)
+            self._client.abort()
+            return
         self._status = error.status
         self._finish(outcome)
         headers: Headers = [(b"retry-after", str(error.retry_after_s).encode())] if error.retry_after_s else []
@@ -421,6 +442,8 @@ class Exchange:
             (b"x-request-id", self.request_id),
             *(headers or []),
         ]
+        if self._version == "1.0" and self.keep_alive:
+            lines.append((b"connection", b"keep-alive"))
         head = framing.response_head(
             status, REASONS.get(status, b"OK"), lines, chunked=False, close=not self.keep_alive
         )
@@ -469,7 +492,7 @@ class Exchange:
         )
         self._gateway.finished(self._ledger_file, entry)
 
-    def _abandon_upstream(self, *, failed: bool) -> None:
+    def _abandon_upstream(self, *, failed: bool | None) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
             self._connecting = None
@@ -478,7 +501,7 @@ class Exchange:
             self._connection = None
         self._release(failed=failed)
 
-    def _release(self, *, failed: bool) -> None:
+    def _release(self, *, failed: bool | None) -> None:
         """Give the instance's place back, once. A retry on a fresh connection keeps it."""
         if self._address is not None and not self._released:
             self._released = True

@@ -5,6 +5,7 @@ count what was finished but not flushed. Records have a fixed size; a file holds
 """
 
 import mmap
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ class _File:
         self.first = first
         self.unfinished = 0
         with path.open("w+b") as file:
-            file.truncate(RECORDS_PER_FILE * SIZE)
+            # Really allocated: on a full disk a sparse page would kill the process at its first write.
+            os.posix_fallocate(file.fileno(), 0, RECORDS_PER_FILE * SIZE)
             self.map = mmap.mmap(file.fileno(), RECORDS_PER_FILE * SIZE)
 
 
@@ -148,7 +150,7 @@ def replay(folder: Path, epoch: int, folded: int) -> tuple[list[Entry], list[Ent
     """(finished, unfinished) requests of an earlier epoch that are in no batch; `folded` is the last spill's position."""
     finished: dict[int, tuple[int, Entry]] = {}
     admitted: dict[int, Entry] = {}
-    for position, (kind, entry) in enumerate(_records(folder, epoch)):
+    for position, kind, entry in _records(folder, epoch):
         if kind == FOLDED:
             folded = max(folded, entry.sequence)
         elif kind == ADMITTED:
@@ -161,13 +163,15 @@ def replay(folder: Path, epoch: int, folded: int) -> tuple[list[Entry], list[Ent
 
 
 def remove_epoch(folder: Path, epoch: int) -> None:
-    for path in folder.glob(f"journal-{epoch}-*"):
+    for path in sorted(folder.glob(f"journal-{epoch}-*")):
         path.unlink(missing_ok=True)
 
 
-def _records(folder: Path, epoch: int) -> Iterator[tuple[int, Entry]]:
+def _records(folder: Path, epoch: int) -> Iterator[tuple[int, int, Entry]]:
+    """(position, kind, entry) of what is still there; earlier files may be gone."""
     for path in sorted(folder.glob(f"journal-{epoch}-*")):
         data = path.read_bytes()
+        first = int(path.name.rsplit("-", 1)[1])
         for offset in range(0, len(data) - SIZE + 1, SIZE):
             values = _RECORD.unpack_from(data, offset)
             (
@@ -191,4 +195,4 @@ def _records(folder: Path, epoch: int) -> Iterator[tuple[int, Entry]]:
                 sequence, deployment, version, instance, organization, user, source, outcome, status, at,
                 end_to_end, inference, queue, first_token, input_tokens, output_tokens, bool(estimated),
             )  # fmt: skip
-            yield kind, entry
+            yield first + offset // SIZE, kind, entry

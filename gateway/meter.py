@@ -43,6 +43,10 @@ class Meter:
         entries, self._entries = self._entries, []
         return entries
 
+    def put_back(self, entries: list[Entry]) -> None:
+        """Take entries back whose bucket could not be written."""
+        self._entries[:0] = entries
+
     def peek(self) -> list[Entry]:
         return list(self._entries)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import orjson
 import redis
-from django.db import close_old_connections
+from django.db import DataError, IntegrityError, close_old_connections
 
 from common import atomic_file
 from gateway.journal import Entry
@@ -30,12 +30,14 @@ class Recorder:
 
     def __init__(self, folder: Path, gateway: str, epoch: int, on_committed: Callable[[int], object]) -> None:
         self._folder = folder
-        self._source = f"{gateway}.{epoch}"
+        self._gateway = gateway
+        self._own = f"{gateway}.{epoch}."
         self._sequence = 0
+        self._marked = -1
         self._on_committed = on_committed
         self._wake = threading.Event()
         self._stopped = False
-        self._live: list[Entry] = []
+        self._live: tuple[str, list[Entry]] = ("", [])
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
     def start(self) -> None:
@@ -43,20 +45,25 @@ class Recorder:
 
     def spill(self, entries: list[Entry], position: int) -> None:
         """Fold a closed bucket into a file. Runs on the loop's executor; returns once the file is whole."""
+        self._write(self._next_id(), entries, position)
         self._sequence += 1
-        self._write(f"{self._source}.{self._sequence:08d}", entries, position)
 
     def spill_replayed(self, epoch: int, entries: list[Entry]) -> None:
         """Store what an earlier epoch left in its journal."""
         if entries:
-            self._write(f"{self._source.rsplit('.', 1)[0]}.{epoch}.replay", entries, 0)
+            self._write(f"{self._gateway}.{epoch}.replay", entries, 0)
 
-    def show_live(self, entries: list[Entry]) -> None:
-        """Offer the open bucket to the charts."""
-        self._live = entries
+    def marked(self, position: int) -> None:
+        """The journal says now that everything before `position` is in a file.
+
+        Only then may that file be stored and removed: without file and mark a restart would count it again.
+        """
+        self._marked = position
         self._wake.set()
 
-    def flush(self) -> None:
+    def show_live(self, entries: list[Entry]) -> None:
+        """Offer the open bucket to the charts, under the id that its batch will have."""
+        self._live = (self._next_id(), entries)
         self._wake.set()
 
     def stop(self, timeout_s: float) -> None:
@@ -69,9 +76,13 @@ class Recorder:
         positions = [orjson.loads(path.read_bytes())["position"] for path in self._files() if f".{epoch}." in path.name]
         return max(positions, default=0)
 
+    def _next_id(self) -> str:
+        return f"{self._own}{self._sequence + 1:08d}"
+
     def _write(self, batch_id: str, entries: list[Entry], position: int) -> None:
-        source = batch_id.rsplit(".", 1)[0] if not batch_id.endswith("replay") else batch_id
-        batch = Batch(batch_id, position, fold_series(entries, source), fold_usage(entries))
+        # Each batch is a source of its own: requests that end just after a bucket's bound come in the next batch, and
+        # the two rows of that bucket must not be taken for one.
+        batch = Batch(batch_id, position, fold_series(entries, batch_id), fold_usage(entries))
         atomic_file.write_bytes(self._folder / f"spill-{batch_id}.json", orjson.dumps(batch.to_json()))
         self._wake.set()
 
@@ -96,15 +107,26 @@ class Recorder:
     def _ingest_files(self) -> None:
         for path in self._files():
             batch = orjson.loads(path.read_bytes())
-            ingest.store(batch["id"], batch["series"], batch["usage"])
+            is_own = batch["id"].startswith(self._own)
+            if is_own and batch["position"] > self._marked:
+                continue
+            try:
+                ingest.store(batch["id"], batch["series"], batch["usage"])
+            except (IntegrityError, DataError):
+                # It would be refused for ever and hold up everything behind it; kept for whoever looks into it.
+                log.exception("%s is refused by the database; set aside", path.name)
+                path.rename(path.with_name(f"refused-{path.name}"))
+                continue
             path.unlink(missing_ok=True)
-            self._on_committed(batch["position"])
+            if is_own:
+                self._on_committed(batch["position"])
 
     def _publish_live(self) -> None:
-        entries, self._live = self._live, []
+        source, entries = self._live
+        self._live = ("", [])
         if not entries:
             return
         try:
-            ingest.publish_open_bucket(self._source, fold_series(entries, self._source))
+            ingest.publish_open_bucket(self._own, fold_series(entries, source))
         except redis.RedisError as error:
             log.warning("live charts wait for Valkey: %s", error)

@@ -1,49 +1,24 @@
-"""The gateway's client side: connections, their limits, and the process around them."""
+"""The gateway's client side: one protocol object per connection."""
 
 import asyncio
-import logging
-import os
-import re
 import time
 from collections import deque
-from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import httptools
 
-from common.identity_token import Identity
-from gateway import framing, journal
-from gateway.balancer import Balancer
+from gateway import framing
+from gateway.core import Gateway
 from gateway.errors import REASONS, GatewayError, bad_request
 from gateway.exchange import Exchange
 from gateway.framing import Headers
-from gateway.journal import Entry, Journal
-from gateway.meter import BUCKET_S, FAILED, Meter
-from gateway.snapshot import Snapshot, Target
-from gateway.upstream import Pool
-
-log = logging.getLogger(__name__)
 
 WRITE_LIMIT = 64 << 10
 LINGER_S = 2.0
-DRAIN_S = 20.0
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """In seconds. `first_byte_s` counts from the request's end, `stream_idle_s` between parts of the answer."""
-
-    header_s: float = 15.0
-    keep_alive_s: float = 75.0
-    body_idle_s: float = 60.0
-    first_byte_s: float = 600.0
-    stream_idle_s: float = 300.0
 
 
 class ClientConnection(asyncio.Protocol):
-    def __init__(self, gateway: "Gateway") -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self.transport: asyncio.Transport
         self._exchanges: deque[Exchange] = deque()
@@ -51,6 +26,7 @@ class ClientConnection(asyncio.Protocol):
         self._path = b""
         self._headers: Headers = []
         self._head_bytes = 0
+        self._trailer_bytes = self._left = 0
         self._in_head = False
         self._closing = self._lingering = self._writable = False
         self.deadline = time.monotonic() + gateway.timeouts.header_s
@@ -110,15 +86,25 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._path, self._headers, self._in_head = b"", [], True
+        self._trailer_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self._path += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if self._in_head:
+            self._headers.append((name.lower(), value))
+            return
+        # A trailer: dropped, and bounded like a head.
+        self._trailer_bytes += len(name) + len(value)
+        if self._trailer_bytes > framing.MAX_HEAD_BYTES:
+            raise GatewayError(431, "head_too_large", "The trailers of the request are too large.")
 
     def on_headers_complete(self) -> None:
         self._in_head, self._head_bytes = False, 0
+        if self._closing or self._lingering or self.transport.is_closing():
+            # It came in one packet with a request that ended this connection: it must not be executed.
+            return
         exchange = Exchange(
             self,
             self._parser.get_method(),
@@ -146,7 +132,7 @@ class ClientConnection(asyncio.Protocol):
     # For the exchange
 
     def write(self, data: bytes) -> None:
-        if data and not self.transport.is_closing():
+        if data and not self._lingering and not self.transport.is_closing():
             self.transport.write(data)
 
     def abort(self) -> None:
@@ -182,7 +168,19 @@ class ClientConnection(asyncio.Protocol):
             if current.deadline < now:
                 current.on_deadline()
         elif self.deadline < now:
+            self._abort_if_stuck(now)
+
+    def _abort_if_stuck(self, now: float) -> None:
+        """A client that still takes what is left of its answer may go on."""
+        left = self.transport.get_write_buffer_size()
+        if left and left != self._left:
+            self._left, self.deadline = left, now + self.gateway.timeouts.body_idle_s
+        else:
             self.transport.abort()
+
+    @property
+    def is_writable(self) -> bool:
+        return self._writable
 
     @property
     def is_idle(self) -> bool:
@@ -221,110 +219,3 @@ class ClientConnection(asyncio.Protocol):
         self.transport.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-
-
-class Gateway:
-    """Everything that requests share. Lives on one event loop."""
-
-    def __init__(self, folder: Path, secret: bytes, *, name: str, epoch: int, timeouts: Timeouts | None = None) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.name, self.epoch, self.secret = name, epoch, secret
-        self.timeouts = timeouts or Timeouts()
-        self.snapshot = Snapshot.empty()
-        self.balancer = Balancer()
-        self.pool = Pool(self.loop)
-        self.meter = Meter()
-        self.journal = Journal(folder, epoch)
-        self.connections: set[ClientConnection] = set()
-        self.draining = False
-        self.in_flight = 0
-        self._sequence = 0
-        self._id_prefix = os.urandom(5).hex().encode()
-
-    def set_snapshot(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-        self.balancer.forget_absent({address.uid for target in snapshot.targets for address in target.addresses})
-
-    def next_request_id(self, headers: Headers) -> bytes:
-        """The client's own id where it is harmless, else a new one."""
-        given = next((value for name, value in headers if name == b"x-request-id"), b"")
-        if given and _REQUEST_ID.fullmatch(given):
-            return given
-        self._sequence += 1
-        return b"%s%06x" % (self._id_prefix, self._sequence)
-
-    def admit(self, target: Target, identity: Identity | None, at: float) -> tuple[int, object]:
-        self._sequence += 1
-        self.in_flight += 1
-        organization_id, user_id = (identity.organization_id, identity.user_id) if identity else (0, 0)
-        source = 1 if identity else 0
-        file = self.journal.admitted(
-            self._sequence, target.deployment_id, target.version_id, organization_id, user_id, source, at
-        )
-        return self._sequence, file
-
-    def finished(self, file: object, entry: Entry) -> None:
-        self.in_flight -= 1
-        self.journal.finished(file, entry)  # type: ignore[arg-type]
-        self.meter.add(entry)
-
-    async def tick(self, spill, show_live) -> None:  # type: ignore[no-untyped-def]
-        """Once a second: deadlines, idle connections, the live bucket; every BUCKET_S a closed bucket."""
-        bucket = int(time.time()) // BUCKET_S
-        while True:
-            await asyncio.sleep(1.0 - time.time() % 1.0)
-            now = time.monotonic()
-            for connection in list(self.connections):
-                connection.check_deadline(now)
-            self.pool.close_idle()
-            current = int(time.time()) // BUCKET_S
-            if current != bucket:
-                bucket = current
-                await self.close_bucket(spill)
-            else:
-                show_live(self.meter.peek())
-
-    async def close_bucket(self, spill) -> None:  # type: ignore[no-untyped-def]
-        """Hand the entries so far to `spill(entries, position)`, then mark them in the journal."""
-        entries, position = self.meter.take(), self.journal.position
-        if entries:
-            await self.loop.run_in_executor(None, spill, entries, position)
-            self.journal.folded(position)
-
-    async def drain(self) -> None:
-        """Let running requests end, for at most DRAIN_S."""
-        self.draining = True
-        deadline = self.loop.time() + DRAIN_S
-        while self.loop.time() < deadline:
-            for connection in list(self.connections):
-                if connection.is_idle:
-                    connection.transport.close()
-            if not self.in_flight:
-                break
-            await asyncio.sleep(0.05)
-        for connection in list(self.connections):
-            connection.transport.close()
-
-
-def settle_earlier_epochs(folder: Path, epoch: int, recorder) -> None:  # type: ignore[no-untyped-def]
-    """End what an earlier process left in flight as failed(gateway_lost), and count what it had not flushed."""
-    for earlier in journal.earlier_epochs(folder, epoch):
-        finished, unfinished = journal.replay(folder, earlier, recorder.last_spilled_position(earlier))
-        lost = [
-            Entry(
-                **{
-                    **entry.__dict__,
-                    "outcome": FAILED,
-                    "status": 502,
-                    "end_to_end": -1.0,
-                    "inference": -1.0,
-                    "queue": -1.0,
-                    "first_token": -1.0,
-                }
-            )
-            for entry in unfinished
-        ]
-        recorder.spill_replayed(earlier, finished + lost)
-        journal.remove_epoch(folder, earlier)
-        if finished or lost:
-            log.warning("replayed epoch %s: %d finished, %d lost in flight", earlier, len(finished), len(lost))

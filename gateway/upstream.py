@@ -36,6 +36,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self._sink: ResponseSink | None = None
         self._headers: Headers = []
+        self._reason = b""
+        self._complete = False
         self._reset()
 
     def take(self, sink: ResponseSink) -> None:
@@ -47,6 +49,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)
+
+    @property
+    def is_reusable(self) -> bool:
+        """Nothing of this exchange is left in either direction."""
+        return not self.surplus and not self.transport.is_closing() and self.transport.get_write_buffer_size() == 0
 
     def close(self) -> None:
         """End it at once: nothing of a broken exchange may reach the next one."""
@@ -70,10 +77,12 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self._sink = None
-            self.transport.abort()
-            sink.upstream_lost(answered=self._headers_done, ended_by_close=False)
-            return
+            if not self._complete:
+                self._sink = None
+                self.transport.abort()
+                sink.upstream_lost(answered=True, ended_by_close=False)
+                return
+            self.surplus = True
         if self._sink is sink:
             sink.response_flush()
 
@@ -94,6 +103,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     # httptools callbacks
 
+    def on_message_begin(self) -> None:
+        self.surplus = self.surplus or self._complete
+
     def on_status(self, status: bytes) -> None:
         self._reason += status
 
@@ -101,6 +113,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        if self.surplus:
+            return
         status = self._parser.get_status_code()
         if 100 <= status < 200:
             # An interim answer is not the answer.
@@ -116,22 +130,27 @@ class UpstreamConnection(asyncio.Protocol):
             )
 
     def on_body(self, body: bytes) -> None:
-        if self._sink is not None:
+        if self._sink is not None and not self.surplus:
             self._sink.response_body(body)
 
     def on_message_complete(self) -> None:
+        if self.surplus:
+            return
         if self._interim:
             self._interim = False
             self._headers = []
             self._reason = b""
         elif self._sink is not None:
+            self._complete = True
             self._sink.response_complete()
 
     def _reset(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._headers = []
         self._reason = b""
-        self._answered = self._headers_done = self._framed = self._interim = False
+        self._answered = self._headers_done = self._framed = self._interim = self._complete = False
+        # More came than the answer: the connection can't be trusted any more.
+        self.surplus = False
 
 
 class Pool:

@@ -54,7 +54,7 @@ class BodyUsage:
         if start >= 0:
             found = _object_at(self._tail, start + len(b'"usage"'))
             if found:
-                return Tokens(_count(found, "prompt_tokens"), _count(found, "completion_tokens"))
+                return _told(found)
         return Tokens()
 
 
@@ -84,7 +84,7 @@ class StreamUsage:
 
     def tokens(self, prompt_bytes: int) -> Tokens:
         if self._usage is not None:
-            return Tokens(_count(self._usage, "prompt_tokens"), _count(self._usage, "completion_tokens"))
+            return _told(self._usage)
         if not self._content_events:
             return Tokens()
         return Tokens(max(1, prompt_bytes // BYTES_PER_TOKEN), self._content_events, estimated=True)
@@ -105,10 +105,10 @@ class StreamUsage:
                 value = orjson.loads(payload)
             except orjson.JSONDecodeError:
                 return True
-            usage = value.get("usage") if isinstance(value, dict) else None
+            usage = _usage_in(value)
             if isinstance(usage, dict):
                 self._usage = usage
-                if value.get("choices") == []:
+                if isinstance(value, dict) and value.get("choices") == []:
                     return not self._strip
         self._content_events += 1
         return True
@@ -129,6 +129,22 @@ def _object_at(text: bytes, start: int) -> dict[str, Any] | None:
                 return None
             return value if isinstance(value, dict) else None
     return None
+
+
+def _usage_in(event: Any) -> Any:
+    """The usage of an event: at the top for chats and completions, below `response` for responses."""
+    if not isinstance(event, dict):
+        return None
+    response = event.get("response")
+    return event.get("usage") or (response.get("usage") if isinstance(response, dict) else None)
+
+
+def _told(usage: dict[str, Any]) -> Tokens:
+    """Chats count prompt and completion, responses input and output."""
+    return Tokens(
+        _count(usage, "prompt_tokens") or _count(usage, "input_tokens"),
+        _count(usage, "completion_tokens") or _count(usage, "output_tokens"),
+    )
 
 
 def _count(usage: dict[str, Any], name: str) -> int:

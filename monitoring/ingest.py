@@ -38,7 +38,7 @@ def store(batch_id: str, series: list[dict[str, Any]], usage: list[dict[str, Any
     return True
 
 
-def publish_open_bucket(source: str, series: list[dict[str, Any]]) -> None:
+def publish_open_bucket(gateway: str, series: list[dict[str, Any]]) -> None:
     """Offer the rows of a bucket that is not closed yet; they vanish by themselves when the gateway does."""
     pipeline = valkey().pipeline(transaction=False)
     by_version: dict[int, list[dict[str, Any]]] = {}
@@ -46,7 +46,7 @@ def publish_open_bucket(source: str, series: list[dict[str, Any]]) -> None:
         by_version.setdefault(row["version_id"], []).append(row)
     for version_id, rows in by_version.items():
         key = f"slipway:open-bucket:{version_id}"
-        pipeline.hset(key, source, orjson.dumps(rows))
+        pipeline.hset(key, gateway, orjson.dumps(rows))
         pipeline.expire(key, OPEN_BUCKET_S)
     pipeline.execute()
 

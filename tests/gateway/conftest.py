@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import h11
 import pytest_asyncio
 
+from gateway.core import Gateway, Timeouts
 from gateway.journal import Entry
-from gateway.server import ClientConnection, Gateway, Timeouts
+from gateway.server import ClientConnection
 from gateway.snapshot import Address, Snapshot, Target
 
 SECRET = b"test-secret"
@@ -71,7 +72,7 @@ class Upstream:
             writer.close()
 
     async def _read(self, parser: h11.Connection, reader: asyncio.StreamReader) -> Request | None:
-        head, body = None, b""
+        head, body = None, bytearray()
         while True:
             event = parser.next_event()
             if event is h11.NEED_DATA:
@@ -85,7 +86,7 @@ class Upstream:
                 body += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
-                return Request(head.method.decode(), head.target.decode(), headers, body)
+                return Request(head.method.decode(), head.target.decode(), headers, bytes(body))
             elif isinstance(event, h11.ConnectionClosed):
                 return None
 
@@ -112,7 +113,9 @@ class RunningGateway:
         self.core.set_snapshot(snapshot(upstreams, status))
         self._server = await loop.create_server(lambda: ClientConnection(self.core), "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
-        self._ticking = loop.create_task(self.core.tick(lambda entries, position: None, lambda entries: None))
+        self._ticking = loop.create_task(
+            self.core.tick(lambda entries, position: None, lambda position: None, lambda entries: None)
+        )
 
     async def stop(self) -> None:
         if not hasattr(self, "_server"):

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from gateway import meter
-from gateway.server import Timeouts
+from gateway.core import Timeouts
 from tests.gateway.conftest import json_answer
 from tests.gateway.test_passing import EVENT, chunked, client
 

@@ -19,7 +19,7 @@ USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2}}
 
 
 def client(gateway) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", trust_env=False, timeout=10)
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", trust_env=False, timeout=60)
 
 
 async def chunked(writer, *parts: bytes, pause: float = 0.0, kind: bytes = b"text/event-stream") -> None:
