@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.core.exceptions import ValidationError as DjangoValidationError
 from django.db import DataError, InterfaceError, OperationalError
 from rest_framework.exceptions import APIException, ValidationError
 from rest_framework.pagination import CursorPagination
@@ -33,6 +34,10 @@ def exception_handler(exception: Exception, context: dict[str, Any]) -> Response
         return _error(
             503, "store_unavailable", "The database does not answer at the moment. Try again in a few seconds."
         )
+    if isinstance(exception, DjangoValidationError):
+        return _error(400, "invalid", "A value in the address can't be read, the cursor for example.")
+    if isinstance(exception, RecursionError):
+        return _error(400, "invalid", "The body is nested too deeply.")
     if isinstance(exception, DataError):
         return _error(400, "invalid", "A value holds characters that can't be stored.")
     response = default_handler(exception, context)

@@ -6,7 +6,6 @@ unprivileged user; no existing folder is ever made more open.
 """
 
 import hashlib
-import json
 import os
 import pwd
 import secrets
@@ -75,6 +74,8 @@ class Home:
         path = self.path / "secrets.json"
         stored = atomic_file.read_json(path)
         if stored is None:
+            if path.exists():
+                raise RuntimeError(f"{path} can't be read. Restore it from a backup: the database's password is in it.")
             stored = {
                 "SECRET_KEY": secrets.token_urlsafe(48),
                 "POSTGRES_PASSWORD": secrets.token_urlsafe(24),
@@ -82,9 +83,7 @@ class Home:
                 "VALKEY_PORT": str(_free_port()),
             }
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.write_bytes(b"")
-            path.chmod(0o600)
-            path.write_text(json.dumps(stored))
+            atomic_file.write_json(path, stored)
         return stored
 
     @property

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,13 +96,18 @@ def supervisor_configuration(home: Home, processes: list[Process], environment: 
         own_environment = {} if process.as_server_user else environment
         pairs = ",".join(f'{name}="{_escape(value)}"' for name, value in own_environment.items())
         sections.append(
-            f"[program:{process.name}]\ncommand={_escape(shlex.join(process.command))}\ndirectory={directory}\n{user}"
+            f"[program:{process.name}]\ncommand={_escape(shlex.join(_dies_with_parent(process.command, process.stop_signal)))}\ndirectory={directory}\n{user}"
             f"environment={pairs}\nautostart=false\nautorestart=true\nstartsecs=1\nstartretries=1000000\n"
             f"stopsignal={process.stop_signal}\nstopwaitsecs={process.stop_wait_s}\nkillasgroup=true\nstopasgroup=false\n"
             f"priority={process.priority}\nredirect_stderr=true\nstdout_logfile={home.logs}/{process.name}.log\n"
             "stdout_logfile_maxbytes=10MB\nstdout_logfile_backups=2\n"
         )
     return "\n".join(sections)
+
+
+def _dies_with_parent(command: list[str], stop_signal: str) -> list[str]:
+    """Ended in order by the kernel when supervisord itself is killed; else they would run on with nobody to stop them."""
+    return ["setpriv", "--pdeathsig", stop_signal, "--", *command] if shutil.which("setpriv") else command
 
 
 def _escape(text: str) -> str:

@@ -11,6 +11,7 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
 
 from common.broadcast import group_name
+from common.numbers import whole
 from deployments import log_store, relay
 from deployments.models import Instance
 from deployments.selectors import visible_deployments, visible_endpoints, visible_instances, visible_models
@@ -37,7 +38,7 @@ class SignedInConsumer(AsyncJsonWebsocketConsumer):
     async def decode_json(cls, text_data: str) -> Any:
         try:
             return json.loads(text_data)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
 
@@ -71,8 +72,9 @@ class LiveConsumer(SignedInConsumer):
         by_kind: dict[str, list[int]] = {}
         for name in names:
             kind, _, pk = str(name).partition(".")
-            if kind in VISIBLE and pk.isascii() and pk.isdigit() and len(pk) < 18:
-                by_kind.setdefault(kind, []).append(int(pk))
+            number = whole(pk)
+            if kind in VISIBLE and number is not None:
+                by_kind.setdefault(kind, []).append(number)
         return [
             (kind, pk)
             for kind, pks in by_kind.items()

@@ -14,6 +14,8 @@ UNREADY_DEADLINE_S = 120.0
 REPLACE_FAILED_AFTER_S = 60.0
 # One that was lost before it listened is not replaced at once: what lost it may do so again, each second.
 REPLACE_LOST_EARLY_AFTER_S = 5.0
+# So many lost before any became ready are enough.
+LOST_BEFORE_ERROR = 5
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Wanted:
     unready_since: float | None
     start_deadline_s: float
     may_start: bool = True
-    # When the first instance of this start was made; the start deadline counts from there, replacements or not.
-    first_instance_at: float | None = None
+    # How many instances of this start have ended.
+    lost: int = 0
     # Why the driver refused to create an instance last time (no room, for example).
     blocked: Cause | None = None
 
@@ -58,7 +60,7 @@ def decide(wanted: Wanted, instances: list[InstanceObservation], now: float) -> 
     old = [item for item in instances if item.generation != wanted.generation]
     end_old = tuple(item.uid for item in old if item.is_alive)
     discard_old = tuple(item.uid for item in old if not item.is_alive)
-    if not wanted.may_start and not current:
+    if not current and (not wanted.may_start or end_old):
         return Plan(
             PREPARING, end=end_old, discard=discard_old, reasons=("waits for the earlier version to shut down",)
         )
@@ -112,7 +114,16 @@ def _await_ready(
         )
     observed = _latest_cause(counted) or wanted.blocked
     if wanted.status == PREPARING:
-        since = wanted.first_instance_at or wanted.start_requested_at
+        if wanted.lost >= LOST_BEFORE_ERROR and not counted:
+            lost = Cause(
+                "instance_lost",
+                f"{wanted.lost} instances were lost before they were ready.",
+                "Read the log, then restart this version.",
+            )
+            return _give_up(wanted, current, _latest_cause(current) or lost, "too many instances were lost")
+        # Without an instance only a refusal runs against the deadline: a start that never had its turn has not failed.
+        waiting = wanted.start_requested_at if wanted.blocked else now
+        since = min((item.started_at or now for item in counted), default=waiting)
         if now - since > wanted.start_deadline_s:
             return _give_up(
                 wanted, current, _overdue(observed, wanted.start_deadline_s), "not ready within the start deadline"

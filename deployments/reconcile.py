@@ -111,18 +111,20 @@ def _holds_place(version: Version, instances: list[InstanceObservation]) -> bool
 def _reconcile_version(
     version: Version, driver: Driver, instances: list[InstanceObservation], *, may_start: bool
 ) -> None:
-    plan_of_launch, broken = _launch_plan(version)
+    wants_to_run = version.desired_state == DesiredState.RUNNING
+    # A version on its way out needs no plan, and must go even when none can be made of it any more.
+    plan_of_launch, broken = _launch_plan(version) if wants_to_run else (None, None)
     # What the driver said last time counts until it says otherwise, or a deadline would hide the reason.
     blocked = broken or (version.cause if version.cause and version.cause.code in REFUSALS else None)
     wanted = Wanted(
         status=version.status,
-        running=version.desired_state == DesiredState.RUNNING,
+        running=wants_to_run,
         replicas=version.replicas,
         generation=version.generation,
         start_requested_at=version.start_requested_at.timestamp(),
         unready_since=version.unready_since.timestamp() if version.unready_since else None,
         start_deadline_s=plan_of_launch.start_deadline_s if plan_of_launch else 0.0,
-        first_instance_at=version.first_instance_at.timestamp() if version.first_instance_at else None,
+        lost=version.ended_instances,
         may_start=may_start,
         blocked=blocked,
     )
@@ -146,6 +148,12 @@ def _launch_plan(version: Version) -> tuple[LaunchPlan | None, Cause | None]:
         return None, Cause("secret_unreadable", str(error), "Enter the secret values again in a new version.")
     except UnknownEngineError as error:
         return None, Cause("unknown_engine", str(error), "Start a version with another engine.")
+    except Exception as error:
+        # Whatever an engine stumbles over: the version ends in Error with it instead of hanging for ever.
+        log.exception("no launch plan for %s", version)
+        return None, Cause(
+            "bad_specification", f"The engine can't use this specification: {error}.", "Start a corrected version."
+        )
 
 
 def _create(version: Version, driver: Driver, plan: LaunchPlan, count: int) -> Cause | None:
@@ -205,6 +213,9 @@ def _apply_status(version: Version, plan: Plan) -> bool:
 def _store_instances(version: Version, observed: list[InstanceObservation]) -> bool:
     """Upsert the instance rows; whether anything that the gateway routes by has changed."""
     known = {instance.uid: instance for instance in version.known_instances}
+    unknown = [item.uid for item in observed if item.uid not in known]
+    # Ended ones whose log is complete are not loaded with the version; they are known all the same.
+    known |= {instance.uid: instance for instance in Instance.objects.filter(uid__in=unknown)} if unknown else {}
     changed = routes_changed = False
     for item in observed:
         before = known.pop(item.uid, None)

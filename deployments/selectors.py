@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count, Exists, F, Min, OuterRef, Prefetch, Q, QuerySet, Subquery
+from django.db.models import Count, Exists, F, OuterRef, Prefetch, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from accounts.permissions import Actor, is_operator, managed_organizations, may_manage_clusters, visible_organizations
+from common.numbers import whole
 from deployments.models import Cluster, Deployment, DesiredState, Endpoint, Instance, Model, Status, Version
 from deployments.models.version import INACTIVE
 from runtimes.observation import READY
@@ -92,8 +93,9 @@ def filtered_deployments(actor: Actor, wanted: DeploymentFilter) -> QuerySet[Dep
         found = found.filter(environment=wanted.environment)
     if wanted.organization:
         found = found.filter(organization__name=wanted.organization)
-    if wanted.model.isdigit():
-        found = found.filter(model_id=int(wanted.model))
+    model_id = whole(wanted.model)
+    if model_id is not None:
+        found = found.filter(model_id=model_id)
     if wanted.status:
         found = _with_status(found, wanted.status)
     return found
@@ -129,8 +131,12 @@ def active_versions_of_cluster(cluster: Cluster) -> list[Version]:
     )
     return list(
         Version.objects.filter(wanted, deployment__endpoint__cluster=cluster)
-        .select_related("deployment__organization", "deployment__endpoint", "deployment__model")
-        .annotate(first_instance_at=Min("instances__started_at", filter=Q(instances__generation=F("generation"))))
+        .select_related("deployment__organization", "deployment__endpoint__cluster", "deployment__model")
+        .annotate(
+            ended_instances=Count(
+                "instances", filter=Q(instances__generation=F("generation")) & Q(instances__ended_at__isnull=False)
+            )
+        )
         .prefetch_related(live)
         .order_by("pk")
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from common.numbers import whole
 from deployments.models import Deployment, Instance
 from monitoring import queries
 from monitoring.charts import MIB, Axis, Curve, Mark, bars, lines
@@ -46,7 +47,7 @@ class Question:
         return cls(
             range=chosen if chosen in RANGES else DEFAULT_RANGE,
             interval=query.get("interval", "") if query.get("interval", "") in INTERVALS else "",
-            version_id=int(version) if version.isdigit() else None,
+            version_id=whole(version),
             instance_uid=query.get("instance", "")[:64],
             dark=query.get("theme") == "dark",
         )

@@ -17,10 +17,17 @@ class Cause:
     retryable: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """For storing. Evidence is what programs wrote, and PostgreSQL's JSON takes every character but NUL."""
+        return {name: _storable(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any] | None) -> "Cause | None":
         if not values:
             return None
         return cls(**{**values, "evidence": tuple(values.get("evidence", ()))})
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd")
+    return tuple(_storable(item) for item in value) if isinstance(value, tuple) else value

@@ -108,7 +108,16 @@ class SpecificationSerializer(serializers.Serializer):
         for name, default in chosen.defaults(model.uri).items():
             if values.get(name) is None:
                 values[name] = default.value
-        settings = {setting.name: setting.default for setting in chosen.settings} | values.pop("engine_settings")
+        given = {name: value for name, value in values.pop("engine_settings").items() if value is not None}
+        settings = {setting.name: setting.default for setting in chosen.settings} | given
+        for setting in chosen.settings:
+            # JSON knows one kind of number: 80.0 is a port too.
+            if (
+                setting.kind == "integer"
+                and isinstance(settings[setting.name], float)
+                and settings[setting.name].is_integer()
+            ):
+                settings[setting.name] = int(settings[setting.name])
         values["tolerations"] = tuple(Toleration(**item) for item in values["tolerations"])
         values["pod_affinity"] = tuple(PodAffinity(**item) for item in values["pod_affinity"])
         values["extra_arguments"] = tuple(values["extra_arguments"])

@@ -12,6 +12,7 @@ from rest_framework.response import Response
 
 from accounts.models import Organization
 from accounts.permissions import visible_organizations
+from common.numbers import whole
 from deployments import log_store
 from deployments.api import serializers
 from deployments.models import Cluster, Deployment, Endpoint, Model, Version
@@ -263,7 +264,7 @@ class InstanceLogViewSet(viewsets.GenericViewSet):
         """The end of an instance's stored log; also after the instance has ended."""
         instance = get_object_or_404(visible_instances(request.user), uid=uid)
         text = request.query_params.get("lines", "200")
-        count = min(5000, int(text)) if text.isascii() and text.isdigit() and len(text) < 7 else 200
+        count = min(5000, whole(text) or 200)
         page = log_store.read_before(instance.uid, None, count)
         lines = [
             {"position": line.position, "at": float(line.text.partition(" ")[0]), "text": line.text.partition(" ")[2]}

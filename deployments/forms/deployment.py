@@ -7,6 +7,7 @@ from django.core.exceptions import ValidationError
 
 from accounts.permissions import Actor
 from common.naming import name_error
+from common.numbers import whole
 from deployments.models import Deployment, Endpoint, Model
 from deployments.selectors import manageable_endpoints, manageable_models
 
@@ -43,7 +44,8 @@ class DeploymentForm(forms.Form):
         """The object that a select shows now: from the data, else the first one."""
         value = (draft or self.data or {}).get(name) or self.fields[name].initial
         queryset = self.fields[name].queryset
-        found = queryset.filter(pk=value).first() if str(value or "").isdigit() else None
+        pk = whole(str(value or ""))
+        found = queryset.filter(pk=pk).first() if pk is not None else None
         return found or queryset.first()
 
     def clean_name(self) -> str:

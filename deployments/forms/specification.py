@@ -6,6 +6,7 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 
+from common.encryption import SecretUnreadableError
 from deployments.forms import key_values
 from deployments.models import Model, Version
 from deployments.services.versions import MAX_REPLICAS, specification_errors
@@ -144,6 +145,15 @@ class SpecificationForm(forms.Form):
 
     def clean_extra_arguments(self) -> Any:
         return key_values.parse_arguments(self.cleaned_data["extra_arguments"])
+
+    def clean_keep_secrets(self) -> bool:
+        keep = self.cleaned_data["keep_secrets"]
+        if keep and self._previous is not None:
+            try:
+                self._previous.specification_with_secrets()
+            except SecretUnreadableError as error:
+                raise ValidationError(f"{error} Untick this.") from None
+        return keep
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}

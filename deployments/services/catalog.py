@@ -80,7 +80,9 @@ def _save(thing: Any, actor: Actor, organization_id: int | None, *, duplicate: s
         if not field.primary_key and not getattr(field, "auto_now_add", False)
     ]
     created = thing.pk is None
-    before = None if created else type(thing)._default_manager.get(pk=thing.pk)
+    before = None if created else type(thing)._default_manager.filter(pk=thing.pk).first()
+    if before is None and not created:
+        raise ServiceError("It was deleted meanwhile.", code="conflict")
     changes = {
         field.name: [getattr(before, field.attname, None), getattr(thing, field.attname)]
         for field in fields

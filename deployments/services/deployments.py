@@ -43,7 +43,9 @@ def create_deployment(
 def update_deployment(deployment: Deployment, *, description: str, environment: str, actor: Actor) -> None:
     if not may_manage(actor, deployment.organization_id):
         raise ForbiddenError("You may not change this deployment.")
-    before = Deployment.objects.get(pk=deployment.pk)
+    before = Deployment.objects.filter(pk=deployment.pk).first()
+    if before is None:
+        raise ServiceError("The deployment was deleted meanwhile.", code="conflict")
     changes = {"description": [before.description, description], "environment": [before.environment, environment]}
     changes = {name: values for name, values in changes.items() if values[0] != values[1]}
     if not changes:
@@ -61,7 +63,8 @@ def delete_deployment(deployment: Deployment, *, actor: Actor) -> None:
     if not may_manage(actor, deployment.organization_id):
         raise ForbiddenError("You may not delete this deployment.")
     with change():
-        Deployment.objects.select_for_update(no_key=True).get(pk=deployment.pk)
+        if Deployment.objects.select_for_update(no_key=True).filter(pk=deployment.pk).first() is None:
+            raise ServiceError("The deployment was deleted meanwhile.", code="conflict")
         reason = deletion_refusal(deployment)
         if reason:
             raise ServiceError(reason, code="active")

@@ -6,7 +6,7 @@ from django.utils import timezone
 from accounts import audit
 from accounts.permissions import Actor, may_manage, may_use_driver
 from common.broadcast import publish_on_commit
-from common.encryption import Cipher
+from common.encryption import Cipher, SecretUnreadableError
 from deployments import lifecycle
 from deployments.models import Deployment, DesiredState, Rollout, Status, Version
 from deployments.services.change import change
@@ -63,7 +63,7 @@ def start_version(version: Version, *, actor: Actor, strategy: str = Rollout.Str
     _check_may_deploy(deployment, actor)
     with change(reconcile_cluster=deployment.endpoint.cluster_id):
         _lock(deployment)
-        version.refresh_from_db()
+        _refresh(version)
         if not version.is_inactive:
             status = Status(version.status).label
             raise ServiceError(
@@ -71,7 +71,7 @@ def start_version(version: Version, *, actor: Actor, strategy: str = Rollout.Str
                 code="active",
             )
         # The specification may have stopped being possible since: a program removed, a file moved.
-        check_specification(version.specification_with_secrets(), deployment.endpoint.cluster.driver)
+        check_specification(_secrets_of(version), deployment.endpoint.cluster.driver)
         old = _unwant_current(deployment, actor)
         now = timezone.now()
         moved = lifecycle.advance(
@@ -92,7 +92,7 @@ def stop_version(version: Version, *, actor: Actor) -> None:
     _check_may_deploy(version.deployment, actor)
     with change(reconcile_cluster=version.deployment.endpoint.cluster_id):
         _lock(version.deployment)
-        version.refresh_from_db()
+        _refresh(version)
         if version.desired_state == DesiredState.STOPPED:
             return
         _unwant(version)
@@ -106,7 +106,7 @@ def scale_version(version: Version, replicas: int, *, actor: Actor) -> None:
     _check_replicas(replicas)
     with change(reconcile_cluster=version.deployment.endpoint.cluster_id):
         _lock(version.deployment)
-        version.refresh_from_db()
+        _refresh(version)
         old = version.replicas
         if old == replicas:
             return
@@ -121,7 +121,7 @@ def delete_version(version: Version, *, actor: Actor) -> None:
     _check_may_deploy(version.deployment, actor)
     with change(reconcile_cluster=version.deployment.endpoint.cluster_id):
         _lock(version.deployment)
-        version.refresh_from_db()
+        _refresh(version)
         if not version.is_inactive:
             status = Status(version.status).label
             raise ServiceError(
@@ -188,7 +188,22 @@ def _lock(deployment: Deployment) -> None:
     NO KEY: a plain FOR UPDATE would block the reconciler's events, which refer to this row, while it holds a version's
     row that the service wants next: a deadlock.
     """
-    Deployment.objects.select_for_update(no_key=True).get(pk=deployment.pk)
+    if Deployment.objects.select_for_update(no_key=True).filter(pk=deployment.pk).first() is None:
+        raise ServiceError("The deployment was deleted meanwhile.", code="conflict")
+
+
+def _refresh(version: Version) -> None:
+    try:
+        version.refresh_from_db()
+    except Version.DoesNotExist:
+        raise ServiceError(f"Version {version.number} was deleted meanwhile.", code="conflict") from None
+
+
+def _secrets_of(version: Version) -> Specification:
+    try:
+        return version.specification_with_secrets()
+    except SecretUnreadableError as error:
+        raise ServiceError(str(error), code="secret_unreadable") from None
 
 
 def _unwant_current(deployment: Deployment, actor: Actor) -> Version | None:

@@ -11,7 +11,9 @@ from django.views.decorators.http import require_GET
 
 from accounts.permissions import managed_organizations
 from common.naming import suggest_name
+from common.numbers import whole
 from deployments.forms.deployment import DeploymentForm
+from deployments.forms.key_values import format_bytes
 from deployments.forms.specification import SpecificationForm
 from deployments.models import Deployment, Model, Version
 from deployments.selectors import manageable_endpoints, manageable_models
@@ -127,8 +129,8 @@ def _create(request: HttpRequest, form: DeploymentForm, specification_form: Spec
 
 
 def _fixed_model(request: HttpRequest) -> Model | None:
-    value = request.GET.get("model", "")
-    return get_object_or_404(manageable_models(request.user), pk=int(value)) if value.isdigit() else None
+    pk = whole(request.GET.get("model", ""))
+    return get_object_or_404(manageable_models(request.user), pk=pk) if pk is not None else None
 
 
 def _missing(request: HttpRequest, model: Any, endpoint: Any) -> list[str]:
@@ -148,9 +150,9 @@ def _touched(request: HttpRequest) -> set[str]:
 
 
 def _previous_version(request: HttpRequest, deployment: Deployment) -> Version | None:
-    number = (request.POST or request.GET).get("from", "")
+    number = whole((request.POST or request.GET).get("from", ""))
     versions = Version.objects.filter(deployment=deployment)
-    found = versions.filter(number=int(number)).first() if number.isdigit() else None
+    found = versions.filter(number=number).first() if number is not None else None
     return found or deployment.current_version or versions.first()
 
 
@@ -158,4 +160,5 @@ def _fill_remedy(form: SpecificationForm, request: HttpRequest) -> None:
     for key, value in request.GET.items():
         name = key.removeprefix("set_")
         if key.startswith("set_") and name in form.fields:
-            form.fields[name].initial = f"{int(value) // 2**20} MiB" if name == "memory" and value.isdigit() else value
+            size = whole(value) if name == "memory" else None
+            form.fields[name].initial = value if size is None else format_bytes(size)

@@ -12,6 +12,7 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
+from common.numbers import whole
 from deployments.forms.deployment import SettingsForm
 from deployments.models import Deployment, DesiredState, Rollout, Status, Version
 from deployments.services import deployments as deployment_services
@@ -92,8 +93,11 @@ def settings(request: HttpRequest, organization: str, name: str) -> HttpResponse
     data = request.POST if request.method == "POST" else None
     form = SettingsForm(data, initial={"description": deployment.description, "environment": deployment.environment})
     if data is not None and form.is_valid():
-        deployment_services.update_deployment(deployment, **form.cleaned_data, actor=request.user)
-        messages.success(request, "Saved.")
+        try:
+            deployment_services.update_deployment(deployment, **form.cleaned_data, actor=request.user)
+            messages.success(request, "Saved.")
+        except ServiceError as error:
+            messages.error(request, str(error))
         return redirect("deployments:settings", organization, name)
     refusal = deployment_services.deletion_refusal(deployment)
     return render(
@@ -110,11 +114,12 @@ def scale(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     try:
         if version is None or version.is_inactive:
             raise ServiceError("No version runs. Start one first; its replicas can then be changed.")
-        if not text.isascii() or not text.isdigit() or len(text) > 6:
+        replicas = whole(text)
+        if replicas is None:
             raise ServiceError("Replicas are a whole number.", field="replicas")
         version.deployment = deployment
-        version_services.scale_version(version, int(text), actor=request.user)
-        messages.success(request, f"Version {version.number} goes to {int(text)} replicas.")
+        version_services.scale_version(version, replicas, actor=request.user)
+        messages.success(request, f"Version {version.number} goes to {replicas} replicas.")
     except ServiceError as error:
         messages.error(request, str(error))
     return redirect("deployments:settings", organization, name)

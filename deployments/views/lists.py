@@ -6,6 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from accounts.permissions import managed_organizations, visible_organizations
+from common.numbers import whole
 from deployments.models import Deployment, Status
 from deployments.selectors import DeploymentFilter, attach_current_versions, filtered_deployments, visible_deployments
 
@@ -43,7 +44,7 @@ def _page(request: HttpRequest) -> dict[str, object]:
     if "~" in after:
         # Keyset: behind this name and key, however many rows lie before it.
         name, _, pk = after.rpartition("~")
-        found = found.filter(Q(name__gt=name) | Q(name=name, pk__gt=int(pk) if pk.isdigit() else 0))
+        found = found.filter(Q(name__gt=name) | Q(name=name, pk__gt=whole(pk) or 0))
     rows = list(found[: PAGE_SIZE + 1])
     has_more = len(rows) > PAGE_SIZE
     rows = rows[:PAGE_SIZE]

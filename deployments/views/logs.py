@@ -7,6 +7,7 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, render
 
+from common.numbers import whole
 from deployments import log_store
 from deployments.models import Instance
 from deployments.selectors import visible_instances
@@ -33,7 +34,7 @@ def earlier_lines(request: HttpRequest, uid: str) -> JsonResponse:
     """Stored lines before a position, for reading back."""
     instance = get_object_or_404(visible_instances(request.user), uid=uid)
     before = request.GET.get("before", "")
-    page = log_store.read_before(instance.uid, int(before) if before.isdigit() else None, 500)
+    page = log_store.read_before(instance.uid, whole(before), 500)
     return JsonResponse({"lines": [[line.position, line.text] for line in page.lines], "has_earlier": page.has_earlier})
 
 

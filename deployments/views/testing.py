@@ -58,7 +58,7 @@ async def send_test(request: HttpRequest, organization: str, name: str) -> JsonR
         )
     except relay.InvalidTestError as error:
         return JsonResponse({"error": str(error), "field": error.field}, status=400)
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, UnicodeDecodeError, RecursionError):
         return JsonResponse({"error": "The request could not be read. Reload the page and try again."}, status=400)
     test_id = await relay.start(test, deployment, user)
     return JsonResponse({"id": test_id})

@@ -65,7 +65,8 @@ class CustomCommand(Engine):
         settings = {setting.name: setting.default for setting in self.settings} | specification.engine_settings
         return LaunchPlan(
             engine=self.name,
-            command=(*shlex.split(settings["command"]), *specification.extra_arguments),
+            # Never None: shlex would then read standard input.
+            command=(*shlex.split(settings["command"] or ""), *specification.extra_arguments),
             environment=specification.environment | specification.secret_environment,
             fixed_port=settings["port"],
             health_path=settings["health_path"],

@@ -135,6 +135,11 @@ class LocalDriver(Driver):
                 running.append((folder.path.parent.name, state))
         return running
 
+    def _living_states(self) -> list[dict[str, Any]]:
+        """Of all local clusters: they share this machine's devices, and an instance that waits to restart keeps its own."""
+        states = [InstanceFolder(path.parent).read_state() for path in self._root.parent.glob("*/*/*/state.json")]
+        return [state for state in states if state and state["phase"] not in (observation.GONE, observation.FAILED)]
+
     def _checked(self, folder: InstanceFolder, state: dict[str, Any]) -> dict[str, Any]:
         """The state, corrected where its shim can't speak any more."""
         if state["phase"] in (observation.GONE, observation.FAILED):
@@ -180,7 +185,7 @@ class LocalDriver(Driver):
         if not count:
             return []
         gpus, reason = read_gpus()
-        taken = {index for _, state in self.programs() for index in state["gpus"]}
+        taken = {index for state in self._living_states() for index in state["gpus"]}
         free = [gpu.index for gpu in gpus if gpu.index not in taken]
         if len(free) < count:
             have = f"{len(gpus)} GPUs, {len(free)} of them free" if gpus else f"no GPU: {reason}"

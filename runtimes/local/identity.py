@@ -16,20 +16,28 @@ def boot_id() -> str:
 
 def describe(pid: int) -> dict[str, Any]:
     """What to keep on record of a process of ours."""
-    return {"pid": pid, "create_time": psutil.Process(pid).create_time(), "boot_id": boot_id()}
+    return {"pid": pid, "start_ticks": _start_ticks(pid), "boot_id": boot_id()}
 
 
 def find(record: dict[str, Any] | None) -> psutil.Process | None:
     """The recorded process when it still runs, else None."""
-    if not record or record["boot_id"] != boot_id():
+    if not record or record["boot_id"] != boot_id() or _start_ticks(record["pid"]) != record["start_ticks"]:
         return None
     try:
         process = psutil.Process(record["pid"])
-        # Clock steps move create_time by less than a second; a reused pid is younger by far more.
-        same = abs(process.create_time() - record["create_time"]) < 1.0
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        return process if process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:
         return None
+
+
+def _start_ticks(pid: int) -> int | None:
+    """Clock ticks from the machine's start to the process's: unlike a time of day it moves with no clock."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The program's name stands in brackets and may hold anything, spaces and brackets included.
+    return int(stat.rpartition(")")[2].split()[19])
 
 
 def leftovers(token: str) -> list[psutil.Process]:

@@ -5,6 +5,7 @@
 {root}/{version key}/{uid}/work/         the program's working directory
 """
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,22 +76,30 @@ class LogWriter:
         self._position = int(segments[-1].name) + segments[-1].stat().st_size if segments else 0
         self._file = self._open()
         self._partial = b""
+        # The program's lines come from a thread of their own.
+        self._lock = threading.Lock()
 
     def feed(self, data: bytes) -> None:
         """Take bytes as the program wrote them; a line longer than LINE_BYTES is cut into several."""
-        lines = (self._partial + data).split(b"\n")
-        self._partial = lines.pop()
-        while len(self._partial) > LINE_BYTES:
-            lines.append(self._partial[:LINE_BYTES])
-            self._partial = self._partial[LINE_BYTES:]
-        self._write(lines)
+        with self._lock:
+            lines = (self._partial + data).split(b"\n")
+            self._partial = lines.pop()
+            while len(self._partial) > LINE_BYTES:
+                lines.append(self._partial[:LINE_BYTES])
+                self._partial = self._partial[LINE_BYTES:]
+            self._write(lines)
 
     def say(self, text: str) -> None:
         """Add a line of Slipway's own."""
-        self.finish_line()
-        self._write([b"[slipway] " + text.encode()])
+        with self._lock:
+            self._finish_line()
+            self._write([b"[slipway] " + text.encode()])
 
     def finish_line(self) -> None:
+        with self._lock:
+            self._finish_line()
+
+    def _finish_line(self) -> None:
         if self._partial:
             self._write([self._partial])
             self._partial = b""

@@ -51,6 +51,9 @@ class Shim:
         self._killed_for_memory = False
 
     def run(self) -> None:
+        if self._state.get("phase") != observation.SCHEDULED:
+            # It took so long to start that it was given up; another instance may be in its place.
+            return
         signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -163,6 +166,11 @@ class Shim:
                 self._end(program)
                 return
             self._limit_memory(program)
+            if not self._folder.state_path.exists():
+                # Nobody can find this instance any more.
+                self._stop.set()
+                _signal_group(program.pid, signal.SIGKILL)
+                return
             now = time.monotonic()
             if now < next_probe:
                 continue
@@ -245,7 +253,8 @@ class Shim:
 
     def _update(self, **changes: Any) -> None:
         self._state |= changes
-        self._folder.write_state(self._state)
+        if self._folder.path.is_dir():
+            self._folder.write_state(self._state)
 
 
 def _of_this_run(lines: list[str]) -> tuple[str, ...]:

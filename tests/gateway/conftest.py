@@ -114,7 +114,9 @@ class RunningGateway:
         self._server = await loop.create_server(lambda: ClientConnection(self.core), "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         self._ticking = loop.create_task(
-            self.core.tick(lambda entries, position: None, lambda position: None, lambda entries: None)
+            self.core.tick(
+                lambda entries, position: self.entries.extend(entries), lambda position: None, lambda entries: None
+            )
         )
 
     async def stop(self) -> None:

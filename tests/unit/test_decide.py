@@ -6,6 +6,7 @@ import pytest
 
 from deployments.decide import (
     ERROR,
+    LOST_BEFORE_ERROR,
     PREPARING,
     REPLACE_FAILED_AFTER_S,
     REPLACE_LOST_EARLY_AFTER_S,
@@ -86,13 +87,24 @@ class TestPreparing:
         assert (plan.status, plan.create) == (PREPARING, 0)
 
     def test_past_the_deadline_is_error(self):
-        plan = decide(wanted(first_instance_at=NOW - 61), [instance(phase=observation.LOADING)], NOW)
+        plan = decide(wanted(), [instance(phase=observation.LOADING, started_at=NOW - 61)], NOW)
         assert (plan.status, plan.cause.code, plan.end) == (ERROR, "start_timeout", ("a",))
 
     def test_unschedulable_stays_until_the_deadline(self):
         assert decide(wanted(blocked=FULL), [], NOW).status == PREPARING
         late = decide(wanted(blocked=FULL, start_requested_at=NOW - 61), [], NOW)
         assert (late.status, late.cause) == (ERROR, FULL)
+
+    def test_a_start_that_never_had_its_turn_has_not_failed(self):
+        assert decide(wanted(start_requested_at=NOW - 9999), [], NOW).status == PREPARING
+
+    def test_too_many_lost_is_error(self):
+        plan = decide(wanted(lost=LOST_BEFORE_ERROR), [], NOW)
+        assert (plan.status, plan.cause.code) == (ERROR, "instance_lost")
+
+    def test_a_restart_waits_for_the_instances_of_the_earlier_start(self):
+        plan = decide(wanted(generation=2), [instance("old", observation.ENDING)], NOW)
+        assert (plan.status, plan.create) == (PREPARING, 0)
 
     def test_waits_for_the_earlier_version(self):
         plan = decide(wanted(may_start=False, start_requested_at=NOW - 999), [], NOW)

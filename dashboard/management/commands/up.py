@@ -152,10 +152,14 @@ class Command(BaseCommand):
     def _shut_down(self, home: Home, supervision: Supervision) -> None:
         """In this order: first who would start instances anew, then the instances, last who stores their last lines."""
         self.stdout.write("Stopping …")
-        if supervision.is_alive():
-            supervision.stop_processes(BUSY_PROCESSES)
-        for path in home.instances.iterdir():
-            if path.name.isdigit():
-                local_driver(int(path.name)).end_all(timeout_s=INSTANCES_END_WITHIN_S)
-        supervision.shut_down()
+        try:
+            if supervision.is_alive():
+                supervision.stop_processes(BUSY_PROCESSES)
+        finally:
+            try:
+                for path in home.instances.iterdir():
+                    if path.name.isdigit():
+                        local_driver(int(path.name)).end_all(timeout_s=INSTANCES_END_WITHIN_S)
+            finally:
+                supervision.shut_down()
         self.stdout.write("Stopped.")
