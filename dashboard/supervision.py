@@ -96,7 +96,7 @@ class Supervision:
 
     def _call(self, method: str, *arguments: Any) -> Any:
         # A connection per call: the transport keeps a broken one for ever otherwise.
-        transport = SupervisorTransport(None, None, f"unix://{self._home.run / 'supervisor.sock'}")
+        transport = SupervisorTransport(None, None, f"unix://{self._home.supervisor_socket}")
         server = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
         try:
             return getattr(server.supervisor, method)(*arguments)

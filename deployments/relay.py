@@ -92,7 +92,7 @@ def parse_test(wanted: dict[str, Any]) -> Test:
     if content_type == "application/json" and body.strip():
         try:
             json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidTestError(
                 f"The body is not JSON: {error}. Choose another content type to send it as it is.", "body"
             ) from None
@@ -143,6 +143,7 @@ class _Relay:
             if not sending.cancelled():
                 sending.result()
         finally:
+            sending.cancel()
             await self._store.aclose()
 
     async def _send(self) -> None:
@@ -154,7 +155,10 @@ class _Relay:
         await self._frame(kind="started", at=time.time())
         try:
             timeout = httpx.Timeout(TOTAL_TIMEOUT_S, connect=5)
-            async with httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False) as client:
+            async with (
+                asyncio.timeout(TOTAL_TIMEOUT_S),
+                httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False) as client,
+            ):
                 request = client.build_request(
                     self._test.method, self._url + self._test.path, headers=headers, content=self._test.body or None
                 )
@@ -162,6 +166,11 @@ class _Relay:
                 response = await client.send(request, stream=True)
                 await self._answer(response)
                 await response.aclose()
+        except TimeoutError:
+            minutes = TOTAL_TIMEOUT_S // 60
+            await self._frame(
+                kind="error", message=f"Cut off after {minutes} minutes; a test from the browser takes no longer."
+            )
         except httpx.ConnectError:
             await self._frame(
                 kind="error",

@@ -6,7 +6,14 @@ from typing import Any
 from django.db.models import Count, Exists, F, OuterRef, Prefetch, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
-from accounts.permissions import Actor, is_operator, managed_organizations, may_manage_clusters, visible_organizations
+from accounts.permissions import (
+    Actor,
+    is_operator,
+    managed_organizations,
+    may_manage_clusters,
+    may_use_driver,
+    visible_organizations,
+)
 from common.numbers import whole
 from deployments.models import Cluster, Deployment, DesiredState, Endpoint, Instance, Model, Status, Version
 from deployments.models.version import INACTIVE
@@ -35,6 +42,16 @@ def visible_endpoints(actor: Actor) -> QuerySet[Endpoint]:
 
 def manageable_endpoints(actor: Actor) -> QuerySet[Endpoint]:
     return _scoped(Endpoint.objects.all(), actor, managed_organizations(actor))
+
+
+def deployable_endpoints(actor: Actor) -> QuerySet[Endpoint]:
+    """Endpoints on whose cluster the actor may run models. On others not even a form is shown: it tells of the host."""
+    return manageable_endpoints(actor).filter(cluster__in=usable_clusters(actor))
+
+
+def usable_clusters(actor: Actor) -> QuerySet[Cluster]:
+    drivers = [driver for driver in Cluster.Driver.values if may_use_driver(actor, driver)]
+    return Cluster.objects.filter(driver__in=drivers)
 
 
 def visible_clusters(actor: Actor) -> QuerySet[Cluster]:

@@ -62,6 +62,7 @@ class LocalWatcher:
 
     def look(self, *, final: bool = False) -> None:
         """One round over all instances of all local clusters."""
+        seen: set[str] = set()
         for cluster_id in self._cluster_ids():
             dirty = False
             for folder in local_driver(cluster_id).folders():
@@ -69,6 +70,7 @@ class LocalWatcher:
                 if state is None:
                     continue
                 uid = state["uid"]
+                seen.add(uid)
                 fingerprint = (
                     state["phase"],
                     state["restarts"],
@@ -82,6 +84,9 @@ class LocalWatcher:
                 self._follow(uid, folder, state["phase"] in (observation.GONE, observation.FAILED), final=final)
             if dirty:
                 enqueue("deployments.reconcile_cluster", cluster_id)
+        for kept in (self._followers, self._fingerprints):
+            for uid in set(kept) - seen:
+                del kept[uid]
 
     def _cluster_ids(self) -> list[int]:
         return list(Cluster.objects.filter(driver=Cluster.Driver.LOCAL).values_list("pk", flat=True))
@@ -99,7 +104,11 @@ class LocalWatcher:
             follower.position = lines[-1].position
             follower.pending += lines
             follower.pending_bytes += sum(len(line.text) for line in lines)
-            log_store.publish_tail(uid, lines)
+            try:
+                log_store.publish_tail(uid, lines)
+            except redis.RedisError as error:
+                # Live readers wait; what is stored must not.
+                log.warning("live tail of %s: %s", uid, error)
         complete = ended and not lines
         due = follower.pending and time.monotonic() - follower.sealed_at >= SEAL_INTERVAL_S
         if complete or final or due or follower.pending_bytes >= SEAL_BYTES:

@@ -146,7 +146,9 @@ def _gpu(curves: list[SystemCurve], names: dict[str, str], axis: Axis, *, memory
     for curve in with_gpu:
         for device, samples in curve.gpus.items():
             name = f"{_short(names.get(curve.instance_uid, curve.instance_uid))} GPU {device}"
-            values = [used / MIB if memory else utilization for utilization, used in samples]
+            values = [
+                (None if used is None else used / MIB) if memory else utilization for utilization, used in samples
+            ]
             drawn.append(Curve(name, curve.times, values))
     if not memory:
         return {"figure": lines(drawn, axis, unit="%", limit=100.0), "facts": "share of time in which a kernel runs"}

@@ -42,7 +42,7 @@ class SystemCurve:
     cpu_user: list[float] = field(default_factory=list)
     cpu_system: list[float] = field(default_factory=list)
     memory_used: list[int] = field(default_factory=list)
-    gpus: dict[int, list[tuple[float, int]]] = field(default_factory=dict)
+    gpus: dict[int, list[tuple[float | None, int | None]]] = field(default_factory=dict)
     gpu_memory_total: int = 0
     gpu_reason: str = ""
 
@@ -93,6 +93,8 @@ def _append(curve: SystemCurve, row: SystemSamples, window: Window) -> None:
         curve.memory_used.append(row.memory_used[index])
         for position, device in enumerate(row.gpu_indexes):
             place = index * devices + position
+            if place >= len(row.gpu_utilization):
+                continue
             curve.gpus.setdefault(device, []).append((row.gpu_utilization[place], row.gpu_memory_used[place]))
 
 

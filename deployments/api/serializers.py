@@ -7,7 +7,7 @@ from rest_framework import serializers
 from accounts.models import Organization
 from accounts.permissions import managed_organizations
 from deployments.models import Cluster, Deployment, Endpoint, Event, Instance, Model, Version
-from deployments.selectors import manageable_endpoints, manageable_models
+from deployments.selectors import deployable_endpoints, manageable_models, usable_clusters
 from deployments.services.versions import MAX_REPLICAS
 from runtimes.engines.registry import engines
 from runtimes.specification import PodAffinity, Specification, Toleration
@@ -52,7 +52,14 @@ class ModelSerializer(_OfOrganization):
 
 
 class EndpointSerializer(_OfOrganization):
-    cluster = serializers.SlugRelatedField(slug_field="name", queryset=Cluster.objects.all())
+    cluster = serializers.SlugRelatedField(slug_field="name", queryset=Cluster.objects.none())
+
+    def get_fields(self) -> dict[str, Any]:
+        fields = super().get_fields()
+        request = self.context.get("request")
+        if request is not None:
+            fields["cluster"].queryset = usable_clusters(request.user)
+        return fields
 
     class Meta:
         model = Endpoint
@@ -218,7 +225,7 @@ class NewDeploymentSerializer(serializers.Serializer):
         fields = super().get_fields()
         request = self.context.get("request")
         if request is not None:
-            fields["endpoint"].queryset = manageable_endpoints(request.user).select_related("organization", "cluster")
+            fields["endpoint"].queryset = deployable_endpoints(request.user).select_related("organization", "cluster")
         return fields
 
     def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.models import Organization
-from accounts.permissions import visible_organizations
+from accounts.permissions import may_use_driver, visible_organizations
 from common.numbers import whole
 from deployments import log_store
 from deployments.api import serializers
@@ -30,6 +30,7 @@ from deployments.selectors import (
 from deployments.services import catalog
 from deployments.services import deployments as deployment_services
 from deployments.services import versions as version_services
+from deployments.services.errors import ForbiddenError
 
 READING = ("list", "retrieve")
 
@@ -50,12 +51,13 @@ class _CatalogViewSet(viewsets.ModelViewSet):
     visible: Any
     manageable: Any
     save: Any
+    related: tuple[str, ...] = ("organization",)
 
     def get_queryset(self) -> Any:
         if getattr(self, "swagger_fake_view", False):
             return self.queryset
         wanted = type(self).visible if self.action in READING else type(self).manageable
-        return wanted(self.request.user)
+        return wanted(self.request.user).select_related(*self.related)
 
     def perform_create(self, serializer: Any) -> None:
         self._write(serializer, serializer.Meta.model())
@@ -87,6 +89,7 @@ class ModelViewSet(_CatalogViewSet):
 class EndpointViewSet(_CatalogViewSet):
     serializer_class = serializers.EndpointSerializer
     queryset = Endpoint.objects.none()
+    related = ("organization", "cluster")
     visible, manageable, save = (
         staticmethod(visible_endpoints),
         staticmethod(manageable_endpoints),
@@ -97,6 +100,7 @@ class EndpointViewSet(_CatalogViewSet):
 class ClusterViewSet(_CatalogViewSet):
     serializer_class = serializers.ClusterSerializer
     queryset = Cluster.objects.none()
+    related = ()
     visible, manageable, save = (
         staticmethod(visible_clusters),
         staticmethod(visible_clusters),
@@ -183,6 +187,8 @@ class DeploymentViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
     @versions.mapping.post
     def create_version(self, request: Request, organization: str, name: str) -> Response:
         deployment = self._find(organization, name, manage=True)
+        if not may_use_driver(request.user, deployment.endpoint.cluster.driver):
+            raise ForbiddenError("You may not run models on this cluster.")
         wanted = serializers.NewVersionSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         specification = self._specification(request.data.get("specification"), deployment.model, deployment.api_id)

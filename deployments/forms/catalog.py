@@ -6,6 +6,7 @@ from django import forms
 
 from accounts.permissions import Actor, managed_organizations
 from deployments.models import Cluster, Endpoint, Model
+from deployments.selectors import usable_clusters
 
 
 class ModelForm(forms.ModelForm):
@@ -44,6 +45,7 @@ class EndpointForm(forms.ModelForm):
         super().__init__(*args, **kwargs)
         _offer_organizations(self, actor)
         self.fields["cluster"].empty_label = None
+        self.fields["cluster"].queryset = usable_clusters(actor)
         # The rule's own message says more than "at most 63 characters".
         self.fields["name"].max_length = None
 

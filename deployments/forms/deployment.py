@@ -9,7 +9,7 @@ from accounts.permissions import Actor
 from common.naming import name_error
 from common.numbers import whole
 from deployments.models import Deployment, Endpoint, Model
-from deployments.selectors import manageable_endpoints, manageable_models
+from deployments.selectors import deployable_endpoints, manageable_models
 
 
 class DeploymentForm(forms.Form):
@@ -30,7 +30,7 @@ class DeploymentForm(forms.Form):
         self.fixed_model = fixed_model
         self.fields["model"].queryset = models.filter(pk=fixed_model.pk) if fixed_model else models
         self.fields["model"].label_from_instance = lambda item: f"{item.name} ({item.organization})"
-        endpoints = manageable_endpoints(actor).select_related("organization", "cluster")
+        endpoints = deployable_endpoints(actor).select_related("organization", "cluster")
         if fixed_model:
             endpoints = endpoints.filter(organization=fixed_model.organization)
         self.fields["endpoint"].queryset = endpoints

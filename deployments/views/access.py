@@ -5,6 +5,7 @@ from typing import Any
 from django.http import Http404, HttpRequest
 from django.shortcuts import get_object_or_404
 
+from accounts.permissions import may_use_driver
 from deployments.models import Deployment, Version
 from deployments.selectors import attach_current_versions, manageable_deployments, visible_deployments
 
@@ -21,6 +22,14 @@ def get_deployment(request: HttpRequest, organization: str, name: str) -> Deploy
 def get_managed_deployment(request: HttpRequest, organization: str, name: str) -> Deployment:
     deployment = get_deployment(request, organization, name)
     if not deployment.may_manage:
+        raise Http404
+    return deployment
+
+
+def get_deployable(request: HttpRequest, organization: str, name: str) -> Deployment:
+    """Managed, and on a cluster where the user may run models."""
+    deployment = get_managed_deployment(request, organization, name)
+    if not may_use_driver(request.user, deployment.endpoint.cluster.driver):
         raise Http404
     return deployment
 

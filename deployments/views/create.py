@@ -16,11 +16,11 @@ from deployments.forms.deployment import DeploymentForm
 from deployments.forms.key_values import format_bytes
 from deployments.forms.specification import SpecificationForm
 from deployments.models import Deployment, Model, Version
-from deployments.selectors import manageable_endpoints, manageable_models
+from deployments.selectors import deployable_endpoints, manageable_models
 from deployments.services import deployments as deployment_services
 from deployments.services import versions as version_services
 from deployments.services.errors import ServiceError
-from deployments.views.access import get_managed_deployment, tab_context
+from deployments.views.access import get_deployable, tab_context
 
 
 @login_required
@@ -68,7 +68,7 @@ def specification_fields(request: HttpRequest) -> HttpResponse:
 @login_required
 def new_version(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     """A version that starts from an earlier one; `set_{field}` in the query fills in what mends an error."""
-    deployment = get_managed_deployment(request, organization, name)
+    deployment = get_deployable(request, organization, name)
     previous = _previous_version(request, deployment)
     data = request.POST if request.method == "POST" else None
     draft = request.POST or request.GET
@@ -102,7 +102,7 @@ def new_version(request: HttpRequest, organization: str, name: str) -> HttpRespo
 @login_required
 @require_GET
 def version_fields(request: HttpRequest, organization: str, name: str) -> HttpResponse:
-    deployment = get_managed_deployment(request, organization, name)
+    deployment = get_deployable(request, organization, name)
     form = SpecificationForm(
         driver=deployment.endpoint.cluster.driver, model=deployment.model, previous=_previous_version(request, deployment),
         touched=_touched(request), draft=request.GET,
@@ -137,7 +137,7 @@ def _missing(request: HttpRequest, model: Any, endpoint: Any) -> list[str]:
     missing = []
     if model is None and not manageable_models(request.user).exists():
         missing.append("model")
-    if endpoint is None and not manageable_endpoints(request.user).exists():
+    if endpoint is None and not deployable_endpoints(request.user).exists():
         missing.append("endpoint")
     if not missing and endpoint is None:
         missing.append("endpoint of the model's organization")

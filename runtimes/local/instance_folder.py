@@ -42,8 +42,14 @@ class InstanceFolder:
         return sorted(path for path in self.log_path.iterdir() if path.name.isdigit())
 
     def read_log(self, after: int) -> Iterator[LogLine]:
-        """Whole lines behind byte position `after`, as `{seconds} {text}`."""
-        for segment in self.segments():
+        """Whole lines behind byte position `after`, as `{seconds} {text}`; a hole is told in a line of its own."""
+        segments = self.segments()
+        if segments and after < int(segments[0].name):
+            lost = int(segments[0].name) - after
+            yield LogLine(
+                int(segments[0].name), f"{time.time():.3f} [slipway] {lost:,} bytes of the log were lost here"
+            )
+        for segment in segments:
             start = int(segment.name)
             size = segment.stat().st_size
             if start + size <= after:

@@ -19,7 +19,8 @@ class Usage:
     cpu_user_s: float
     cpu_system_s: float
     memory_used: int
-    gpus: tuple[GpuSample, ...]
+    gpus: tuple[GpuSample | None, ...]
+    gpu_indexes: tuple[int, ...]
 
 
 def read_usage(state: dict[str, Any], gpus: Iterable[GpuSample]) -> Usage | None:
@@ -44,4 +45,7 @@ def read_usage(state: dict[str, Any], gpus: Iterable[GpuSample]) -> Usage | None
                 memory += process.memory_info().rss
         except psutil.Error:
             continue
-    return Usage(state["uid"], since, user, system, memory, tuple(gpu for gpu in gpus if gpu.index in state["gpus"]))
+    by_index = {gpu.index: gpu for gpu in gpus}
+    # One place for each of its devices, also when one of them can't be read now.
+    samples = tuple(by_index.get(index) for index in state["gpus"])
+    return Usage(state["uid"], since, user, system, memory, samples, tuple(state["gpus"]))
