@@ -102,6 +102,12 @@ class SpecificationForm(forms.Form):
     def shared_fields(self) -> list[forms.BoundField]:
         return [self[name] for name in ("image", "context_length", "prompt_caching") if name in self.fields]
 
+    def has_image(self) -> bool:
+        return "image" in self.fields
+
+    def no_image_reason(self) -> str:
+        return f"{self.engine.title} runs as a program of this machine; images are for clusters that pull them."
+
     def resource_fields(self) -> list[forms.BoundField]:
         return [self[name] for name in ("replicas", "cpu", "memory", "gpu")]
 
