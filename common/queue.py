@@ -9,13 +9,13 @@ from kombu.exceptions import OperationalError
 log = logging.getLogger(__name__)
 
 
-def enqueue_on_commit(task: str, *args: int | str, countdown_s: float | None = None) -> None:
+def enqueue_on_commit(task: str, *args: int | str) -> None:
     """Send the task by name once the surrounding transaction is committed."""
-    transaction.on_commit(lambda: enqueue(task, *args, countdown_s=countdown_s))
+    transaction.on_commit(lambda: enqueue(task, *args))
 
 
-def enqueue(task: str, *args: int | str, countdown_s: float | None = None) -> None:
+def enqueue(task: str, *args: int | str) -> None:
     try:
-        current_app.send_task(task, args=args, countdown=countdown_s, expires=60, retry=False)
+        current_app.send_task(task, args=args, expires=60, retry=False)
     except (OperationalError, OSError) as error:
         log.warning("%s%r not enqueued, the next sweep will do it: %s", task, args, error)

@@ -60,9 +60,6 @@ class Supervision:
     def state(self, name: str) -> str:
         return self._call("getProcessInfo", name)["statename"]
 
-    def pids(self) -> dict[str, int]:
-        return {info["name"]: info["pid"] for info in self._call("getAllProcessInfo")}
-
     def is_alive(self) -> bool:
         return self._daemon is not None and self._daemon.poll() is None
 

@@ -15,7 +15,7 @@ from accounts.permissions import (
     visible_organizations,
 )
 from common.numbers import whole
-from deployments.models import Cluster, Deployment, DesiredState, Endpoint, Instance, Model, Status, Version
+from deployments.models import Cluster, Deployment, DesiredState, Endpoint, Instance, Model, Version
 from deployments.models.version import INACTIVE
 from runtimes.observation import READY
 
@@ -157,7 +157,3 @@ def active_versions_of_cluster(cluster: Cluster) -> list[Version]:
         .prefetch_related(live)
         .order_by("pk")
     )
-
-
-def is_serving(version: Version | None) -> bool:
-    return version is not None and version.status == Status.RUNNING

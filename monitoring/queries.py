@@ -56,7 +56,6 @@ class RequestBar:
     served: int = 0
     latency_sum: float = 0.0
     latency_max: float = 0.0
-    sketches: list[bytes] = field(default_factory=list)
 
     @property
     def average(self) -> float | None:
@@ -111,7 +110,7 @@ def request_bars(
             instance_uid=instance_uid,
         )
         .filter(version_id__in=version_ids)
-        .values("bucket", "source", *CLASSES, "rejected", "end_to_end_sum", "end_to_end_max", "end_to_end_sketch")
+        .values("bucket", "source", *CLASSES, "rejected", "end_to_end_sum", "end_to_end_max")
     )
     stored = {(row["source"], row["bucket"]) for row in rows}
     for row in _open_rows(version_ids, instance_uid):
