@@ -14,6 +14,7 @@ help:
 	@echo "make run    set up and start everything on this machine, until Ctrl-C"
 	@echo "make test   install what the tests need and run all of them"
 	@echo "make check  lint, types, layers, migrations, deployment settings"
+	@echo "make bench  measure beside nginx and other peers (docs/benchmarks.md says what)"
 	@echo "make clean  remove the environment (your data in .slipway stays)"
 
 run: $(STATIC)
@@ -24,6 +25,9 @@ test: $(INSTALLED_TEST) $(STATIC)
 
 check: $(INSTALLED_TEST) $(STATIC)
 	@bash scripts/check.sh
+
+bench: $(INSTALLED_TEST)
+	@bash scripts/bench.sh $(SUITES)
 
 clean:
 	rm -rf $(VENV) node_modules staticfiles

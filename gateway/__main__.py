@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -35,33 +36,59 @@ async def serve(host: str, port: int, name: str) -> None:
     lock = await _own(folder)
     epoch = time.time_ns() // 1_000_000
     gateway = Gateway(folder, settings.SECRET_KEY.encode(), name=name, epoch=epoch)
-    recorder = Recorder(
-        folder, name, epoch, lambda position: loop.call_soon_threadsafe(gateway.journal.forget_before, position)
-    )
+    recorder = Recorder(folder, name, epoch, _Marks(gateway), address=f"{host}:{port}")
     settle_earlier_epochs(folder, epoch, recorder)
     recorder.start()
 
     def changed(snapshot: Snapshot) -> None:
         loop.call_soon_threadsafe(gateway.set_snapshot, snapshot)
 
-    directory = Directory(folder / "snapshot.json", changed)
+    directory = Directory(folder / "snapshot.json", changed, recorder.acknowledge)
     directory.start()
-    server = await loop.create_server(lambda: ClientConnection(gateway), host, port, backlog=2048, reuse_address=True)
+    # Several gateways may share a port on one machine: the kernel spreads connections over them.
+    server = await loop.create_server(
+        lambda: ClientConnection(gateway), host, port, backlog=4096, reuse_address=True, reuse_port=True
+    )
     log.info("gateway %s listens on %s:%s", name, host, port)
+    _spare_the_collector()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    ticking = loop.create_task(gateway.tick(recorder.spill, recorder.marked, recorder.show_live))
+    ticking = loop.create_task(gateway.tick(recorder))
     await stopped.wait()
     server.close()
     await gateway.drain()
-    # Not cancelled: it may be writing a bucket, whose mark in the journal must follow.
+    # Not cancelled: it may be handing records over.
     await ticking
-    await gateway.close_bucket(recorder.spill, recorder.marked)
+    gateway.hand_over(recorder, close=True)
     directory.stop()
-    recorder.stop(timeout_s=5)
+    # Off the loop: it notes its marks here.
+    await loop.run_in_executor(None, recorder.stop, 5)
     gateway.journal.close()
     lock.close()
+
+
+class _Marks:
+    """Reaches the journal from the recorder's thread."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def folded(self, position: int) -> None:
+        async def note() -> None:
+            self._gateway.journal.folded(position)
+
+        asyncio.run_coroutine_threadsafe(note(), self._gateway.loop).result(timeout=30)
+
+    def forget_before(self, position: int) -> None:
+        self._gateway.loop.call_soon_threadsafe(self._gateway.journal.forget_before, position)
+
+
+def _spare_the_collector() -> None:
+    """What is loaded by now stays; walking through it again and again would stop all requests for tens of milliseconds."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 async def _own(folder: Path) -> IO[str]:

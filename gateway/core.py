@@ -5,25 +5,23 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from common.identity_token import Identity
+import numpy as np
+
 from gateway import journal
 from gateway.balancer import Balancer
-from gateway.framing import Headers
-from gateway.journal import Entry, Journal
-from gateway.meter import BUCKET_S, FAILED, Meter
-from gateway.snapshot import Snapshot, Target
+from gateway.journal import Journal
+from gateway.meter import BUCKET_S, FAILED
+from gateway.snapshot import Snapshot
 from gateway.upstream import Pool
 
 log = logging.getLogger(__name__)
 
 DRAIN_S = 20.0
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-Spill = Callable[[list[Entry], int], None]
 
 
 class Connection(Protocol):
@@ -33,14 +31,24 @@ class Connection(Protocol):
 
     @property
     def is_idle(self) -> bool: ...
+    @property
+    def admitted_deployment(self) -> int | None: ...
     def check_deadline(self, now: float) -> None: ...
+
+
+class Books(Protocol):
+    """Who folds the journal's records and stores what comes of them. Called on the loop; returns at once."""
+
+    def take(self, records: np.ndarray, position: int) -> None: ...
+    def close_batch(self, position: int, in_flight: dict[int, int]) -> None: ...
+    def heartbeat(self, in_flight: int) -> None: ...
 
 
 class Replays(Protocol):
     """Who stores what an earlier epoch left."""
 
     def last_spilled_position(self, epoch: int) -> int: ...
-    def spill_replayed(self, epoch: int, entries: list[Entry]) -> None: ...
+    def spill_replayed(self, epoch: int, records: np.ndarray) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Timeouts:
     body_idle_s: float = 60.0
     first_byte_s: float = 600.0
     stream_idle_s: float = 300.0
+    total_s: float = 3600.0
 
 
 class Gateway:
@@ -64,11 +73,14 @@ class Gateway:
         self.snapshot = Snapshot.empty()
         self.balancer = Balancer()
         self.pool = Pool(self.loop)
-        self.meter = Meter()
         self.journal = Journal(folder, epoch)
         self.connections: set[Connection] = set()
         self.draining = False
         self.in_flight = 0
+        # Records before this position have been handed to the books' keeper.
+        self._taken = 0
+        # Wall clock minus monotonic clock, taken anew each second: one reading of a clock per step is enough.
+        self.wall_offset = time.time() - time.monotonic()
         self._sequence = 0
         self._id_prefix = os.urandom(5).hex().encode()
 
@@ -76,33 +88,15 @@ class Gateway:
         self.snapshot = snapshot
         self.balancer.forget_absent({address.uid for target in snapshot.targets for address in target.addresses})
 
-    def next_request_id(self, headers: Headers) -> bytes:
-        """The client's own id where it is harmless, else a new one."""
-        given = next((value for name, value in headers if name == b"x-request-id"), b"")
+    def next_request(self, given: bytes) -> tuple[int, bytes]:
+        """(sequence in the books, request id): the client's own id where it is harmless, else a new one."""
+        self._sequence = sequence = self._sequence + 1
         if given and _REQUEST_ID.fullmatch(given):
-            return given
-        self._sequence += 1
-        return b"%s%06x" % (self._id_prefix, self._sequence)
+            return sequence, given
+        return sequence, b"%b%06x" % (self._id_prefix, sequence)
 
-    def admit(self, target: Target, identity: Identity | None, at: float) -> tuple[int, object]:
-        self._sequence += 1
-        self.in_flight += 1
-        organization_id, user_id = (identity.organization_id, identity.user_id) if identity else (0, 0)
-        source = 1 if identity else 0
-        file = self.journal.admitted(
-            self._sequence, target.deployment_id, target.version_id, organization_id, user_id, source, at
-        )
-        return self._sequence, file
-
-    def finished(self, file: object, entry: Entry) -> None:
-        self.in_flight -= 1
-        self.journal.finished(file, entry)  # type: ignore[arg-type]
-        self.meter.add(entry)
-
-    async def tick(
-        self, spill: Spill, on_marked: Callable[[int], None], show_live: Callable[[list[Entry]], None]
-    ) -> None:
-        """Once a second until stopped: deadlines, idle connections, the live bucket; every BUCKET_S a closed bucket."""
+    async def tick(self, books: Books) -> None:
+        """Once a second until stopped: deadlines, idle connections, the books; every BUCKET_S a batch is closed."""
         bucket = int(time.time()) // BUCKET_S
         while not self.draining:
             await asyncio.sleep(1.0 - time.time() % 1.0)
@@ -110,37 +104,38 @@ class Gateway:
             try:
                 self._check_connections()
                 current = int(time.time()) // BUCKET_S
-                if current != bucket:
-                    bucket = current
-                    await self.close_bucket(spill, on_marked)
-                else:
-                    show_live(self.meter.peek())
+                self.hand_over(books, close=current != bucket)
+                books.heartbeat(self.in_flight)
+                bucket = current
             except Exception:
                 log.exception("tick")
 
-    async def close_bucket(self, spill: Spill, on_marked: Callable[[int], None]) -> None:
-        """Hand the entries so far to `spill(entries, position)`, then mark them in the journal."""
-        entries, position = self.meter.take(), self.journal.position
-        if not entries:
-            return
-        try:
-            await self.loop.run_in_executor(None, spill, entries, position)
-        except Exception:
-            # The disk is full, for example: they stay in the open bucket and are tried again with the next one.
-            self.meter.put_back(entries)
-            log.exception("bucket not written")
-            return
-        self.journal.folded(position)
-        on_marked(position)
+    def hand_over(self, books: Books, *, close: bool) -> None:
+        """Hand the new records over; with `close` everything so far becomes a batch."""
+        position = self.journal.position
+        books.take(self.journal.records(self._taken), position)
+        self._taken = position
+        if close:
+            books.close_batch(position, self._in_flight_by_deployment())
+
+    def _in_flight_by_deployment(self) -> dict[int, int]:
+        """Counted from the living requests, not from the books: else the books could not be checked against it."""
+        counts: dict[int, int] = {}
+        for connection in self.connections:
+            deployment = connection.admitted_deployment
+            if deployment is not None:
+                counts[deployment] = counts.get(deployment, 0) + 1
+        return counts
 
     def _check_connections(self) -> None:
         now = time.monotonic()
+        self.wall_offset = time.time() - now
         for connection in list(self.connections):
             try:
                 connection.check_deadline(now)
             except Exception:
                 log.exception("deadline of a connection")
-        self.pool.close_idle()
+        self.pool.close_idle(now)
 
     async def drain(self) -> None:
         """Let running requests end, for at most DRAIN_S."""
@@ -154,19 +149,21 @@ class Gateway:
                 break
             await asyncio.sleep(0.05)
         for connection in list(self.connections):
-            connection.transport.close()
+            connection.transport.abort()
+        # Their ends are noted when their connections are lost, on the loop's next turns.
+        for _ in range(3):
+            await asyncio.sleep(0)
 
 
 def settle_earlier_epochs(folder: Path, epoch: int, recorder: Replays) -> None:
     """End what an earlier process left in flight as failed(gateway_lost), and count what it had not flushed."""
     for earlier in journal.earlier_epochs(folder, epoch):
-        finished, unfinished = journal.replay(folder, earlier, recorder.last_spilled_position(earlier))
-        lost = [_lost(entry) for entry in unfinished]
-        recorder.spill_replayed(earlier, finished + lost)
+        records, unfinished = journal.replay(folder, earlier, recorder.last_spilled_position(earlier))
+        lost = unfinished.copy()
+        lost["kind"], lost["outcome"], lost["status"] = journal.FINISHED, FAILED, 502
+        for clock in ("end_to_end", "inference", "queue", "first_token"):
+            lost[clock] = -1.0
+        recorder.spill_replayed(earlier, np.concatenate([records, lost]))
         journal.remove_epoch(folder, earlier)
-        if finished or lost:
-            log.warning("replayed epoch %s: %d finished, %d lost in flight", earlier, len(finished), len(lost))
-
-
-def _lost(entry: Entry) -> Entry:
-    return replace(entry, outcome=FAILED, status=502, end_to_end=-1.0, inference=-1.0, queue=-1.0, first_token=-1.0)
+        if len(records) or len(lost):
+            log.warning("replayed epoch %s: %d records, %d lost in flight", earlier, len(records), len(lost))

@@ -28,11 +28,12 @@ RETRY_S = 1.0
 
 
 class Directory:
-    """Calls `on_change(snapshot)` from its thread, first with what lies on disk."""
+    """Calls `on_change(snapshot)` from its thread, first with what lies on disk; `acknowledge(version)` when it is saved."""
 
-    def __init__(self, path: Path, on_change: Callable[[Snapshot], None]) -> None:
+    def __init__(self, path: Path, on_change: Callable[[Snapshot], None], acknowledge: Callable[[int], None]) -> None:
         self._path = path
         self._on_change = on_change
+        self._acknowledge = acknowledge
         self._snapshot = Snapshot.load(path)
         self._read_at = 0.0
         self._stopped = threading.Event()
@@ -76,12 +77,12 @@ class Directory:
             return
         snapshot = read_snapshot()
         self._read_at = time.monotonic()
-        if snapshot.version == self._snapshot.version and snapshot.targets == self._snapshot.targets:
-            return
-        # On disk first: a gateway that restarts without PostgreSQL must not go back behind what it served by.
-        snapshot.save(self._path)
-        self._snapshot = snapshot
-        self._on_change(snapshot)
+        if snapshot.version != self._snapshot.version or snapshot.targets != self._snapshot.targets:
+            # On disk first: a gateway that restarts without PostgreSQL must not go back behind what it served by.
+            snapshot.save(self._path)
+            self._snapshot = snapshot
+            self._on_change(snapshot)
+        self._acknowledge(snapshot.version)
 
 
 def read_snapshot() -> Snapshot:

@@ -4,14 +4,6 @@ from dataclasses import dataclass
 
 import orjson
 
-REASONS = {
-    400: b"Bad Request", 401: b"Unauthorized", 403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed",
-    408: b"Request Timeout", 411: b"Length Required", 413: b"Content Too Large", 414: b"URI Too Long",
-    415: b"Unsupported Media Type", 429: b"Too Many Requests", 431: b"Request Header Fields Too Large",
-    500: b"Internal Server Error", 501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable",
-    504: b"Gateway Timeout",
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class GatewayError(Exception):

@@ -1,109 +1,215 @@
 """The strict half of HTTP/1.1: what httptools lets through but a gateway must not, and the heads we write."""
 
+from http import HTTPStatus
+from typing import TypeVar
+
 from gateway.errors import GatewayError, bad_request
 
 Headers = list[tuple[bytes, bytes]]
+T = TypeVar("T")
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 100
-HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-# Ours alone: an upstream neither needs nor may see them.
-PRIVATE = frozenset({b"x-slipway-identity", b"expect", b"host", b"content-length", b"x-request-id"})
+MAX_BODY_BYTES = 1 << 40
 OWN_COOKIES = (b"slipway_session", b"slipway_csrf")
 OWN_TOKENS = (b"slk_", b"slt_")
 NO_BODY_STATUS = frozenset({204, 304})
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+
+# What a header means to a gateway. PASS is everything that it only hands on.
+(
+    PASS, HOP, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, IDENTITY, REQUEST_ID, COOKIE, AUTHORIZATION,
+    CONTENT_TYPE,
+) = range(13)  # fmt: skip
+_KIND_OF_NAME = {
+    b"host": HOST, b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION,
+    b"upgrade": UPGRADE, b"expect": EXPECT, b"x-slipway-identity": IDENTITY, b"x-request-id": REQUEST_ID,
+    b"cookie": COOKIE, b"authorization": AUTHORIZATION, b"content-type": CONTENT_TYPE,
+    b"keep-alive": HOP, b"proxy-connection": HOP, b"proxy-authenticate": HOP, b"proxy-authorization": HOP,
+    b"te": HOP, b"trailer": HOP, b"x-slipway-instance": HOP,
+}  # fmt: skip
+# The same by the spelling that came, so that a name is lowered once and not in each request. Bounded: clients choose it.
+_MAX_SPELLINGS = 4096
+KINDS: dict[bytes, int] = {}
 
 
-def check_request(method: bytes, version: str, headers: Headers) -> int | None:
-    """Raise for what must not be passed on; the body's length, -1 for chunked, None for no body."""
-    if len(headers) > MAX_HEADERS:
-        raise GatewayError(431, "too_many_headers", f"At most {MAX_HEADERS} headers are accepted.")
-    if sum(len(name) + len(value) for name, value in headers) > MAX_HEAD_BYTES:
-        raise GatewayError(431, "head_too_large", f"The head of a request has at most {MAX_HEAD_BYTES >> 10} KiB.")
-    hosts = lengths = codings = 0
-    length: int | None = None
-    for name, value in headers:
-        if name == b"host":
+def kind_of(name: bytes) -> int:
+    """What the header `name` means, remembered by its spelling; look into KINDS first."""
+    kind = _KIND_OF_NAME.get(name.lower(), PASS)
+    if len(KINDS) < _MAX_SPELLINGS:
+        KINDS[name] = kind
+    return kind
+
+
+class RequestHead:
+    """A request's head once it is known to be sound. Shared by all requests with the same bytes: nobody changes it.
+
+    `passed` are the header lines to hand on. `length` is the body's, -1 for chunked, None for no body. `route` is where
+    it led last time (the router's memory).
+    """
+
+    __slots__ = (
+        "content_type", "expects", "identity", "is_1_0", "keep_alive", "length", "method", "passed", "request_id", "route",
+        "target", "websocket",
+    )  # fmt: skip
+
+    def __init__(self, method: bytes, target: bytes, *, is_1_0: bool, keep_alive: bool) -> None:
+        self.method = method
+        self.target = target
+        self.passed = b""
+        self.is_1_0 = is_1_0
+        self.keep_alive = keep_alive
+        self.length: int | None = None
+        self.expects = self.websocket = False
+        self.request_id = self.identity = self.content_type = b""
+        self.route: object = None
+
+
+class HeadMemory(dict[bytes, T]):
+    """What reading a whole head has come to, by its bytes: clients and engines send the same ones again and again.
+
+    Only what is a function of those bytes alone is kept. When it is full it begins anew.
+    """
+
+    MOST_HEADS = 2048
+    LONGEST = 2048
+
+    def keep(self, raw: bytes, value: T) -> None:
+        if len(raw) <= self.LONGEST:
+            if len(self) >= self.MOST_HEADS:
+                self.clear()
+            self[raw] = value
+
+
+def read_head(
+    method: bytes,
+    target: bytes,
+    passed: list[bytes],
+    special: list[tuple[int, bytes, bytes]],
+    *,
+    is_1_0: bool,
+    keep_alive: bool,
+) -> RequestHead:
+    """Check a request's head. Raises for what must not be handed on; after that the connection can't be trusted.
+
+    `passed` are the pieces of header lines that mean nothing to a gateway, four each.
+    """
+    if method == b"CONNECT":
+        raise GatewayError(405, "method_not_allowed", "CONNECT is not supported: what follows it could not be checked.")
+    head = RequestHead(method, target, is_1_0=is_1_0, keep_alive=keep_alive)
+    hosts = 0
+    named: set[bytes] = set()
+    upgrade = b""
+    is_chunked = False
+    for kind, name, value in special:
+        if kind == HOST:
             hosts += 1
-        elif name == b"content-length":
-            lengths += 1
-            if not value.isdigit():
-                raise bad_request("Content-Length must be a number.")
-            length = int(value)
-        elif name == b"upgrade":
-            raise GatewayError(501, "upgrade_unsupported", "Upgrades of the connection are not supported.")
-        elif name == b"transfer-encoding":
-            codings += 1
+        elif kind == CONTENT_TYPE:
+            head.content_type = value
+            passed += (name, b": ", value, b"\r\n")
+        elif kind == CONNECTION:
+            named |= _named_by(value)
+        elif kind == LENGTH:
+            # isdigit of bytes knows ASCII only. The number is written anew, so that no spelling of it goes on.
+            if head.length is not None or not value.isdigit() or len(value) > 15 or int(value) > MAX_BODY_BYTES:
+                raise bad_request("Content-Length is stated once, as a number.")
+            head.length = int(value)
+        elif kind == CODING:
             if value.lower() != b"chunked":
                 raise GatewayError(501, "transfer_encoding", "Only chunked transfer encoding is understood.")
-    if hosts != 1 and (version == "1.1" or hosts > 1):
+            if is_chunked:
+                raise bad_request("Transfer-Encoding is stated twice.")
+            is_chunked = True
+        elif kind == AUTHORIZATION:
+            if not (value[:7].lower() == b"bearer " and value[7:].lstrip().startswith(OWN_TOKENS)):
+                passed += (name, b": ", value, b"\r\n")
+        elif kind == COOKIE:
+            if value := _without_own_cookies(value):
+                passed += (name, b": ", value, b"\r\n")
+        elif kind == IDENTITY:
+            head.identity = value
+        elif kind == REQUEST_ID:
+            head.request_id = value
+        elif kind == EXPECT:
+            if value.lower() != b"100-continue":
+                raise GatewayError(417, "expectation_failed", "Only “Expect: 100-continue” is understood.")
+            head.expects = True
+        elif kind == UPGRADE:
+            upgrade = value.lower() if not upgrade else b"twice"
+    if hosts != 1:
         raise bad_request("A request has exactly one Host header.")
-    if lengths > 1 or codings > 1 or (lengths and codings):
-        raise bad_request("The length of the body is stated twice.")
-    if codings and version != "1.1":
-        raise bad_request("Transfer-Encoding needs HTTP/1.1.")
-    if method == b"CONNECT":
-        raise GatewayError(405, "method_not_allowed", "CONNECT is not supported.")
-    return -1 if codings else length
+    if is_chunked:
+        if head.length is not None:
+            raise bad_request("The length of the body is stated twice.")
+        if is_1_0:
+            raise bad_request("Transfer-Encoding needs HTTP/1.1.")
+        head.length = -1
+    if len(passed) // 4 + len(special) > MAX_HEADERS:
+        raise GatewayError(431, "too_many_headers", f"At most {MAX_HEADERS} headers are accepted.")
+    if upgrade:
+        _check_upgrade(head, upgrade, named)
+    elif b"upgrade" in named:
+        raise bad_request("Connection names Upgrade, but there is no such header.")
+    if named:
+        drop_named(passed, named)
+    head.passed = b"".join(passed)
+    return head
 
 
-def end_to_end(headers: Headers) -> Headers:
-    """The headers to pass on: without hop-by-hop ones, those that Connection names, and ours."""
-    named: frozenset[bytes] | set[bytes] = HOP_BY_HOP
-    for name, value in headers:
-        if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
-            named = HOP_BY_HOP | {item.strip().lower() for item in value.split(b",")}
-    kept: Headers = []
-    for name, value in headers:
-        if name in named or name in PRIVATE:
-            continue
-        if name == b"cookie":
-            value = _without_own_cookies(value)
-            if not value:
-                continue
-        elif name == b"authorization" and value[:7].lower() == b"bearer " and value[7:].startswith(OWN_TOKENS):
-            continue
-        kept.append((name, value))
-    return kept
+def _check_upgrade(head: RequestHead, upgrade: bytes, named: set[bytes]) -> None:
+    """Anything but a websocket would let the bytes that follow pass unread: h2c carries requests of its own."""
+    if upgrade != b"websocket" or head.method != b"GET" or head.length or head.is_1_0 or b"upgrade" not in named:
+        raise GatewayError(
+            501, "upgrade_unsupported", "The connection is upgraded for websockets only: GET, HTTP/1.1, without a body."
+        )
+    head.websocket = True
 
 
-def request_head(
-    method: bytes, path: bytes, host: str, headers: Headers, request_id: bytes, length: int | None
-) -> bytes:
-    """The head of the request to the instance; `length` as from `check_request`."""
-    parts = [method, b" ", path, b" HTTP/1.1\r\nhost: ", host.encode(), b"\r\nx-request-id: ", request_id, b"\r\n"]
-    for name, value in headers:
-        parts += (name, b": ", value, b"\r\n")
+def drop_named(passed: list[bytes], named: set[bytes]) -> None:
+    """Take the lines out that Connection names: they are for this hop alone."""
+    passed[:] = [
+        piece
+        for index in range(0, len(passed), 4)
+        if passed[index].lower() not in named
+        for piece in passed[index : index + 4]
+    ]
+
+
+def _named_by(value: bytes) -> set[bytes]:
+    return {item.strip().lower() for item in value.split(b",")} - {b"keep-alive", b"close", b""}
+
+
+def request_line(head: RequestHead, path: bytes) -> bytes:
+    """The head to the instance as far as it is the same for every request like this: up to the request's id."""
+    return b"%b %b HTTP/1.1\r\n%bx-request-id: " % (head.method, path, head.passed)
+
+
+def request_rest(head: RequestHead, request_id: bytes, host: bytes, length: int | None) -> bytes:
+    """The rest of the head to the instance; `length` as in RequestHead, of the body that is sent."""
+    if length is None:
+        if head.websocket:
+            return b"%b\r\nhost: %b\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n" % (request_id, host)
+        return b"%b\r\nhost: %b\r\n\r\n" % (request_id, host)
     if length == -1:
-        parts.append(b"transfer-encoding: chunked\r\n")
-    elif length is not None:
-        parts.append(b"content-length: %d\r\n" % length)
-    parts.append(b"\r\n")
-    return b"".join(parts)
+        return b"%b\r\nhost: %b\r\ntransfer-encoding: chunked\r\n\r\n" % (request_id, host)
+    return b"%b\r\nhost: %b\r\ncontent-length: %d\r\n\r\n" % (request_id, host, length)
 
 
-def response_head(status: int, reason: bytes, headers: Headers, *, chunked: bool, close: bool) -> bytes:
-    """The head of the answer to the client; content-length is among `headers` when it is known."""
-    parts = [b"HTTP/1.1 %d " % status, reason, b"\r\n"]
-    for name, value in headers:
+def status_line(status: int) -> bytes:
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def own_answer(status: int, lines: Headers, body: bytes, *, close: bool, keep_alive_1_0: bool = False) -> bytes:
+    """A whole answer of the gateway's own."""
+    parts = [status_line(status)]
+    for name, value in lines:
         parts += (name, b": ", value, b"\r\n")
-    if chunked:
-        parts.append(b"transfer-encoding: chunked\r\n")
+    parts.append(b"content-length: %d\r\n" % len(body))
     if close:
         parts.append(b"connection: close\r\n")
-    parts.append(b"\r\n")
+    elif keep_alive_1_0:
+        parts.append(b"connection: keep-alive\r\n")
+    parts += (b"\r\n", body)
     return b"".join(parts)
 
 

@@ -1,48 +1,43 @@
 """The books' first page: a record in a memory-mapped file at each admission, and one before each answer's last byte.
 
 The kernel keeps what was written when the process is killed, so a restart can end what was in flight as failed and
-count what was finished but not flushed. Records have a fixed size; a file holds RECORDS_PER_FILE of them.
+count what was finished but not flushed. Records have a fixed size; a file holds RECORDS_PER_FILE of them. The same
+records are what the meter folds: nothing else is kept of a finished request.
 """
 
 import mmap
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 ADMITTED, FINISHED, FOLDED = 1, 2, 3
 RECORDS_PER_FILE = 65_536
-# kind, outcome, status, source, estimated | sequence | deployment, version | instance | organization, user | time |
-# end to end, inference, queue, first token | tokens in, out
-_RECORD = struct.Struct("<BBHBB2xQII16sIIdffffII")
-SIZE = _RECORD.size
+# One finished request: times in seconds, `at` since the epoch, durations below 0 were never reached.
+RECORD = np.dtype(
+    [
+        ("kind", "u1"), ("outcome", "u1"), ("status", "<u2"), ("source", "u1"), ("estimated", "u1"), ("_", "V2"),
+        ("sequence", "<u8"), ("deployment", "<u4"), ("version", "<u4"), ("instance", "V16"),
+        ("organization", "<u4"), ("user", "<u4"), ("key", "<u4"), ("_2", "V4"), ("at", "<f8"),
+        ("end_to_end", "<f4"), ("inference", "<f4"), ("queue", "<f4"), ("first_token", "<f4"),
+        ("input_tokens", "<u4"), ("output_tokens", "<u4"),
+    ]
+)  # fmt: skip
+SIZE = RECORD.itemsize
+# The kind is written last: a record that a kill tore apart has none, and the reading ends there.
+_FINISHED = struct.Struct("<xBHBBxxQII16sIIIxxxxdffffII")
+_ADMITTED = struct.Struct("<xxxxBxxxQII16sIIIxxxxd")
+_FOLDED = struct.Struct("<xxxxxxxxQ")
+NO_INSTANCE = b"\0" * 16
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One finished request as the books have it. Times in seconds, `at` since the epoch; `first_token` < 0: none."""
+class File:
+    """One stretch of the journal."""
 
-    sequence: int
-    deployment_id: int
-    version_id: int
-    instance: bytes
-    organization_id: int
-    user_id: int
-    source: int
-    outcome: int
-    status: int
-    at: float
-    end_to_end: float
-    inference: float
-    queue: float
-    first_token: float
-    input_tokens: int
-    output_tokens: int
-    estimated: bool
+    __slots__ = ("first", "map", "path", "unfinished")
 
-
-class _File:
     def __init__(self, path: Path, first: int) -> None:
         self.path = path
         self.first = first
@@ -54,64 +49,65 @@ class _File:
 
 
 class Journal:
-    """Positions count records from the start of this epoch."""
+    """Positions count records from the start of this epoch. Written on the gateway's loop only."""
 
     def __init__(self, folder: Path, epoch: int) -> None:
         self._folder = folder
         self._epoch = epoch
-        self._position = 0
-        self._files: list[_File] = []
-        self._open_file()
-
-    @property
-    def position(self) -> int:
-        return self._position
+        self.position = 0
+        self._files: list[File] = []
+        self._current = self._open_file()
+        self._end = RECORDS_PER_FILE
 
     def admitted(
         self,
         sequence: int,
-        deployment_id: int,
-        version_id: int,
-        organization_id: int,
-        user_id: int,
+        deployment: int,
+        version: int,
+        organization: int,
+        user: int,
+        key: int,
         source: int,
         at: float,
-    ) -> _File:
+    ) -> File:
         """Note an admission; the returned file is handed back to `finished`."""
-        file = self._write(
-            ADMITTED,
-            0,
-            0,
-            source,
-            0,
-            sequence,
-            deployment_id,
-            version_id,
-            b"",
-            organization_id,
-            user_id,
-            at,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
+        position = self.position
+        file = self._current if position != self._end else self._turn()
+        offset = (position - file.first) * SIZE
+        _ADMITTED.pack_into(
+            file.map, offset, source, sequence, deployment, version, NO_INSTANCE, organization, user, key, at
         )
+        file.map[offset] = ADMITTED
+        self.position = position + 1
         file.unfinished += 1
         return file
 
-    def finished(self, file: _File, entry: Entry) -> None:
+    def finished(self, file: File, *values: object) -> None:
+        """Note an end; `values` are RECORD's fields from `outcome` on."""
+        position = self.position
+        current = self._current if position != self._end else self._turn()
+        offset = (position - current.first) * SIZE
+        _FINISHED.pack_into(current.map, offset, *values)
+        current.map[offset] = FINISHED
+        self.position = position + 1
         file.unfinished -= 1
-        self._write(
-            FINISHED, entry.outcome, entry.status, entry.source, entry.estimated, entry.sequence, entry.deployment_id, entry.version_id,
-            entry.instance, entry.organization_id, entry.user_id, entry.at, entry.end_to_end, entry.inference, entry.queue,
-            entry.first_token, entry.input_tokens, entry.output_tokens,
-        )  # fmt: skip
 
     def folded(self, position: int) -> None:
-        """Everything before `position` is in a batch that lies on disk."""
-        self._write(FOLDED, 0, 0, 0, 0, position, 0, 0, b"", 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        """Note that everything before `position` is in a batch that lies on disk."""
+        file = self._current if self.position != self._end else self._turn()
+        offset = (self.position - file.first) * SIZE
+        _FOLDED.pack_into(file.map, offset, position)
+        file.map[offset] = FOLDED
+        self.position += 1
+
+    def records(self, start: int) -> np.ndarray:
+        """A copy of the records from position `start` on."""
+        parts = [
+            np.frombuffer(file.map, RECORD)[max(0, start - file.first) : self.position - file.first].copy()
+            for file in self._files
+            if file.first + RECORDS_PER_FILE > start
+        ]
+        return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
     def forget_before(self, position: int) -> None:
         """Remove the files that are folded and whose requests have all ended."""
@@ -125,20 +121,16 @@ class Journal:
             file.map.flush()
             file.map.close()
 
-    def _write(self, *values: object) -> _File:
-        file = self._files[-1]
-        offset = self._position - file.first
-        if offset == RECORDS_PER_FILE:
-            file = self._open_file()
-            offset = 0
-        _RECORD.pack_into(file.map, offset * SIZE, *values)
-        self._position += 1
-        return file
+    def _turn(self) -> File:
+        """A fresh file: the current one is full."""
+        self._current = self._open_file()
+        self._end += RECORDS_PER_FILE
+        return self._current
 
-    def _open_file(self) -> _File:
-        path = self._folder / f"journal-{self._epoch}-{self._position:012d}"
-        self._files.append(_File(path, self._position))
-        return self._files[-1]
+    def _open_file(self) -> File:
+        file = File(self._folder / f"journal-{self._epoch}-{self.position:012d}", self.position)
+        self._files.append(file)
+        return file
 
 
 def earlier_epochs(folder: Path, current: int) -> list[int]:
@@ -146,20 +138,16 @@ def earlier_epochs(folder: Path, current: int) -> list[int]:
     return sorted(epochs - {current})
 
 
-def replay(folder: Path, epoch: int, folded: int) -> tuple[list[Entry], list[Entry]]:
-    """(finished, unfinished) requests of an earlier epoch that are in no batch; `folded` is the last spill's position."""
-    finished: dict[int, tuple[int, Entry]] = {}
-    admitted: dict[int, Entry] = {}
-    for position, kind, entry in _records(folder, epoch):
-        if kind == FOLDED:
-            folded = max(folded, entry.sequence)
-        elif kind == ADMITTED:
-            admitted[entry.sequence] = entry
-        else:
-            finished[entry.sequence] = (position, entry)
-    counted = [entry for at, entry in finished.values() if at >= folded]
-    open_ended = [entry for sequence, entry in admitted.items() if sequence not in finished]
-    return counted, open_ended
+def replay(folder: Path, epoch: int, folded: int) -> tuple[np.ndarray, np.ndarray]:
+    """(records that are in no batch yet, admissions that never ended); `folded` is the last spill's position."""
+    positions, records = _read(folder, epoch)
+    marks = records[records["kind"] == FOLDED]["sequence"]
+    if len(marks):
+        folded = max(folded, int(marks.max()))
+    finished = records[records["kind"] == FINISHED]["sequence"]
+    admitted = records[records["kind"] == ADMITTED]
+    unfinished = admitted[~np.isin(admitted["sequence"], finished)]
+    return records[positions >= folded], unfinished
 
 
 def remove_epoch(folder: Path, epoch: int) -> None:
@@ -167,32 +155,19 @@ def remove_epoch(folder: Path, epoch: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def _records(folder: Path, epoch: int) -> Iterator[tuple[int, int, Entry]]:
-    """(position, kind, entry) of what is still there; earlier files may be gone."""
+def _read(folder: Path, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and records of what is still there; earlier files may be gone."""
+    parts = list(_files(folder, epoch))
+    if not parts:
+        return np.empty(0, np.int64), np.empty(0, RECORD)
+    return np.concatenate([item[0] for item in parts]), np.concatenate([item[1] for item in parts])
+
+
+def _files(folder: Path, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for path in sorted(folder.glob(f"journal-{epoch}-*")):
         data = path.read_bytes()
+        records = np.frombuffer(data[: len(data) // SIZE * SIZE], RECORD)
+        blank = np.flatnonzero(records["kind"] == 0)
+        records = records[: blank[0]] if len(blank) else records
         first = int(path.name.rsplit("-", 1)[1])
-        for offset in range(0, len(data) - SIZE + 1, SIZE):
-            values = _RECORD.unpack_from(data, offset)
-            (
-                kind,
-                outcome,
-                status,
-                source,
-                estimated,
-                sequence,
-                deployment,
-                version,
-                instance,
-                organization,
-                user,
-                at,
-            ) = values[:12]
-            if kind == 0:
-                break
-            end_to_end, inference, queue, first_token, input_tokens, output_tokens = values[12:]
-            entry = Entry(
-                sequence, deployment, version, instance, organization, user, source, outcome, status, at,
-                end_to_end, inference, queue, first_token, input_tokens, output_tokens, bool(estimated),
-            )  # fmt: skip
-            yield first + offset // SIZE, kind, entry
+        yield np.arange(first, first + len(records)), records

@@ -1,74 +1,84 @@
-"""Writes to the control plane: flushes folded buckets to PostgreSQL. One of the two files that touch it.
+"""Writes to the control plane: stores batches in PostgreSQL. One of the two files that touch it.
 
-Each bucket becomes a spill file first, then a mark in the journal, then one transaction; the file goes after the
-commit. Killed anywhere in between, the next start finds either the file or the journal's records, never both.
+Its thread folds the journal's records as they come. Each closed batch becomes a spill file first, then a mark in the
+journal, then one transaction; the file goes after the commit. Killed anywhere in between, the next start finds either
+the file or the journal's records, never both.
 """
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import orjson
 import redis
-from django.db import DataError, IntegrityError, close_old_connections
+from django.db import DatabaseError, DataError, IntegrityError, close_old_connections
 
 from common import atomic_file
-from gateway.journal import Entry
-from gateway.meter import Batch, fold_series, fold_usage
+from deployments.models import GatewayProcess
+from gateway.meter import Batch, Meter
 from monitoring import ingest
 
 log = logging.getLogger(__name__)
 
-LIVE_INTERVAL_S = 1.0
 RETRY_S = 2.0
 
 
-class Recorder:
-    """Owns the thread that folds and writes; the loop hands it entries and goes on at once."""
+class Marks(Protocol):
+    """The journal, which belongs to the gateway's loop, reached from this thread. `folded` returns when it is noted."""
 
-    def __init__(self, folder: Path, gateway: str, epoch: int, on_committed: Callable[[int], object]) -> None:
+    def folded(self, position: int) -> None: ...
+    def forget_before(self, position: int) -> None: ...
+
+
+class Recorder:
+    """Owns the thread that folds and writes; the loop hands it records and goes on at once."""
+
+    def __init__(self, folder: Path, gateway: str, epoch: int, marks: Marks, *, address: str = "") -> None:
         self._folder = folder
         self._gateway = gateway
+        self._epoch = epoch
+        self._address = address
+        self._acknowledged = self._in_flight = 0
         self._own = f"{gateway}.{epoch}."
         self._sequence = 0
+        self._meter = Meter()
+        self._marks = marks
+        # The journal's mark behind which everything is in a file; files behind it must wait for it.
         self._marked = -1
-        self._on_committed = on_committed
-        self._wake = threading.Event()
+        self._work: queue.Queue[Callable[[], None]] = queue.Queue()
         self._stopped = False
-        self._live: tuple[str, list[Entry]] = ("", [])
+        self._retry_at = 0.0
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def spill(self, entries: list[Entry], position: int) -> None:
-        """Fold a closed bucket into a file. Runs on the loop's executor; returns once the file is whole."""
-        self._write(self._next_id(), entries, position)
-        self._sequence += 1
+    def take(self, records: np.ndarray, position: int) -> None:
+        """Fold the records up to `position` and show them on the live charts."""
+        self._work.put(lambda: self._fold(records))
 
-    def spill_replayed(self, epoch: int, entries: list[Entry]) -> None:
-        """Store what an earlier epoch left in its journal."""
-        if entries:
-            self._write(f"{self._gateway}.{epoch}.replay", entries, 0)
+    def close_batch(self, position: int, in_flight: dict[int, int]) -> None:
+        """Make a batch of what was taken, up to `position`. `in_flight` counts requests by deployment."""
+        self._work.put(lambda: self._spill(position, in_flight))
 
-    def marked(self, position: int) -> None:
-        """The journal says now that everything before `position` is in a file.
+    def acknowledge(self, version: int) -> None:
+        """Tell the console that this gateway routes by directory `version`, which lies on its disk."""
+        self._acknowledged = version
+        self._work.put(self._beat)
 
-        Only then may that file be stored and removed: without file and mark a restart would count it again.
-        """
-        self._marked = position
-        self._wake.set()
-
-    def show_live(self, entries: list[Entry]) -> None:
-        """Offer the open bucket to the charts, under the id that its batch will have."""
-        self._live = (self._next_id(), entries)
-        self._wake.set()
+    def heartbeat(self, in_flight: int) -> None:
+        """Tell the console that this gateway lives; lost ones don't matter."""
+        self._in_flight = in_flight
+        self._work.put(self._beat)
 
     def stop(self, timeout_s: float) -> None:
-        self._stopped = True
-        self._wake.set()
+        """Finish the work that is there; what can't be stored stays in its files."""
+        self._work.put(self._end)
         self._thread.join(timeout_s)
 
     def last_spilled_position(self, epoch: int) -> int:
@@ -76,33 +86,95 @@ class Recorder:
         positions = [orjson.loads(path.read_bytes())["position"] for path in self._files() if f".{epoch}." in path.name]
         return max(positions, default=0)
 
-    def _next_id(self) -> str:
-        return f"{self._own}{self._sequence + 1:08d}"
+    def spill_replayed(self, epoch: int, records: np.ndarray) -> None:
+        """Store what an earlier epoch left in its journal; nothing of it is in flight any more."""
+        meter = Meter()
+        meter.fold(records)
+        deployments = {int(deployment) for deployment in np.unique(records["deployment"]) if deployment}
+        if not meter.is_empty:
+            self._write(meter, f"{self._gateway}.{epoch}.replay", 0, dict.fromkeys(deployments, 0))
 
-    def _write(self, batch_id: str, entries: list[Entry], position: int) -> None:
-        # Each batch is a source of its own: requests that end just after a bucket's bound come in the next batch, and
-        # the two rows of that bucket must not be taken for one.
-        batch = Batch(batch_id, position, fold_series(entries, batch_id), fold_usage(entries))
-        atomic_file.write_bytes(self._folder / f"spill-{batch_id}.json", orjson.dumps(batch.to_json()))
-        self._wake.set()
-
-    def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("spill-*.json"), key=lambda path: path.stat().st_mtime)
+    # On the thread
 
     def _run(self) -> None:
         while True:
-            self._wake.wait(LIVE_INTERVAL_S)
-            self._wake.clear()
             try:
-                self._ingest_files()
-            except Exception as error:
-                log.warning("%d buckets wait on disk: %s", len(self._files()), str(error).strip())
-                close_old_connections()
-                if not self._stopped:
-                    time.sleep(RETRY_S)
-            self._publish_live()
+                work = self._work.get(timeout=RETRY_S)
+            except queue.Empty:
+                work = self._ingest_files
+            try:
+                work()
+            except Exception:
+                log.exception("recorder")
             if self._stopped:
                 return
+            if self._work.empty():
+                self._store()
+
+    def _end(self) -> None:
+        self._stopped = True
+        self._store()
+        try:
+            GatewayProcess.farewell(self._gateway, self._epoch)
+        except DatabaseError as error:
+            log.warning("the console will call this gateway unreachable: %s", str(error).strip())
+
+    def _beat(self) -> None:
+        try:
+            GatewayProcess.beat(
+                self._gateway, self._epoch, address=self._address, version=self._acknowledged, in_flight=self._in_flight
+            )
+        except DatabaseError:
+            # The next one tells the same.
+            close_old_connections()
+
+    def _fold(self, records: np.ndarray) -> None:
+        self._meter.fold(records)
+        if self._meter.is_empty:
+            return
+        try:
+            ingest.publish_open_bucket(self._own, self._meter.series(self._next_id()))
+        except redis.RedisError as error:
+            log.warning("live charts wait for Valkey: %s", error)
+
+    def _spill(self, position: int, in_flight: dict[int, int]) -> None:
+        if self._meter.is_empty and not in_flight:
+            return
+        try:
+            self._write(self._meter, self._next_id(), position, in_flight)
+        except OSError:
+            # The disk is full, for example: all of it stays in the meter and comes with the next batch.
+            log.exception("batch not written")
+            return
+        self._sequence += 1
+        self._meter.clear()
+        # Only when the journal says that everything before `position` is in a file may that file be stored and
+        # removed: without file and mark a restart would count it again.
+        self._marks.folded(position)
+        self._marked = position
+
+    def _next_id(self) -> str:
+        return f"{self._own}{self._sequence + 1:08d}"
+
+    def _write(self, meter: Meter, batch_id: str, position: int, in_flight: dict[int, int]) -> None:
+        # Each batch is a source of its own: requests that end just after a bucket's bound come in the next batch, and
+        # the two rows of that bucket must not be taken for one.
+        batch = Batch(batch_id, position, meter.series(batch_id), meter.usage(), meter.books(in_flight))
+        atomic_file.write_bytes(self._folder / f"spill-{batch_id}.json", orjson.dumps(batch.to_json()))
+
+    def _files(self) -> list[Path]:
+        """In the order in which they were written: epochs have the same number of digits, a replay ends its epoch."""
+        return sorted(self._folder.glob("spill-*.json"), key=lambda path: path.name)
+
+    def _store(self) -> None:
+        if time.monotonic() < self._retry_at and not self._stopped:
+            return
+        try:
+            self._ingest_files()
+        except Exception as error:
+            log.warning("%d batches wait on disk: %s", len(self._files()), str(error).strip())
+            close_old_connections()
+            self._retry_at = time.monotonic() + RETRY_S
 
     def _ingest_files(self) -> None:
         for path in self._files():
@@ -111,7 +183,7 @@ class Recorder:
             if is_own and batch["position"] > self._marked:
                 continue
             try:
-                ingest.store(batch["id"], batch["series"], batch["usage"])
+                ingest.store(self._gateway, batch["id"], batch["series"], batch["usage"], batch["books"])
             except (IntegrityError, DataError):
                 # It would be refused for ever and hold up everything behind it; kept for whoever looks into it.
                 log.exception("%s is refused by the database; set aside", path.name)
@@ -119,14 +191,4 @@ class Recorder:
                 continue
             path.unlink(missing_ok=True)
             if is_own:
-                self._on_committed(batch["position"])
-
-    def _publish_live(self) -> None:
-        source, entries = self._live
-        self._live = ("", [])
-        if not entries:
-            return
-        try:
-            ingest.publish_open_bucket(self._own, fold_series(entries, source))
-        except redis.RedisError as error:
-            log.warning("live charts wait for Valkey: %s", error)
+                self._marks.forget_before(batch["position"])

@@ -1,46 +1,74 @@
 """Which deployment a request is for, by its path or by the model in its body."""
 
 import re
-from dataclasses import dataclass
 
 import orjson
 
 from gateway.errors import GatewayError, bad_request
+from gateway.framing import RequestHead, request_line
 from gateway.snapshot import Snapshot, Target
 
 OPENAI_PREFIX = b"/v1/"
 # Paths whose answers carry token usage; only these bodies are read on a deployment's own address.
-USAGE_PATHS = (b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/responses")
+USAGE_PATHS = frozenset({b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/responses"})
 _MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n')
 
 
-@dataclass(frozen=True)
 class Route:
-    """`upstream_path` is what the instance is asked, query included. `target` is None until the body tells it."""
+    """Where a request's head leads under one snapshot.
 
-    upstream_path: bytes
-    target: Target | None
-    is_openai: bool
+    `target` is None where the body names the deployment. `line` is the instance's head up to the request's id.
+    """
+
+    __slots__ = ("line", "path", "snapshot", "target", "tells_usage")
+
+    def __init__(self, snapshot: Snapshot, target: Target | None, path: bytes, head: RequestHead) -> None:
+        self.snapshot = snapshot
+        self.target = target
+        self.path = path
+        self.tells_usage = tells_usage(path)
+        self.line = request_line(head, path)
 
 
-def resolve(snapshot: Snapshot, raw_path: bytes) -> Route:
-    """The route of a request target in origin form. Raises a 404 that says how addresses look."""
-    path, _, query = raw_path.partition(b"?")
+def route_of(snapshot: Snapshot, head: RequestHead) -> Route:
+    """The route of a request, remembered with its head for as long as the snapshot is the same."""
+    path = head.target
+    if path.startswith(b"http://"):
+        path = b"/" + path.split(b"/", 3)[3] if path.count(b"/") > 2 else b"/"
     if path.startswith(OPENAI_PREFIX):
-        return Route(raw_path, None, is_openai=True)
-    parts = path.split(b"/", 3)
-    if len(parts) < 3 or parts[0]:
-        raise GatewayError(
-            404, "not_found", "Nothing is here. Addresses are /v1/… with a model, or /{endpoint}/{deployment}/…."
-        )
-    key = (parts[1].decode("latin-1"), parts[2].decode("latin-1"))
-    target = snapshot.by_path.get(key)
-    if target is None:
-        raise GatewayError(
-            404, "deployment_not_found", f"There is no deployment at /{key[0]}/{key[1]}, or you may not use it."
-        )
-    rest = b"/" + (parts[3] if len(parts) > 3 else b"")
-    return Route(rest + (b"?" + query if query else b""), target, is_openai=rest in USAGE_PATHS)
+        route = Route(snapshot, None, path, head)
+    else:
+        target, path = resolve(snapshot, path)
+        route = Route(snapshot, target, path, head)
+    head.route = route
+    return route
+
+
+def resolve(snapshot: Snapshot, target: bytes) -> tuple[Target, bytes]:
+    """(deployment, what its instance is asked, query included) for a path below a deployment's own address.
+
+    Raises a 404 that says how addresses look.
+    """
+    end = target.find(b"/", target.find(b"/", 1) + 1)
+    query = target.find(b"?")
+    if end <= 0 or -1 < query < end:
+        end = query if query >= 0 else len(target)
+    prefix = target[:end]
+    found = snapshot.by_prefix.get(prefix)
+    if found is None:
+        if prefix.count(b"/") < 2 or not prefix.startswith(b"/"):
+            raise GatewayError(
+                404, "not_found", "Nothing is here. Addresses are /v1/… with a model, or /{endpoint}/{deployment}/…."
+            )
+        address = prefix.decode("latin-1")
+        raise GatewayError(404, "deployment_not_found", f"There is no deployment at {address}, or you may not use it.")
+    rest = target[end:]
+    return found, rest if rest.startswith(b"/") else b"/" + rest
+
+
+def tells_usage(path: bytes) -> bool:
+    """Whether answers at this path, as the instance is asked it, tell how many tokens were used."""
+    return path.startswith(OPENAI_PREFIX) and path.partition(b"?")[0] in USAGE_PATHS
 
 
 def model_of(body: bytes, content_type: bytes) -> tuple[str, dict[str, object] | None]:

@@ -1,6 +1,6 @@
 """What the gateway routes by: an immutable picture of deployments and their ready instances, kept on disk too."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,21 @@ RUNNING = "running"
 
 @dataclass(frozen=True)
 class Address:
-    """One ready instance."""
+    """One ready instance. `uid` is 32 hexadecimal digits."""
 
     uid: str
     host: str
     port: int
+    # Made once per snapshot, not once per request: the uid as the journal stores it and the Host header.
+    key: bytes = field(init=False, repr=False, compare=False)
+    authority: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", bytes.fromhex(self.uid))
+        object.__setattr__(self, "authority", f"{self.host}:{self.port}".encode())
+
+    def to_json(self) -> list[object]:
+        return [self.uid, self.host, self.port]
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,10 @@ class Target:
     cause_message: str
     created: int
     addresses: tuple[Address, ...]
+
+    def to_json(self) -> dict[str, object]:
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return values | {"addresses": [address.to_json() for address in self.addresses]}
 
     def unavailable(self) -> GatewayError:
         """The 503 that says why nothing can be answered now."""
@@ -63,7 +77,7 @@ class Snapshot:
 
     version: int
     targets: tuple[Target, ...]
-    by_path: dict[tuple[str, str], Target] = field(default_factory=dict)
+    by_prefix: dict[bytes, Target] = field(default_factory=dict)
     by_api_id: dict[str, Target] = field(default_factory=dict)
     by_name: dict[str, list[Target]] = field(default_factory=dict)
 
@@ -71,7 +85,7 @@ class Snapshot:
     def of(cls, version: int, targets: list[Target]) -> "Snapshot":
         snapshot = cls(version, tuple(targets))
         for target in targets:
-            snapshot.by_path[target.endpoint, target.name] = target
+            snapshot.by_prefix[f"/{target.endpoint}/{target.name}".encode()] = target
             snapshot.by_api_id[target.api_id] = target
             snapshot.by_name.setdefault(target.name, []).append(target)
         return snapshot
@@ -98,7 +112,9 @@ class Snapshot:
         )
 
     def save(self, path: Path) -> None:
-        atomic_file.write_bytes(path, orjson.dumps({"version": self.version, "targets": self.targets}))
+        atomic_file.write_bytes(
+            path, orjson.dumps({"version": self.version, "targets": [target.to_json() for target in self.targets]})
+        )
 
     @classmethod
     def load(cls, path: Path) -> "Snapshot":
@@ -107,7 +123,7 @@ class Snapshot:
         if not stored:
             return cls.empty()
         targets = [
-            Target(**{**item, "addresses": tuple(Address(**address) for address in item["addresses"])})
+            Target(**{**item, "addresses": tuple(Address(*address) for address in item["addresses"])})
             for item in stored["targets"]
         ]
         return cls.of(stored["version"], targets)

@@ -5,28 +5,50 @@ from typing import Protocol, cast
 
 import httptools
 
-from gateway.framing import Headers
+from gateway import framing
+from gateway.framing import CODING, CONNECTION, CONTENT_TYPE, KINDS, LENGTH, PASS, HeadMemory
 from gateway.snapshot import Address
 
 IDLE_S = 3.0
 CONNECT_S = 3.0
-IDLE_PER_INSTANCE = 256
+IDLE_PER_INSTANCE = 1024
 WRITE_LIMIT = 64 << 10
+_END = b"\r\n\r\n"
 
 
-class ResponseSink(Protocol):
+class AnswerTaker(Protocol):
     """Who takes the answer: the exchange that sent the request."""
 
-    def response_started(self, status: int, reason: bytes, headers: Headers, *, keeps_alive: bool) -> None: ...
-    def response_body(self, data: bytes) -> None: ...
-    def response_complete(self) -> None: ...
-    def response_flush(self) -> None: ...
+    def answer_progressed(self, connection: "UpstreamConnection") -> None: ...
+    def switched_protocols(self, connection: "UpstreamConnection", rest: bytes) -> None: ...
+    def tunnelled(self, data: bytes) -> None: ...
     def upstream_lost(self, *, answered: bool, ended_by_close: bool) -> None: ...
     def upstream_writable(self, writable: bool) -> None: ...
 
 
+class AnswerHead:
+    """The head of an answer whose length it tells: `passed` are the header lines to hand on, the status line included."""
+
+    __slots__ = ("content_type", "keeps_alive", "length", "passed", "status", "with_length")
+
+    def __init__(self, status: int, passed: bytes, length: int, content_type: bytes, *, keeps_alive: bool) -> None:
+        self.status = status
+        self.passed = passed
+        self.with_length = b"%bcontent-length: %d\r\nx-request-id: " % (passed, length)
+        self.length = length
+        self.content_type = content_type
+        self.keeps_alive = keeps_alive
+
+
+_KNOWN_HEADS: HeadMemory[AnswerHead] = HeadMemory()
+
+
 class UpstreamConnection(asyncio.Protocol):
-    """Parses one answer after another for whichever exchange holds the connection."""
+    """Reads one answer after another for whichever exchange holds the connection.
+
+    The fields from `status` on are the running answer: its head when `has_head`, and in `body` what has come since the
+    taker last emptied it. `passed` is the head to hand on, status line first. `length` is None when it isn't announced.
+    """
 
     def __init__(self, pool: "Pool", address: Address) -> None:
         self._pool = pool
@@ -34,30 +56,47 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.reused = False
         self.idle_since = 0.0
-        self._sink: ResponseSink | None = None
-        self._headers: Headers = []
-        self._reason = b""
-        self._complete = False
-        self._reset()
+        self._taker: AnswerTaker | None = None
+        self._is_tunnel = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._clear()
 
-    def take(self, sink: ResponseSink) -> None:
-        self._sink = sink
-        self._reset()
+    def _clear(self) -> None:
+        self.status = 0
+        self.passed = self.content_type = b""
+        self.body: list[bytes] = []
+        self.length: int | None = None
+        self.known_head: AnswerHead | None = None
+        self.has_head = self.is_complete = self.keeps_alive = self.answered = False
+        # Of a body whose head was known: how much of it is still to come. -1: the parser reads it.
+        self._left = -1
+        # What the parser works with.
+        self._lines: list[bytes] = []
+        self._is_framed = self._is_malformed = False
+        self._named: set[bytes] | None = None
+        self._head_bytes = 0
 
-    def drop_sink(self) -> None:
-        self._sink = None
-
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)
+    def take(self, taker: AnswerTaker) -> None:
+        """Begin another exchange. Everything of the one before has been read: only such a connection is given back."""
+        self._taker = taker
+        if self._left == 0:
+            # The parser has seen nothing of the answer before.
+            self.has_head = self.is_complete = self.answered = False
+            self.known_head, self._left = None, -1
+        elif self.reused:
+            self._clear()
 
     @property
     def is_reusable(self) -> bool:
-        """Nothing of this exchange is left in either direction."""
-        return not self.surplus and not self.transport.is_closing() and self.transport.get_write_buffer_size() == 0
+        """Nothing of this exchange is left in either direction, and the instance keeps the connection."""
+        return self.keeps_alive and not self.transport.is_closing() and self.transport.get_write_buffer_size() == 0
+
+    def drop_taker(self) -> None:
+        self._taker = None
 
     def close(self) -> None:
         """End it at once: nothing of a broken exchange may reach the next one."""
-        self._sink = None
+        self._taker = None
         self.transport.abort()
 
     # asyncio.Protocol
@@ -67,90 +106,146 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=WRITE_LIMIT)
 
     def data_received(self, data: bytes) -> None:
-        sink = self._sink
-        if sink is None:
+        taker = self._taker
+        if taker is None:
             # Nobody asked: whatever this is must not be taken for the next answer.
             self._pool.remove(self)
             self.transport.abort()
+        elif self._left >= 0:
+            self._count_body(data)
+            taker.answer_progressed(self)
+        elif self.answered or not self._begin_known(data):
+            self._parse(data, taker)
+        else:
+            taker.answer_progressed(self)
+
+    def _begin_known(self, data: bytes) -> bool:
+        """Take the head's meaning from memory, if these bytes have been read before."""
+        end = data.find(_END) + 4
+        head = _KNOWN_HEADS.get(data[:end]) if end > 3 else None
+        if head is None:
+            return False
+        self.answered = self.has_head = True
+        self.known_head = head
+        self.status, self.passed, self.content_type = head.status, head.passed, head.content_type
+        self.keeps_alive = head.keeps_alive
+        self.length = self._left = head.length
+        self._count_body(data[end:])
+        return True
+
+    def _count_body(self, data: bytes) -> None:
+        left = self._left - len(data)
+        if left < 0:
+            # Surplus: the answer stands, the connection doesn't.
+            self.keeps_alive = False
+            data, left = data[:left], 0
+        if data:
+            self.body.append(data)
+        self._left = left
+        self.is_complete = not left
+
+    def _parse(self, data: bytes, taker: AnswerTaker) -> None:
+        if self._is_tunnel:
+            taker.tunnelled(data)
             return
-        self._answered = True
+        is_first = not self.answered
+        self.answered = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            if not self._complete:
-                self._sink = None
-                self.transport.abort()
-                sink.upstream_lost(answered=True, ended_by_close=False)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.status == 101 and not self._is_malformed:
+                self._is_tunnel = True
+                self.passed = b"".join(self._lines)
+                taker.switched_protocols(self, data[upgrade.args[0] :])
                 return
-            self.surplus = True
-        if self._sink is sink:
-            sink.response_flush()
+            self._is_malformed = True
+        except httptools.HttpParserError:
+            self._is_malformed = True
+        if not self.has_head:
+            self._head_bytes += len(data)
+            too_large = self._head_bytes > framing.MAX_HEAD_BYTES
+            # Protocols are switched with an Upgrade header, on which the parser stops, or not at all.
+            self._is_malformed = self._is_malformed or too_large or self.status == 101
+        if self._is_malformed:
+            # Behind a whole answer it is surplus: the answer stands, the connection doesn't.
+            self.keeps_alive = False
+            if not self.is_complete:
+                self.close()
+                taker.upstream_lost(answered=True, ended_by_close=False)
+                return
+        elif is_first and self.has_head and self.length is not None and not self._is_framed:
+            head = AnswerHead(self.status, self.passed, self.length, self.content_type, keeps_alive=self.keeps_alive)
+            _KNOWN_HEADS.keep(data[: data.find(_END) + 4], head)
+        if self.has_head:
+            taker.answer_progressed(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.remove(self)
-        sink, self._sink = self._sink, None
-        if sink is not None:
-            by_close = exc is None and self._headers_done and not self._framed
-            sink.upstream_lost(answered=self._answered, ended_by_close=by_close)
+        taker, self._taker = self._taker, None
+        if taker is not None:
+            by_close = exc is None and self.has_head and self.length is None and not self._is_framed
+            taker.upstream_lost(answered=self.answered, ended_by_close=by_close)
 
     def pause_writing(self) -> None:
-        if self._sink is not None:
-            self._sink.upstream_writable(False)
+        if self._taker is not None:
+            self._taker.upstream_writable(False)
 
     def resume_writing(self) -> None:
-        if self._sink is not None:
-            self._sink.upstream_writable(True)
+        if self._taker is not None:
+            self._taker.upstream_writable(True)
 
     # httptools callbacks
 
-    def on_message_begin(self) -> None:
-        self.surplus = self.surplus or self._complete
-
-    def on_status(self, status: bytes) -> None:
-        self._reason += status
-
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        kind = KINDS.get(name)
+        if kind is None:
+            kind = framing.kind_of(name)
+        if self.has_head:
+            # A trailer, or the head of an answer that nobody asked for.
+            self._is_malformed = self._is_malformed or self.is_complete
+        elif kind == PASS:
+            self._lines += (name, b": ", value, b"\r\n")
+        elif kind == LENGTH:
+            # Two that differ end in the parser's error; a sign or a list would not.
+            self._is_malformed = self._is_malformed or not value.isdigit() or len(value) > 15
+            self.length = int(value) if value.isdigit() else 0
+        elif kind == CONTENT_TYPE:
+            self.content_type = value
+            self._lines += (name, b": ", value, b"\r\n")
+        elif kind == CODING:
+            # An instance is asked for no other coding, and without it the body could not be read.
+            self._is_malformed = self._is_malformed or value.lower() != b"chunked"
+            self._is_framed = True
+        elif kind == CONNECTION and value not in (b"keep-alive", b"close"):
+            self._named = {item.strip().lower() for item in value.split(b",")}
 
     def on_headers_complete(self) -> None:
-        if self.surplus:
+        if self.has_head:
+            self._is_malformed = True
             return
-        status = self._parser.get_status_code()
-        if 100 <= status < 200:
-            # An interim answer is not the answer.
-            self._interim = True
+        self.status = status = self._parser.get_status_code()
+        if status < 200 or status > 599:
+            # An interim answer is not the answer; only the one that switches protocols ends in HttpParserUpgrade.
+            self._is_malformed = self._is_malformed or not 100 <= status <= 199
+            if status != 101:
+                self._lines, self.length, self.content_type, self._named = [], None, b"", None
             return
-        self._headers_done = True
-        self._framed = any(
-            name in (b"content-length", b"transfer-encoding") for name, _ in self._headers
-        ) or status in (204, 304)
-        if self._sink is not None:
-            self._sink.response_started(
-                status, self._reason, self._headers, keeps_alive=self._parser.should_keep_alive()
-            )
+        if self._named:
+            framing.drop_named(self._lines, self._named)
+        self.passed = b"".join([framing.status_line(status), *self._lines])
+        self._is_framed = self._is_framed or status in framing.NO_BODY_STATUS
+        self.keeps_alive = self._parser.should_keep_alive()
+        self.has_head = True
 
     def on_body(self, body: bytes) -> None:
-        if self._sink is not None and not self.surplus:
-            self._sink.response_body(body)
+        if self.is_complete:
+            self._is_malformed = True
+        elif self.has_head:
+            self.body.append(body)
 
     def on_message_complete(self) -> None:
-        if self.surplus:
-            return
-        if self._interim:
-            self._interim = False
-            self._headers = []
-            self._reason = b""
-        elif self._sink is not None:
-            self._complete = True
-            self._sink.response_complete()
-
-    def _reset(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._headers = []
-        self._reason = b""
-        self._answered = self._headers_done = self._framed = self._interim = self._complete = False
-        # More came than the answer: the connection can't be trusted any more.
-        self.surplus = False
+        if self.has_head:
+            self.is_complete = True
 
 
 class Pool:
@@ -160,12 +255,12 @@ class Pool:
         self._loop = loop
         self._idle: dict[str, list[UpstreamConnection]] = {}
 
-    def reuse(self, address: Address) -> UpstreamConnection | None:
+    def reuse(self, address: Address, now: float) -> UpstreamConnection | None:
         """The most recently used idle connection, None when there is none."""
         connections = self._idle.get(address.uid)
         while connections:
             connection = connections.pop()
-            if not connection.transport.is_closing() and self._loop.time() - connection.idle_since < IDLE_S:
+            if now - connection.idle_since < IDLE_S and not connection.transport.is_closing():
                 connection.reused = True
                 return connection
             connection.close()
@@ -179,13 +274,15 @@ class Pool:
             )
         return connection
 
-    def give_back(self, connection: UpstreamConnection) -> None:
-        connection.drop_sink()
-        connections = self._idle.setdefault(connection.address.uid, [])
-        if connection.transport.is_closing() or len(connections) >= IDLE_PER_INSTANCE:
+    def give_back(self, connection: UpstreamConnection, now: float) -> None:
+        connection.drop_taker()
+        connections = self._idle.get(connection.address.uid)
+        if connections is None:
+            connections = self._idle[connection.address.uid] = []
+        if len(connections) >= IDLE_PER_INSTANCE:
             connection.close()
             return
-        connection.idle_since = self._loop.time()
+        connection.idle_since = now
         connections.append(connection)
 
     def remove(self, connection: UpstreamConnection) -> None:
@@ -193,15 +290,16 @@ class Pool:
         if connections and connection in connections:
             connections.remove(connection)
 
-    def close_idle(self, *, everything: bool = False) -> None:
+    def close_idle(self, now: float, *, everything: bool = False) -> None:
         """Close what has been idle for too long. Called once a second."""
-        now = self._loop.time()
         for uid, connections in list(self._idle.items()):
             kept = [] if everything else [item for item in connections if now - item.idle_since < IDLE_S]
-            for connection in connections:
-                if connection not in kept:
-                    connection.close()
+            if len(kept) == len(connections):
+                continue
+            stale = set(connections) - set(kept)
             if kept:
                 self._idle[uid] = kept
             else:
                 del self._idle[uid]
+            for connection in stale:
+                connection.close()

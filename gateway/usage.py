@@ -4,6 +4,7 @@ A stream tells its usage only when asked, so the gateway asks (by splicing `stre
 and takes the extra event out again before the client sees it.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ TAIL_BYTES = 4096
 ASK = b'"stream_options":{"include_usage":true}'
 # A rough figure for prompts whose usage never came: four bytes a token.
 BYTES_PER_TOKEN = 4
+_BRACE = re.compile(rb"[{}]")
 
 
 @dataclass
@@ -48,6 +50,9 @@ class BodyUsage:
     def feed(self, data: bytes) -> bytes:
         self._tail = data[-TAIL_BYTES:] if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
         return data
+
+    def finish(self) -> bytes:
+        return b""
 
     def tokens(self, prompt_bytes: int) -> Tokens:
         start = self._tail.rfind(b'"usage"')
@@ -115,16 +120,16 @@ class StreamUsage:
 
 
 def _object_at(text: bytes, start: int) -> dict[str, Any] | None:
-    """The JSON object that begins behind the colon at `start`, when it is whole."""
+    """The JSON object that begins behind the colon at `start`, when it is whole. Usage holds no strings with braces."""
     opening = text.find(b"{", start)
     if opening < 0 or text[start:opening].strip() != b":":
         return None
     depth = 0
-    for index in range(opening, len(text)):
-        depth += {123: 1, 125: -1}.get(text[index], 0)
+    for brace in _BRACE.finditer(text, opening):
+        depth += 1 if brace[0] == b"{" else -1
         if depth == 0:
             try:
-                value = orjson.loads(text[opening : index + 1])
+                value = orjson.loads(text[opening : brace.end()])
             except orjson.JSONDecodeError:
                 return None
             return value if isinstance(value, dict) else None

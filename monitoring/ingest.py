@@ -13,6 +13,7 @@ from monitoring.models import LATENCIES, OUTCOMES, IngestedBatch
 
 SERIES_TABLE = "monitoring_request_series"
 USAGE_TABLE = "monitoring_usage_minute"
+BOOKS_TABLE = "monitoring_books"
 OPEN_BUCKET_S = 30
 _SERIES_COLUMNS = [
     "bucket", "tier", "deployment_id", "version_id", "instance_uid", "source",
@@ -20,11 +21,18 @@ _SERIES_COLUMNS = [
     *(f"{name}_{part}" for name in LATENCIES for part in ("sum", "max", "sketch")),
 ]  # fmt: skip
 _USAGE_KEY = ["minute", "deployment_id", "organization_id", "user_id", "key_id", "source"]
+_BOOKS_SUMS = ["admitted", *OUTCOMES]
 _USAGE_SUMS = [*OUTCOMES, "input_tokens", "output_tokens", "estimated_tokens"]
 
 
-def store(batch_id: str, series: list[dict[str, Any]], usage: list[dict[str, Any]]) -> bool:
-    """Write one batch; False when it was there already. Moments are seconds since the epoch."""
+def store(
+    gateway: str,
+    batch_id: str,
+    series: list[dict[str, Any]],
+    usage: list[dict[str, Any]],
+    books: list[dict[str, Any]],
+) -> bool:
+    """Write one batch of `gateway`; False when it was there already. Moments are seconds since the epoch."""
     for table, column, rows in ((SERIES_TABLE, "bucket", series), (USAGE_TABLE, "minute", usage)):
         for row in rows:
             _ensure_partition(table, row[column] // 86_400)
@@ -35,6 +43,7 @@ def store(batch_id: str, series: list[dict[str, Any]], usage: list[dict[str, Any
         with connection.cursor() as cursor:
             _copy_series(cursor, series)
             _add_usage(cursor, usage)
+            _add_books(cursor, gateway, books)
     return True
 
 
@@ -93,5 +102,17 @@ def _add_usage(cursor: Any, rows: list[dict[str, Any]]) -> None:
         [datetime.fromtimestamp(row[name], UTC) if name == "minute" else row[name] for name in columns]
         for row in ordered
     ]
+    if values:
+        cursor.executemany(statement, values)
+
+
+def _add_books(cursor: Any, gateway: str, rows: list[dict[str, Any]]) -> None:
+    columns = ["gateway", "deployment_id", *_BOOKS_SUMS, "in_flight"]
+    sums = ", ".join(f"{name} = {BOOKS_TABLE}.{name} + EXCLUDED.{name}" for name in _BOOKS_SUMS)
+    statement = (
+        f"INSERT INTO {BOOKS_TABLE} ({', '.join(columns)}, updated_at) VALUES ({', '.join(['%s'] * len(columns))}, now()) "  # noqa: S608 (our own constants)
+        f"ON CONFLICT (gateway, deployment_id) DO UPDATE SET {sums}, in_flight = EXCLUDED.in_flight, updated_at = now()"
+    )
+    values = [[gateway, *(row[name] for name in columns[1:])] for row in rows]
     if values:
         cursor.executemany(statement, values)

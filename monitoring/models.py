@@ -112,6 +112,32 @@ class UsageMinute(models.Model):
         return f"{self.deployment_id} {self.minute}"
 
 
+class Books(models.Model):
+    """Of one gateway and deployment: how many requests were admitted since ever, and how each of them ended.
+
+    `in_flight` is the number of living requests at the end of the gateway's last batch, counted from the requests
+    themselves. Admitted = ended + in flight, always; anything else is a fault of ours and raises an alarm.
+    """
+
+    gateway = models.CharField(max_length=80)
+    deployment_id = models.BigIntegerField()
+    admitted = models.BigIntegerField()
+    completed = models.BigIntegerField()
+    failed = models.BigIntegerField()
+    cancelled = models.BigIntegerField()
+    rejected = models.BigIntegerField()
+    expired = models.BigIntegerField()
+    in_flight = models.BigIntegerField()
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "monitoring_books"
+        constraints = [models.UniqueConstraint(fields=["gateway", "deployment_id"], name="books_once_per_gateway")]
+
+    def __str__(self) -> str:
+        return f"{self.gateway} {self.deployment_id}"
+
+
 class IngestedBatch(models.Model):
     """Ids of the gateway's batches that are in the tables: a batch that comes twice is counted once."""
 

@@ -5,6 +5,7 @@ from deployments.models.deployment import Deployment
 from deployments.models.directory_version import DirectoryVersion
 from deployments.models.endpoint import Endpoint
 from deployments.models.event import Event
+from deployments.models.gateway_process import GatewayProcess
 from deployments.models.instance import Instance
 from deployments.models.log_chunk import LogChunk
 from deployments.models.model import Model
@@ -18,6 +19,7 @@ __all__ = [
     "DirectoryVersion",
     "Endpoint",
     "Event",
+    "GatewayProcess",
     "Instance",
     "LogChunk",
     "Model",

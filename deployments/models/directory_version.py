@@ -10,6 +10,7 @@ class DirectoryVersion(models.Model):
 
     id = models.SmallIntegerField(primary_key=True)
     v = models.BigIntegerField(default=0)
+    changed_at = models.DateTimeField(null=True)
 
     def __str__(self) -> str:
         return str(self.v)
@@ -18,7 +19,9 @@ class DirectoryVersion(models.Model):
     def bump() -> int:
         """Take the next version and tell the gateways; the notification leaves with the commit."""
         with connection.cursor() as cursor:
-            cursor.execute("UPDATE deployments_directoryversion SET v = v + 1 WHERE id = 1 RETURNING v")
+            cursor.execute(
+                "UPDATE deployments_directoryversion SET v = v + 1, changed_at = clock_timestamp() WHERE id = 1 RETURNING v"
+            )
             v: int = cursor.fetchone()[0]
             cursor.execute("SELECT pg_notify('slipway_directory', %s)", [str(v)])
         return v

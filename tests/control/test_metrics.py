@@ -2,17 +2,18 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from django.db import connection
 
 from common import partitions, sketch
 from common.broadcast import valkey
-from gateway.journal import Entry
-from gateway.meter import CANCELLED, COMPLETED, REJECTED, fold_series, fold_usage
+from gateway.meter import CANCELLED, COMPLETED, REJECTED, Meter
 from monitoring import collect, ingest, panel, queries
 from monitoring.models import RequestSeries, SystemSamples, UsageMinute
 from monitoring.queries import Window
+from tests.records import records
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NOW = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
@@ -33,31 +34,23 @@ def entry(
     status: int = 200,
     seconds: float = 0.5,
     instance: bytes = b"\x01" * 16,
-) -> Entry:
-    version = deployment.versions.get()
-    return Entry(
-        1,
-        deployment.pk,
-        version.pk,
-        instance,
-        0,
-        0,
-        0,
-        outcome,
-        status,
-        at.timestamp(),
-        seconds,
-        seconds,
-        0.0,
-        seconds / 2,
-        3,
-        4,
-        False,
-    )
+) -> dict[str, Any]:
+    return {
+        "deployment": deployment.pk, "version": deployment.versions.get().pk, "instance": instance, "organization": 0, "user": 0,
+        "source": 0, "outcome": outcome, "status": status, "at": at.timestamp(), "end_to_end": seconds, "inference": seconds,
+        "queue": 0.0, "first_token": seconds / 2, "input_tokens": 3, "output_tokens": 4,
+    }  # fmt: skip
 
 
-def store(batch_id: str, entries: list[Entry]) -> bool:
-    return ingest.store(batch_id, fold_series(entries, "gw.1"), fold_usage(entries))
+def folded(entries: list[dict[str, Any]]) -> Meter:
+    meter = Meter()
+    meter.fold(records(*entries))
+    return meter
+
+
+def store(batch_id: str, entries: list[dict[str, Any]], in_flight: dict[int, int] | None = None) -> bool:
+    meter = folded(entries)
+    return ingest.store("gw", batch_id, meter.series("gw.1"), meter.usage(), meter.books(in_flight or {}))
 
 
 def test_a_batch_that_comes_twice_counts_once(deploy):
@@ -101,7 +94,7 @@ def test_the_open_bucket_shows_at_once_and_is_not_counted_twice(deploy):
     window = Window(NOW - timedelta(minutes=1), NOW + timedelta(minutes=1), 60)
     valkey().delete(f"slipway:open-bucket:{version_ids[0]}")
     entries = [entry(deployment)] * 2
-    ingest.publish_open_bucket("gw.1", fold_series(entries, "gw.1"))
+    ingest.publish_open_bucket("gw.1", folded(entries).series("gw.1"))
     assert queries.request_bars(deployment, version_ids, window)[0].status["status_2xx"] == 2
     store("b1", entries)
     assert queries.request_bars(deployment, version_ids, window)[0].status["status_2xx"] == 2

@@ -1,6 +1,6 @@
 """A real gateway on a real socket, and upstream servers with one behaviour each.
 
-gateway     `await gateway.start(*upstreams)`; `gateway.entries` are the finished requests in its books
+gateway     `await gateway.start(*upstreams)`; `await gateway.finished(n)` are the ended requests in its books
 upstream    `await upstream(handler)` serves `handler(request, writer)` and keeps what it was sent
 """
 
@@ -8,14 +8,15 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import h11
 import pytest_asyncio
 
 from gateway.core import Gateway, Timeouts
-from gateway.journal import Entry
 from gateway.server import ClientConnection
 from gateway.snapshot import Address, Snapshot, Target
+from tests.records import ended
 
 SECRET = b"test-secret"
 
@@ -100,12 +101,19 @@ def json_answer(body: bytes, status: str = "200 OK", extra: bytes = b"") -> Hand
     return answer
 
 
+class NoBooks:
+    """The journal keeps everything; these tests read it there."""
+
+    def take(self, records: Any, position: int) -> None: ...
+    def close_batch(self, position: int, in_flight: dict[int, int]) -> None: ...
+    def heartbeat(self, in_flight: int) -> None: ...
+
+
 class RunningGateway:
     def __init__(self, folder) -> None:
         self._folder = folder
         self.port = 0
         self.core: Gateway
-        self.entries: list[Entry] = []
 
     async def start(self, *upstreams: Upstream, timeouts: Timeouts | None = None, status: str = "running") -> None:
         loop = asyncio.get_running_loop()
@@ -113,11 +121,7 @@ class RunningGateway:
         self.core.set_snapshot(snapshot(upstreams, status))
         self._server = await loop.create_server(lambda: ClientConnection(self.core), "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
-        self._ticking = loop.create_task(
-            self.core.tick(
-                lambda entries, position: self.entries.extend(entries), lambda position: None, lambda entries: None
-            )
-        )
+        self._ticking = loop.create_task(self.core.tick(NoBooks()))
 
     async def stop(self) -> None:
         if not hasattr(self, "_server"):
@@ -126,16 +130,15 @@ class RunningGateway:
         self._server.close()
         for connection in list(self.core.connections):
             connection.abort()
-        self.core.pool.close_idle(everything=True)
+        self.core.pool.close_idle(0.0, everything=True)
         await asyncio.sleep(0)
 
-    async def finished(self, count: int) -> list[Entry]:
+    async def finished(self, count: int) -> list[Any]:
         """The books' entries once there are `count` of them; nothing may be left in flight."""
         async with asyncio.timeout(10):
-            while len(self.entries) < count or self.core.in_flight:
-                self.entries += self.core.meter.take()
+            while len(entries := ended(self.core.journal.records(0))) < count or self.core.in_flight:
                 await asyncio.sleep(0.01)
-        return self.entries
+        return entries
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)

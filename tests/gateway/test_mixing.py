@@ -11,7 +11,7 @@ from gateway.core import Timeouts
 from gateway.journal import Journal, replay
 from gateway.recorder import Recorder
 from tests.gateway.conftest import json_answer
-from tests.unit.test_journal import admit, entry
+from tests.records import admit, ended, finish, records
 
 pytestmark = pytest.mark.asyncio
 
@@ -88,31 +88,58 @@ async def test_a_bad_chunk_behind_a_begun_answer_cuts_it(gateway, upstream):
 async def test_an_http_1_0_client_is_told_that_the_connection_stays(gateway, upstream):
     await gateway.start(await upstream(json_answer(b"{}")))
     reader, writer = await gateway.connect()
-    writer.write(b"GET /main/chat/x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    writer.write(b"GET /main/chat/x HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n")
     head = await reader.readuntil(b"\r\n\r\n")
     assert b"connection: keep-alive" in head
     writer.close()
 
 
-async def test_a_bucket_that_can_not_be_written_is_kept_and_tried_again(gateway, upstream):
-    await gateway.start(await upstream(json_answer(b"{}")))
-    gateway.core.meter.add(entry(1))
-    marked = []
+class Marks:
+    """A journal that only notes what it is told."""
 
-    def full(entries, position):
+    def __init__(self) -> None:
+        self.folded_to: list[int] = []
+
+    def folded(self, position: int) -> None:
+        self.folded_to.append(position)
+
+    def forget_before(self, position: int) -> None: ...
+
+
+def work_off(recorder: Recorder) -> None:
+    """What the recorder's thread would do with what it was handed."""
+    while not recorder._work.empty():
+        recorder._work.get()()
+
+
+async def test_a_batch_that_can_not_be_written_is_kept_and_tried_again(tmp_path, monkeypatch):
+    marks = Marks()
+    recorder = Recorder(tmp_path, "gw", 1, marks)
+
+    def full(path, data):
         raise OSError(28, "No space left on device")
 
-    await gateway.core.close_bucket(full, marked.append)
-    assert not marked
-    written = []
-    await gateway.core.close_bucket(lambda entries, position: written.extend(entries), marked.append)
-    assert written == [entry(1)] and marked == [gateway.core.journal.position - 1]
+    recorder.take(records({"sequence": 1}), 2)
+    with monkeypatch.context() as disk:
+        disk.setattr("gateway.recorder.atomic_file.write_bytes", full)
+        recorder.close_batch(2, {})
+        work_off(recorder)
+    assert not marks.folded_to
+    recorder.take(records({"sequence": 2}), 4)
+    recorder.close_batch(4, {})
+    work_off(recorder)
+    assert marks.folded_to == [4]
+    (path,) = tmp_path.glob("spill-*")
+    (books,) = json.loads(path.read_text())["books"]
+    assert (books["admitted"], books["completed"], books["in_flight"]) == (2, 2, 0)
 
 
 async def test_two_batches_of_one_bucket_are_two_rows(tmp_path):
-    recorder = Recorder(tmp_path, "gw", 1, lambda position: None)
-    recorder.spill([entry(1)], 1)
-    recorder.spill([entry(2)], 2)
+    recorder = Recorder(tmp_path, "gw", 1, Marks())
+    for sequence in (1, 2):
+        recorder.take(records({"sequence": sequence}), sequence)
+        recorder.close_batch(sequence, {})
+    work_off(recorder)
     rows = [row for path in sorted(tmp_path.glob("spill-*")) for row in json.loads(path.read_text())["series"]]
     keys = {(row["version_id"], row["instance_uid"], row["bucket"], row["source"]) for row in rows}
     assert len(keys) == len(rows) == 4
@@ -120,27 +147,36 @@ async def test_two_batches_of_one_bucket_are_two_rows(tmp_path):
 
 async def test_a_batch_waits_for_its_mark_in_the_journal(tmp_path, monkeypatch):
     stored = []
-    monkeypatch.setattr("gateway.recorder.ingest.store", lambda batch_id, series, usage: stored.append(batch_id))
-    recorder = Recorder(tmp_path, "gw", 1, lambda position: None)
-    recorder.spill([entry(1)], 1)
+    monkeypatch.setattr(
+        "gateway.recorder.ingest.store", lambda gateway, batch_id, *rest: stored.append((gateway, batch_id))
+    )
+
+    class Gone(Marks):
+        def folded(self, position):
+            raise TimeoutError("the loop has ended")
+
+    recorder = Recorder(tmp_path, "gw", 1, Gone())
+    recorder.take(records({}), 1)
+    recorder.close_batch(1, {})
+    with pytest.raises(TimeoutError):
+        work_off(recorder)
     recorder._ingest_files()
-    assert not stored
-    recorder.marked(1)
-    recorder._ingest_files()
-    assert stored == ["gw.1.00000001"] and not list(tmp_path.glob("spill-*"))
+    assert not stored and recorder.last_spilled_position(1) == 1
+    Recorder(tmp_path, "gw", 2, Marks())._ingest_files()
+    assert stored == [("gw", "gw.1.00000001")] and not list(tmp_path.glob("spill-*"))
 
 
 async def test_replay_knows_positions_after_the_first_file_is_gone(tmp_path, monkeypatch):
     monkeypatch.setattr("gateway.journal.RECORDS_PER_FILE", 4)
     journal = Journal(tmp_path, 5)
     for sequence in (1, 2):
-        journal.finished(admit(journal, sequence), entry(sequence))
+        finish(journal, admit(journal, sequence), sequence)
     journal.folded(journal.position)
-    journal.finished(admit(journal, 3), entry(3))
+    finish(journal, admit(journal, 3), 3)
     journal.forget_before(4)
     assert len(list(tmp_path.glob("journal-5-*"))) == 1
-    finished, unfinished = replay(tmp_path, 5, 0)
-    assert [item.sequence for item in finished] == [3] and not unfinished
+    rows, unfinished = replay(tmp_path, 5, 0)
+    assert [item.sequence for item in ended(rows)] == [3] and not len(unfinished)
 
 
 async def test_a_client_that_still_reads_is_not_cut_when_its_connection_idles(gateway, upstream):

@@ -117,7 +117,7 @@ async def test_headers_that_are_ours_or_hop_by_hop_are_not_passed_on(gateway, up
     )
     assert response.headers["x-slipway-instance"] == f"{1:032x}"
     (entry,) = await gateway.finished(1)
-    assert (entry.user_id, entry.organization_id, entry.source) == (9, 3, 1)
+    assert (entry.user, entry.organization, entry.source) == (9, 3, 1)
 
 
 async def test_a_foreign_bearer_token_is_passed_on(gateway, upstream):

@@ -1,49 +1,73 @@
 """The journal: what a killed gateway had in its books is counted once."""
 
-from gateway.journal import RECORDS_PER_FILE, Entry, Journal, earlier_epochs, remove_epoch, replay
-
-
-def entry(sequence: int, **changes) -> Entry:
-    values = {
-        "sequence": sequence, "deployment_id": 1, "version_id": 2, "instance": b"\x01" * 16, "organization_id": 3, "user_id": 4, "source": 1,
-        "outcome": 0, "status": 200, "at": 1000.5, "end_to_end": 0.5, "inference": 0.25, "queue": 0.125, "first_token": -1.0,
-        "input_tokens": 7, "output_tokens": 9, "estimated": False,
-    }  # fmt: skip
-    return Entry(**values | changes)
-
-
-def admit(journal: Journal, sequence: int):
-    return journal.admitted(sequence, 1, 2, 3, 4, 1, 999.0)
+from gateway.journal import FINISHED, RECORDS_PER_FILE, SIZE, Journal, earlier_epochs, remove_epoch, replay
+from tests.records import admit, ended, finish
 
 
 def test_replay_finds_unfolded_and_unfinished(tmp_path):
     journal = Journal(tmp_path, 5)
     files = {sequence: admit(journal, sequence) for sequence in (1, 2, 3)}
-    journal.finished(files[1], entry(1))
+    finish(journal, files[1], 1)
     position = journal.position
-    journal.finished(files[2], entry(2))
+    finish(journal, files[2], 2)
     journal.folded(position)
-    finished, unfinished = replay(tmp_path, 5, 0)
-    assert finished == [entry(2)]
-    assert [item.sequence for item in unfinished] == [3]
-    assert unfinished[0].deployment_id == 1
+    records, unfinished = replay(tmp_path, 5, 0)
+    assert [item.sequence for item in ended(records)] == [2]
+    assert unfinished["sequence"].tolist() == [3]
+    assert unfinished["deployment"].tolist() == [1]
+
+
+def test_what_is_read_back_is_what_was_written(tmp_path):
+    journal = Journal(tmp_path, 5)
+    finish(journal, admit(journal, 1), 1)
+    (entry,) = ended(journal.records(0))
+    assert (entry.outcome, entry.status, entry.source, entry.estimated) == (0, 200, 1, 0)
+    assert (entry.deployment, entry.version, bytes(entry.instance)) == (1, 2, b"\x01" * 16)
+    assert (entry.organization, entry.user, entry.key, entry.at) == (3, 4, 0, 1000.5)
+    assert (entry.end_to_end, entry.inference, entry.queue, entry.first_token) == (0.5, 0.25, 0.125, -1.0)
+    assert (entry.input_tokens, entry.output_tokens) == (7, 9)
+
+
+def test_a_record_torn_by_a_kill_is_not_read(tmp_path):
+    journal = Journal(tmp_path, 5)
+    file = admit(journal, 1)
+    finish(journal, file, 1)
+    journal.close()
+    path = next(tmp_path.glob("journal-5-*"))
+    data = bytearray(path.read_bytes())
+    assert data[SIZE] == FINISHED
+    data[SIZE] = 0  # the kind is written last
+    path.write_bytes(data)
+    records, unfinished = replay(tmp_path, 5, 0)
+    assert ended(records) == [] and unfinished["sequence"].tolist() == [1]
 
 
 def test_a_spill_without_its_mark_counts_too(tmp_path):
     journal = Journal(tmp_path, 5)
-    journal.finished(admit(journal, 1), entry(1))
-    assert replay(tmp_path, 5, journal.position) == ([], [])
+    finish(journal, admit(journal, 1), 1)
+    records, unfinished = replay(tmp_path, 5, journal.position)
+    assert len(records) == len(unfinished) == 0
+
+
+def test_records_are_read_across_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("gateway.journal.RECORDS_PER_FILE", 4)
+    journal = Journal(tmp_path, 5)
+    for sequence in range(1, 6):
+        finish(journal, admit(journal, sequence), sequence)
+    assert [item.sequence for item in ended(journal.records(0))] == [1, 2, 3, 4, 5]
+    assert [item.sequence for item in ended(journal.records(5))] == [3, 4, 5]
+    assert len(journal.records(journal.position)) == 0
 
 
 def test_files_go_when_folded_and_finished(tmp_path):
     journal = Journal(tmp_path, 5)
     kept_open = admit(journal, 1)
     for sequence in range(2, RECORDS_PER_FILE // 2 + 3):
-        journal.finished(admit(journal, sequence), entry(sequence))
+        finish(journal, admit(journal, sequence), sequence)
     assert len(list(tmp_path.glob("journal-5-*"))) == 2
     journal.forget_before(journal.position)
     assert len(list(tmp_path.glob("journal-5-*"))) == 2
-    journal.finished(kept_open, entry(1))
+    finish(journal, kept_open, 1)
     journal.forget_before(journal.position)
     assert len(list(tmp_path.glob("journal-5-*"))) == 1
 

@@ -1,0 +1,22 @@
+"""`make bench`, or `python -m benchmarks NAME …` for some of them."""
+
+import argparse
+import os
+import platform
+from importlib import import_module
+
+SUITES = ("gateway_cost",)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures Slipway beside its peers on this machine.")
+    parser.add_argument("suites", nargs="*", choices=[*SUITES, []], help=f"of {', '.join(SUITES)}; all without a name")
+    wanted = parser.parse_args().suites or SUITES
+    print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}\n", flush=True)
+    for name in wanted:
+        for row in import_module(f"benchmarks.{name}").run():
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""A database with deployments whose instances are the benchmark's own servers, and gateways that read it."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Starts PostgreSQL and Valkey; before Django reads its settings.
+import tests.embedded_servers
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dashboard.settings")
+import django
+
+django.setup()
+
+from django.core.management import call_command
+from django.utils import timezone
+
+from accounts.models import Organization, User
+from accounts.services import create_organization
+from benchmarks import peers
+from deployments.models import Cluster, Deployment, DirectoryVersion, Endpoint, Instance, Model, Status
+from deployments.services.deployments import create_deployment
+from runtimes.observation import READY
+from runtimes.specification import Specification
+
+assert tests.embedded_servers
+
+
+class Installation:
+    """An organization `bench` with one endpoint `e`; deployments are made as if they had become ready."""
+
+    def __init__(self) -> None:
+        call_command("migrate", verbosity=0)
+        self.organization: Organization = create_organization("bench", "Benchmarks")
+        self.operator = User.objects.create(username="bench", is_operator=True)
+        cluster = Cluster.objects.create(name="bench")
+        self._endpoint = Endpoint.objects.create(organization=self.organization, cluster=cluster, name="e")
+        self._model = Model.objects.create(organization=self.organization, name="m")
+
+    def serve(self, name: str, *ports: int) -> str:
+        """A running deployment with an instance at each of `ports`; its path at a gateway."""
+        specification = Specification("simulator", f"bench/{name}", cpu=1, memory=256 << 20)
+        deployment = Deployment(organization=self.organization, endpoint=self._endpoint, model=self._model, name=name)
+        version = create_deployment(deployment, specification, len(ports), actor=self.operator).versions.get()
+        for port in ports:
+            Instance.objects.create(
+                version=version, uid=uuid.uuid4().hex, name=f"{name}-{port}", generation=version.generation,
+                phase=READY, address=f"127.0.0.1:{port}", started_at=timezone.now(), ready_at=timezone.now(),
+            )  # fmt: skip
+        version.status = Status.RUNNING
+        version.save(update_fields=["status"])
+        DirectoryVersion.bump()
+        return f"/e/{name}"
+
+
+@contextmanager
+def gateway(name: str = "bench", *, port: int | None = None) -> Iterator[tuple[int, int]]:
+    """A gateway as `manage.py up` starts it; (port, pid). Several may share `port`."""
+    own = port or peers.free_port()
+    command = [sys.executable, "-m", "gateway", "--port", str(own), "--name", name]
+    process = subprocess.Popen(command, stderr=(Path(tempfile.gettempdir()) / f"slipway-bench-{name}.log").open("wb"))
+    try:
+        peers.await_port(own)
+        yield own, process.pid
+    finally:
+        process.terminate()
+        process.wait()

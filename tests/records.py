@@ -1,0 +1,40 @@
+"""Records of the gateway's journal for tests."""
+
+from typing import Any
+
+import numpy as np
+
+from gateway.journal import ADMITTED, FINISHED, RECORD, File, Journal
+
+FIELDS = tuple(name for name in RECORD.names if name not in ("kind", "_", "_2"))
+DEFAULTS: dict[str, Any] = {
+    "outcome": 0, "status": 200, "source": 1, "estimated": 0, "sequence": 1, "deployment": 1, "version": 2, "instance": b"\x01" * 16,
+    "organization": 3, "user": 4, "key": 0, "at": 1000.5, "end_to_end": 0.5, "inference": 0.25, "queue": 0.125, "first_token": -1.0,
+    "input_tokens": 7, "output_tokens": 9,
+}  # fmt: skip
+
+
+def records(*changes: dict[str, Any], admitted: bool = True) -> np.ndarray:
+    """One admission and one end per item of `changes`, as the journal has them."""
+    rows = np.zeros(len(changes) * 2, RECORD)
+    for index, change in enumerate(changes):
+        for offset, kind in ((0, ADMITTED), (1, FINISHED)):
+            row = rows[index * 2 + offset]
+            row["kind"] = kind
+            for name, value in (DEFAULTS | change).items():
+                row[name] = np.void(value) if name == "instance" else value
+    return rows if admitted else rows[1::2]
+
+
+def admit(journal: Journal, sequence: int) -> File:
+    return journal.admitted(sequence, 1, 2, 3, 4, 0, 1, 999.0)
+
+
+def finish(journal: Journal, file: File, sequence: int) -> None:
+    values = DEFAULTS | {"sequence": sequence}
+    journal.finished(file, *(values[name] for name in FIELDS))
+
+
+def ended(rows: np.ndarray) -> list[Any]:
+    """The finished requests among `rows`, with their fields as attributes."""
+    return list(rows[rows["kind"] == FINISHED].view(np.recarray))
