@@ -117,13 +117,12 @@ def _two_gateways(path: str) -> Iterator[Row]:
 
 
 def _per_event(ours: tuple[int, int], nginx: tuple[int, int], path: str) -> Iterator[Row]:
-    query = f"{path}/x?events={EVENTS}&every_ms={EVERY_MS}"
-    pairs = [(_event_cost(ours, query), _event_cost(nginx, query)) for _ in range(3)]
-    mine, peer = (median(costs) for costs in zip(*pairs, strict=True))
-    yield Row(
-        f"CPU per streamed event, {STREAMS} streams at {1000 // EVERY_MS}/s", f"{mine:.1f} µs", f"nginx {peer:.1f} µs",
-        mine / peer, 1.25,
-    )  # fmt: skip
+    pace = f"{STREAMS} streams at {1000 // EVERY_MS}/s"
+    query = f"?events={EVENTS}&every_ms={EVERY_MS}"
+    for what, ending in (("CPU per streamed event", "/x"), ("The same, tokens counted", "/v1/chat/completions")):
+        pairs = [(_event_cost(ours, path + ending + query), _event_cost(nginx, ending + query)) for _ in range(3)]
+        mine, peer = (median(costs) for costs in zip(*pairs, strict=True))
+        yield Row(f"{what}, {pace}", f"{mine:.1f} µs", f"nginx {peer:.1f} µs", mine / peer, 1.25)
 
 
 def _event_cost(server: tuple[int, int], path: str) -> float:

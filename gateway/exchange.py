@@ -175,6 +175,10 @@ class Exchange:
             self._connection.transport.pause_reading()
 
     def check_deadline(self, now: float) -> None:
+        connection = self._connection
+        if connection is not None and connection.was_heard:
+            connection.was_heard = False
+            self.deadline = now + self._gateway.timeouts.stream_idle_s
         if self.deadline < now:
             self._on_deadline()
         elif self._started and now - self._started > self._gateway.timeouts.total_s and not self._is_upgraded:
@@ -316,6 +320,21 @@ class Exchange:
             self._complete_answer(connection, out, now)
         elif out:
             self._client.write(b"".join(out))
+
+    def chunk_came(self, connection: UpstreamConnection, raw: bytes, start: int) -> None:
+        """One whole chunk of a stream: `raw` is it as it came, fit to be handed on; its data begin at `start`."""
+        usage = self._usage
+        if usage is None and self._chunked and self._first_byte:
+            self._client.write(raw)
+            return
+        if not self._chunked or not self._first_byte or usage is None:
+            connection.body = [raw[start:-2]]
+            self.answer_progressed(connection)
+            return
+        data = raw[start:-2]
+        kept = usage.feed(data)
+        if kept:
+            self._client.write(raw if kept is data else framing.chunk(kept))
 
     def _answer_head(self, connection: UpstreamConnection) -> list[bytes]:
         status, head = connection.status, self._head

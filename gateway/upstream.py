@@ -1,6 +1,7 @@
 """Connections to instances: one request at a time each, kept for a moment to be used again."""
 
 import asyncio
+import re
 from typing import Protocol, cast
 
 import httptools
@@ -14,12 +15,14 @@ CONNECT_S = 3.0
 IDLE_PER_INSTANCE = 1024
 WRITE_LIMIT = 64 << 10
 _END = b"\r\n\r\n"
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,7})\r\n")
 
 
 class AnswerTaker(Protocol):
     """Who takes the answer: the exchange that sent the request."""
 
     def answer_progressed(self, connection: "UpstreamConnection") -> None: ...
+    def chunk_came(self, connection: "UpstreamConnection", raw: bytes, start: int) -> None: ...
     def switched_protocols(self, connection: "UpstreamConnection", rest: bytes) -> None: ...
     def tunnelled(self, data: bytes) -> None: ...
     def upstream_lost(self, *, answered: bool, ended_by_close: bool) -> None: ...
@@ -68,11 +71,14 @@ class UpstreamConnection(asyncio.Protocol):
         self.length: int | None = None
         self.known_head: AnswerHead | None = None
         self.has_head = self.is_complete = self.keeps_alive = self.answered = False
+        # Set for each chunk of a stream; whoever watches the clock takes it back.
+        self.was_heard = False
         # Of a body whose head was known: how much of it is still to come. -1: the parser reads it.
         self._left = -1
         # What the parser works with.
         self._lines: list[bytes] = []
         self._is_framed = self._is_malformed = False
+        self._chunk_ended = self._between_chunks = False
         self._named: set[bytes] | None = None
         self._head_bytes = 0
 
@@ -93,10 +99,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     def drop_taker(self) -> None:
         self._taker = None
+        self._between_chunks = False
 
     def close(self) -> None:
         """End it at once: nothing of a broken exchange may reach the next one."""
-        self._taker = None
+        self.drop_taker()
         self.transport.abort()
 
     # asyncio.Protocol
@@ -107,6 +114,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         taker = self._taker
+        if self._between_chunks and (size := _CHUNK_SIZE.match(data)) is not None:
+            # One whole chunk and no more, as streams come: the parser, which rests between two, need not see it.
+            start = size.end()
+            if start + 2 < len(data) == start + int(size[1], 16) + 2 and data.endswith(b"\r\n"):
+                self.was_heard = True
+                taker.chunk_came(self, data, start)  # type: ignore[union-attr]
+                return
         if taker is None:
             # Nobody asked: whatever this is must not be taken for the next answer.
             self._pool.remove(self)
@@ -176,12 +190,15 @@ class UpstreamConnection(asyncio.Protocol):
         elif is_first and self.has_head and self.length is not None and not self._is_framed:
             head = AnswerHead(self.status, self.passed, self.length, self.content_type, keeps_alive=self.keeps_alive)
             _KNOWN_HEADS.keep(data[: data.find(_END) + 4], head)
+        # Behind a chunk only its own end can have come: anything more would have been the next one's beginning.
+        self._between_chunks = self._chunk_ended and data.endswith(b"\r\n") and not self.is_complete
         if self.has_head:
             taker.answer_progressed(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.remove(self)
-        taker, self._taker = self._taker, None
+        taker = self._taker
+        self.drop_taker()
         if taker is not None:
             by_close = exc is None and self.has_head and self.length is None and not self._is_framed
             taker.upstream_lost(answered=self.answered, ended_by_close=by_close)
@@ -242,6 +259,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._is_malformed = True
         elif self.has_head:
             self.body.append(body)
+
+    def on_chunk_header(self) -> None:
+        self._chunk_ended = False
+
+    def on_chunk_complete(self) -> None:
+        self._chunk_ended = True
 
     def on_message_complete(self) -> None:
         if self.has_head:
