@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from gateway import framing, meter, routes
+from gateway import framing, meter, own_answers, routes
+from gateway.answer import Answer
 from gateway.balancer import Load
 from gateway.callers import ANONYMOUS, Caller, read_identity
 from gateway.errors import GatewayError
@@ -17,7 +18,7 @@ from gateway.journal import NO_INSTANCE, File
 from gateway.routes import Route
 from gateway.snapshot import Address, Target
 from gateway.upstream import UpstreamConnection
-from gateway.usage import BodyUsage, StreamUsage, Tokens, ask_for_usage
+from gateway.usage import Tokens, ask_for_usage
 
 if TYPE_CHECKING:
     from gateway.server import ClientConnection
@@ -35,55 +36,54 @@ class Exchange:
     """Lives from a sound request head to the last byte of the answer, or to whatever ends it before."""
 
     __slots__ = (
-        "_address", "_asked_for_usage", "_body", "_body_bytes", "_buffering", "_caller", "_chunked", "_client",
-        "_connecting", "_connection", "_file", "_first_byte", "_forwarded", "_gateway", "_head", "_head_sent",
-        "_is_upgraded", "_length", "_load", "_paused", "_paused_at", "_retried", "_route", "_sent_body", "_sequence",
-        "_started", "_status", "_target", "_upstream_blocked", "_usage", "deadline", "done",
-        "keep_alive", "request_done", "request_id",
+        "_address", "_answer", "_body", "_body_bytes", "_buffering", "_connecting", "_connection", "_file", "_forwarded",
+        "_gateway", "_length", "_load", "_retried", "_route", "_sent_body", "_sequence", "_started", "_strips_usage",
+        "_target", "_upstream_blocked", "caller", "client", "deadline", "done", "head", "keep_alive", "request_done",
+        "request_id",
     )  # fmt: skip
 
     def __init__(self, client: "ClientConnection", head: RequestHead) -> None:
-        self._client = client
+        self.client = client
         self._gateway = client.gateway
-        self._head = head
+        self.head = head
         self._sequence, self.request_id = client.gateway.next_request(head.request_id)
         # Behind a websocket's request the connection speaks another protocol, whatever becomes of it.
         self.keep_alive = head.keep_alive and not head.websocket
         self.request_done = self.done = False
         self.deadline = math.inf
-        self._started = 0.0
+        self.caller: Caller = ANONYMOUS
         self._length = head.length
-        self._buffering = self._asked_for_usage = self._retried = self._is_upgraded = False
+        self._buffering = self._strips_usage = self._retried = self._upstream_blocked = False
         self._body: list[bytes] | None = None
         self._body_bytes = self._sent_body = 0
-        self._caller: Caller = ANONYMOUS
+        self._route: Route | None = None
         self._target: Target | None = None
         self._address: Address | None = None
         self._load: Load | None = None
         self._connection: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._usage: BodyUsage | StreamUsage | None = None
-        self._status = 0
-        self._head_sent = self._chunked = self._upstream_blocked = False
+        self._answer: Answer | None = None
         self._file: File | None = None
-        self._forwarded = self._first_byte = self._paused_at = self._paused = 0.0
+        self._started = self._forwarded = 0.0
 
     # From the client
 
     def begin(self) -> None:
         """Check, route, forward as far as the request is there."""
-        gateway, head = self._gateway, self._head
+        gateway, head = self._gateway, self.head
         self._started = now = monotonic()
         self.deadline = now + gateway.timeouts.body_idle_s
         try:
             route = head.route
             if type(route) is not Route or route.snapshot is not gateway.snapshot:
-                if self._answer_locally():
+                own = own_answers.to(head, gateway.snapshot)
+                if own is not None:
+                    self._reply(200, own.body, content_type=own.content_type)
                     return
                 route = routes.route_of(gateway.snapshot, head)
             self._route = route
             if head.identity:
-                self._caller = read_identity(head.identity, gateway.secret)
+                self.caller = read_identity(head.identity, gateway.secret)
             length = self._length
             self._target = route.target
             if route.target is None:
@@ -95,7 +95,7 @@ class Exchange:
             if not self._buffering:
                 self._admit(now)
                 if head.expects and not self.request_done:
-                    self._client.write(CONTINUE)
+                    self.client.write(CONTINUE)
                 self._forward(now)
             elif self.request_done:
                 self._dispatch_buffered(now)
@@ -104,7 +104,7 @@ class Exchange:
                     # Known before the body: it need not be sent.
                     self._admit(now)
                 if head.expects:
-                    self._client.write(CONTINUE)
+                    self.client.write(CONTINUE)
         except GatewayError as error:
             self.fail(error)
 
@@ -124,7 +124,7 @@ class Exchange:
             self.fail(_too_large())
         elif not self._buffering and self._body_bytes > HELD_BODY:
             # Nowhere to put it yet: the connection to the instance is still being made.
-            self._client.pause_reading()
+            self.client.pause_reading()
 
     def request_complete(self) -> None:
         self.request_done = True
@@ -144,53 +144,52 @@ class Exchange:
 
     def client_data(self, data: bytes) -> None:
         """Bytes of a websocket. Before the instance has agreed they wait with the client."""
-        if self._is_upgraded and self._connection is not None:
+        if self._answer is not None and self._answer.is_tunnel and self._connection is not None:
             self.deadline = monotonic() + self._gateway.timeouts.stream_idle_s
             self._connection.transport.write(data)
             return
         if self._body is None:
             self._body = []
         self._body.append(data)
-        self._client.pause_reading()
+        self.client.pause_reading()
+
+    def client_writable(self, writable: bool) -> None:
+        if self._answer is not None:
+            self._answer.client_writable(writable)
 
     def client_lost(self) -> None:
         """The client left: close upstream at once and settle what was produced."""
         if not self.done:
-            self._end_upstream(failed=None)
             # A websocket has no end of its own but this one.
-            self._finish(meter.COMPLETED if self._is_upgraded else meter.CANCELLED, monotonic())
-
-    def client_writable(self, writable: bool) -> None:
-        """Back-pressure: while the client doesn't read, nothing is read from the instance, and no clock runs."""
-        if self._connection is None:
-            return
-        now = monotonic()
-        if writable:
-            self._paused += now - self._paused_at if self._paused_at else 0.0
-            self._paused_at = 0.0
-            self._connection.transport.resume_reading()
-            self.deadline = now + self._gateway.timeouts.stream_idle_s
-        else:
-            self._paused_at = now
-            self._connection.transport.pause_reading()
+            is_tunnel = self._answer is not None and self._answer.is_tunnel
+            self._end_upstream(failed=None)
+            self._finish(meter.COMPLETED if is_tunnel else meter.CANCELLED, monotonic())
 
     def check_deadline(self, now: float) -> None:
-        connection = self._connection
+        connection, answer = self._connection, self._answer
         if connection is not None and connection.was_heard:
             connection.was_heard = False
             self.deadline = now + self._gateway.timeouts.stream_idle_s
         if self.deadline < now:
-            self._on_deadline()
-        elif self._started and now - self._started > self._gateway.timeouts.total_s and not self._is_upgraded:
-            self._time_out(GatewayError(504, "total_timeout", "The request took longer than a request may take."))
+            self._on_deadline(answer)
+        elif (
+            self._started
+            and now - self._started > self._gateway.timeouts.total_s
+            and not (answer is not None and answer.is_tunnel)
+        ):
+            # Says nothing of the instance, which may be halfway through a long answer.
+            self.fail(
+                GatewayError(504, "total_timeout", "The request took longer than a request may take."),
+                outcome=meter.FAILED,
+            )
 
-    def _on_deadline(self) -> None:
-        if self._paused_at:
-            log.info("%s ended: slow_reader", self.request_id.decode())
-            self._client.abort()
+    def _on_deadline(self, answer: Answer | None) -> None:
+        if answer is not None and (answer.paused_at or answer.is_tunnel):
+            log.info("%s ended: %s", self.request_id.decode(), "slow_reader" if answer.paused_at else "idle_timeout")
+            self.client.abort()
         elif not self.request_done and not self._upstream_blocked:
             self.fail(GatewayError(408, "body_timeout", "The body did not arrive in time. Send it again."))
-        elif not self._head_sent:
+        elif answer is None or not answer.has_begun:
             self._time_out(GatewayError(504, "first_byte_timeout", "The instance did not begin to answer in time."))
         else:
             self._time_out(GatewayError(504, "idle_timeout", "The instance sent nothing for too long."))
@@ -210,18 +209,18 @@ class Exchange:
         if self._target is None:
             if not self._length:
                 raise GatewayError(400, "model_missing", "This path needs a JSON body with the field “model”.")
-            model, parsed = routes.model_of(body, self._head.content_type.lower())
+            model, parsed = routes.model_of(body, self.head.content_type.lower())
             self._target = self._gateway.snapshot.by_model(model)
-        elif self._route.tells_usage:
+        elif self.tells_usage:
             try:
                 loaded = orjson.loads(body)
                 parsed = loaded if isinstance(loaded, dict) else None
             except orjson.JSONDecodeError:
                 parsed = None
-        if parsed is not None and self._route.tells_usage and b"completions" in self._route.path:
+        if parsed is not None and self.tells_usage and self._route is not None and b"completions" in self._route.path:
             asking = ask_for_usage(body, parsed)
             if asking is not None:
-                body, self._asked_for_usage = asking, True
+                body, self._strips_usage = asking, True
         self._body, self._length = [body], len(body)
         self._admit(now)
         self._forward(now)
@@ -230,7 +229,7 @@ class Exchange:
         """Into the books, once; raises when nothing can serve it, which is an end like any other."""
         target = self._target
         assert target is not None  # noqa: S101
-        caller, gateway = self._caller, self._gateway
+        caller, gateway = self.caller, self._gateway
         if caller.deployment_id and caller.deployment_id != target.deployment_id:
             raise GatewayError(
                 401, "identity_invalid", "The console's token is for another deployment. Reload the page."
@@ -273,15 +272,16 @@ class Exchange:
         self._send(connection, monotonic())
 
     def _send(self, connection: UpstreamConnection, now: float) -> None:
+        assert self._route is not None  # noqa: S101
         self._connection = connection
-        connection.take(self)
+        if self._answer is None:
+            self._answer = Answer(self, strips_usage=self._strips_usage)
+        self._answer.expect_from(connection)
         self._forwarded = now
         timeouts = self._gateway.timeouts
         self.deadline = now + (timeouts.first_byte_s if self.request_done else timeouts.body_idle_s)
         length = self._length
-        head = self._route.line + framing.request_rest(
-            self._head, self.request_id, connection.address.authority, length
-        )
+        head = self._route.line + framing.request_rest(self.head, self.request_id, connection.address.authority, length)
         # A websocket's first bytes are not a body: they wait until the instance has agreed.
         if not length:
             connection.transport.write(head)
@@ -294,143 +294,38 @@ class Exchange:
             self._sent_body += self._body_bytes
             self._body = None
             # Before the write: the write may pause reading again at once.
-            self._client.resume_reading()
+            self.client.resume_reading()
         connection.transport.write(b"".join(parts))
 
-    # From the instance (AnswerTaker)
+    # From the answer
 
-    def answer_progressed(self, connection: UpstreamConnection) -> None:
-        """One read brought head, body or end of the answer: it is handed on with one write."""
-        now = monotonic()
-        self.deadline = now + self._gateway.timeouts.stream_idle_s
-        out = [] if self._head_sent else self._answer_head(connection)
-        body = connection.body
-        if body:
-            if not self._first_byte:
-                self._first_byte = now
-            if self._usage is not None:
-                body = [kept for data in body if (kept := self._usage.feed(data))]
-            if self._chunked:
-                for data in body:
-                    out += (b"%x\r\n" % len(data), data, b"\r\n")
-            else:
-                out += body
-            connection.body = []
-        if connection.is_complete or self._head.method == b"HEAD":
-            self._complete_answer(connection, out, now)
-        elif out:
-            self._client.write(b"".join(out))
-
-    def chunk_came(self, connection: UpstreamConnection, raw: bytes, start: int) -> None:
-        """One whole chunk of a stream: `raw` is it as it came, fit to be handed on; its data begin at `start`."""
-        usage = self._usage
-        if usage is None and self._chunked and self._first_byte:
-            self._client.write(raw)
-            return
-        if not self._chunked or not self._first_byte or usage is None:
-            connection.body = [raw[start:-2]]
-            self.answer_progressed(connection)
-            return
-        data = raw[start:-2]
-        kept = usage.feed(data)
-        if kept:
-            self._client.write(raw if kept is data else framing.chunk(kept))
-
-    def _answer_head(self, connection: UpstreamConnection) -> list[bytes]:
-        status, head = connection.status, self._head
-        self._status = status
-        self._head_sent = True
-        if not self._client.is_writable and not self._paused_at:
-            # The answer before this one still fills the client's buffer.
-            self.client_writable(False)
-        streams = connection.content_type.startswith(b"text/event-stream")
-        if self._route.tells_usage and status == 200:
-            self._usage = StreamUsage(strip=self._asked_for_usage) if streams else BodyUsage()
-        if not self.request_done:
-            # An answer before the request's end: nothing may be read as a next request from this connection.
-            self.keep_alive = False
-        known = connection.known_head
-        if (
-            known is not None
-            and self.keep_alive
-            and not self._asked_for_usage
-            and not head.is_1_0
-            and not self._caller.is_console
-        ):
-            return [known.with_length, self.request_id, b"\r\n\r\n"]
-        out = [connection.passed, b"x-request-id: ", self.request_id, b"\r\n"]
-        has_no_body = head.method == b"HEAD" or status in framing.NO_BODY_STATUS
-        if connection.length is not None and not (streams and self._asked_for_usage):
-            out.append(b"content-length: %d\r\n" % connection.length)
-        elif not has_no_body:
-            self._chunked = not head.is_1_0
-            self.keep_alive = self.keep_alive and self._chunked
-        if self._caller.is_console and self._address is not None:
-            out.append(b"x-slipway-instance: %b\r\n" % self._address.uid.encode())
-        if self._chunked:
-            out.append(b"transfer-encoding: chunked\r\n")
-        if not self.keep_alive:
-            out.append(b"connection: close\r\n\r\n")
-        elif head.is_1_0:
-            out.append(b"connection: keep-alive\r\n\r\n")
-        else:
-            out.append(b"\r\n")
-        return out
-
-    def _complete_answer(self, connection: UpstreamConnection | None, out: list[bytes], now: float) -> None:
-        if self._usage is not None and (rest := self._usage.finish()):
-            out.append(framing.chunk(rest) if self._chunked else rest)
-        if self._chunked:
-            out.append(b"0\r\n\r\n")
-        was_paused = self._paused_at
-        self._connection = None
-        # The books first: whoever has seen the last byte is in them, whenever this process is killed.
-        self._finish(meter.COMPLETED, now)
-        if connection is not None:
-            if connection.is_complete and self.request_done and not was_paused and connection.is_reusable:
-                self._gateway.pool.give_back(connection, now)
-            else:
-                connection.close()
-        self._client.finish_exchange(self, b"".join(out), now)
-
-    def switched_protocols(self, connection: UpstreamConnection, rest: bytes) -> None:
-        """The instance agreed to the websocket: from here on bytes pass unread."""
-        if not self._head.websocket:
-            connection.close()
-            self.upstream_lost(answered=True, ended_by_close=False)
-            return
-        self._status = 101
-        self._head_sent = self._is_upgraded = True
-        self.deadline = monotonic() + self._gateway.timeouts.stream_idle_s
-        lines = b"connection: Upgrade\r\nupgrade: websocket\r\nx-request-id: %b\r\n\r\n" % self.request_id
-        self._client.write(b"".join([framing.status_line(101), connection.passed, lines, rest]))
+    def tunnel_opened(self, connection: UpstreamConnection) -> None:
+        """The instance agreed to the websocket; what the client sent ahead may go."""
         if self._body:
             connection.transport.write(b"".join(self._body))
             self._body = None
-        self._client.resume_reading()
+        self.client.resume_reading()
 
-    def tunnelled(self, data: bytes) -> None:
-        self.deadline = monotonic() + self._gateway.timeouts.stream_idle_s
-        self._client.write(data)
+    def complete(self, data: bytes, now: float) -> None:
+        """The answer is whole; `data` is its last part."""
+        self._connection = None
+        # The books first: whoever has seen the last byte is in them, whenever this process is killed.
+        self._finish(meter.COMPLETED, now)
+        self.client.finish_exchange(self, data, now)
 
-    def upstream_lost(self, *, answered: bool, ended_by_close: bool) -> None:
-        connection, self._connection = self._connection, None
-        if self.done:
-            return
-        if self._is_upgraded:
-            now = monotonic()
-            self._finish(meter.COMPLETED, now)
-            self._client.finish_exchange(self, b"", now)
-        elif ended_by_close:
-            self._complete_answer(None, [], monotonic())
-        elif not self._head_sent and not answered and connection is not None and connection.reused and self._may_retry:
+    def upstream_lost(self, *, was_idle: bool) -> None:
+        """The instance closed the connection before its answer was whole."""
+        self._connection = None
+        begun = self._answer is not None and self._answer.has_begun
+        sent_in_part = self._sent_body and not self._buffering
+        if was_idle and not begun and not self._retried and self.request_done and not sent_in_part and self._address:
             # It was closed while it lay idle: the instance never saw the request.
             self._retried = True
-            self._connecting = self._gateway.loop.create_task(self._connect(connection.address))
-        else:
-            self._end_upstream(failed=True)
-            message = "The instance closed the connection without an answer. Its log says why."
-            self.fail(GatewayError(502, "instance_closed", message), outcome=meter.FAILED)
+            self._connecting = self._gateway.loop.create_task(self._connect(self._address))
+            return
+        self._end_upstream(failed=True)
+        message = "The instance closed the connection without an answer. Its log says why."
+        self.fail(GatewayError(502, "instance_closed", message), outcome=meter.FAILED)
 
     def upstream_writable(self, writable: bool) -> None:
         self._upstream_blocked = not writable
@@ -439,9 +334,9 @@ class Exchange:
             timeouts = self._gateway.timeouts
             self.deadline = monotonic() + (timeouts.body_idle_s if writable else timeouts.first_byte_s)
         if writable:
-            self._client.resume_reading()
+            self.client.resume_reading()
         else:
-            self._client.pause_reading()
+            self.client.pause_reading()
 
     # Ends
 
@@ -450,17 +345,16 @@ class Exchange:
         if self.done:
             return
         self._end_upstream(failed=None)
-        if self._head_sent:
+        if self._answer is not None and self._answer.has_begun:
             # Cut off, so that the client can't take the torn answer for a whole one; a second head would be its body.
             log.info("%s ended: %s", self.request_id.decode(), error.code)
             self._finish(meter.CANCELLED if error.status < 500 else meter.FAILED, monotonic())
-            self._client.abort()
+            self.client.abort()
             return
-        self._status = error.status
-        self._finish(outcome, monotonic())
-        self._answer(error.status, error.body(self.request_id.decode()), error.retry_after_s)
+        self._finish(outcome, monotonic(), error.status)
+        self._reply(error.status, error.body(self.request_id.decode()), error.retry_after_s)
 
-    def _answer(
+    def _reply(
         self, status: int, body: bytes, retry_after_s: int | None = None, content_type: bytes = b"application/json"
     ) -> None:
         self.done = True
@@ -469,47 +363,33 @@ class Exchange:
         if retry_after_s:
             lines.append((b"retry-after", b"%d" % retry_after_s))
         data = framing.own_answer(
-            status, lines, body, close=not self.keep_alive, keep_alive_1_0=self._head.is_1_0 and self.keep_alive
+            status, lines, body, close=not self.keep_alive, keep_alive_1_0=self.head.is_1_0 and self.keep_alive
         )
-        self._client.finish_exchange(self, data[: -len(body)] if self._head.method == b"HEAD" else data, monotonic())
+        self.client.finish_exchange(self, data[: -len(body)] if self.head.method == b"HEAD" else data, monotonic())
 
-    def _answer_locally(self) -> bool:
-        """Health and the list of models are the gateway's own."""
-        path = self._head.target.partition(b"?")[0]
-        if path == b"/healthz":
-            self._answer(200, b"ok\n", content_type=b"text/plain")
-            return True
-        if self._head.method not in (b"GET", b"HEAD") or not path.startswith(b"/v1/models"):
-            return False
-        snapshot = self._gateway.snapshot
-        if path == b"/v1/models":
-            self._answer(200, routes.models_answer(snapshot))
-        elif path.startswith(b"/v1/models/"):
-            self._answer(200, routes.model_answer(snapshot, path[11:].decode("latin-1")))
-        else:
-            return False
-        return True
-
-    def _finish(self, outcome: int, now: float) -> None:
+    def _finish(self, outcome: int, now: float, status: int = 0) -> None:
         """Write the request's one final record. Requests that were never admitted have none."""
         self.done = True
-        load = self._load
-        if load is not None:
+        if self._load is not None:
+            self._load.release(failed=False, now=now)
             self._load = None
-            load.release(failed=False, now=now)
-        file, target = self._file, self._target
+        file, target, answer = self._file, self._target, self._answer
         if file is None or target is None:
             return
         self._file = None
-        paused = self._paused + (now - self._paused_at if self._paused_at else 0.0)
-        started, forwarded, first_byte = self._started, self._forwarded, self._first_byte
-        address, caller, gateway = self._address, self._caller, self._gateway
-        tokens = self._usage.tokens(self._body_bytes) if self._usage is not None else _NO_TOKENS
+        first_byte = paused = 0.0
+        tokens = _NO_TOKENS
+        timed = True
+        if answer is not None:
+            status = status or answer.status
+            first_byte, paused, tokens = answer.first_byte, answer.paused_until(now), answer.tokens(self._body_bytes)
+            # A websocket's duration is no latency.
+            timed = not answer.is_tunnel
+        started, forwarded, address = self._started, self._forwarded, self._address
+        caller, gateway = self.caller, self._gateway
         gateway.in_flight -= 1
-        # A websocket's duration is no latency.
-        timed = not self._is_upgraded
         gateway.journal.finished(
-            file, outcome, self._status or (499 if outcome == meter.CANCELLED else 502), caller.source, tokens.estimated,
+            file, outcome, status or (499 if outcome == meter.CANCELLED else 502), caller.source, tokens.estimated,
             self._sequence, target.deployment_id, target.version_id,
             address.key if address is not None and forwarded else NO_INSTANCE,
             caller.organization_id, caller.user_id, caller.key_id, now + gateway.wall_offset,
@@ -527,26 +407,24 @@ class Exchange:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        self._release(failed=failed, now=monotonic())
-
-    def _release(self, *, failed: bool | None, now: float) -> None:
-        """Give the instance's place back, once. A retry on a fresh connection keeps it."""
         if self._load is not None:
-            self._load.release(failed=failed, now=now)
+            # The instance's place is given back once. A retry on a fresh connection keeps it.
+            self._load.release(failed=failed, now=monotonic())
             self._load = None
 
     @property
     def is_tunnel(self) -> bool:
-        return self._head.websocket
+        """What comes behind the request's head is not HTTP any more."""
+        return self.head.websocket
+
+    @property
+    def tells_usage(self) -> bool:
+        return self._route is not None and self._route.tells_usage
 
     @property
     def admitted_deployment(self) -> int | None:
         """The deployment in whose books this request is in flight."""
         return self._target.deployment_id if self._target is not None and self._file is not None else None
-
-    @property
-    def _may_retry(self) -> bool:
-        return not self._retried and self.request_done and (self._buffering or self._sent_body == 0)
 
 
 def _too_large() -> GatewayError:

@@ -1,5 +1,6 @@
 """The strict half of HTTP/1.1: what httptools lets through but a gateway must not, and the heads we write."""
 
+import re
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -11,6 +12,10 @@ T = TypeVar("T")
 MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 100
 MAX_BODY_BYTES = 1 << 40
+# A head to the letter: one space each, CRLF, no folding, no control characters. httptools alone lets more through.
+STRICT_HEAD = re.compile(
+    rb"[A-Z-]+ [!-~]+ HTTP/[0-9]\.[0-9]\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n)*\r\n"
+)
 OWN_COOKIES = (b"slipway_session", b"slipway_csrf")
 OWN_TOKENS = (b"slk_", b"slt_")
 NO_BODY_STATUS = frozenset({204, 304})
@@ -39,6 +44,13 @@ def kind_of(name: bytes) -> int:
     if len(KINDS) < _MAX_SPELLINGS:
         KINDS[name] = kind
     return kind
+
+
+def looks_like_head(part: bytes) -> bool:
+    """Whether a part of a head may still become one. Else whoever sent it would wait for an answer until it times out."""
+    pairs = part.count(b"\r\n")
+    bare_returns = part.count(b"\r") - pairs - part.endswith(b"\r")
+    return 65 <= part[0] <= 90 and part.count(b"\n") == pairs and not bare_returns
 
 
 class RequestHead:

@@ -88,20 +88,3 @@ def model_of(body: bytes, content_type: bytes) -> tuple[str, dict[str, object] |
             "The body needs a field “model” with the id of a deployment, for example “demo/chat”.", "model_missing"
         )
     return model, parsed
-
-
-def models_answer(snapshot: Snapshot) -> bytes:
-    """The list of models that the caller may use, as OpenAI's API gives it."""
-    data = [
-        {"id": target.api_id, "object": "model", "created": target.created, "owned_by": target.api_id.partition("/")[0]}
-        for target in snapshot.targets
-        if target.status == "running"
-    ]
-    return orjson.dumps({"object": "list", "data": data})
-
-
-def model_answer(snapshot: Snapshot, model: str) -> bytes:
-    target = snapshot.by_model(model)
-    return orjson.dumps(
-        {"id": target.api_id, "object": "model", "created": target.created, "owned_by": target.api_id.partition("/")[0]}
-    )

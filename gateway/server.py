@@ -27,19 +27,21 @@ class ClientConnection(asyncio.Protocol):
         self.gateway = gateway
         self.transport: asyncio.Transport
         self.is_writable = True
+        self._url = b""
         self.deadline = monotonic() + gateway.timeouts.header_s
         self._exchange: Exchange | None = None
-        self._parser = httptools.HttpRequestParser(self)
-        self._url = b""
+        # A head that has not come whole.
+        self._held = b""
+        self._head: RequestHead | None = None
         self._passed: list[bytes] = []
         self._special: list[tuple[int, bytes, bytes]] = []
-        self._head: RequestHead | None = None
-        self._in_body = self._counts_body = False
-        # Of a body whose length is known: how much of it is still to come. -1 while it comes in chunks.
+        # Reads a body that comes in chunks; other bodies are counted.
+        self._parser: httptools.HttpRequestParser | None = None
+        self._in_body = False
         self._body_left = 0
-        # Bytes of the running head or of trailers; the last bytes fed, where an end may lie across two reads.
-        self._head_bytes = 0
+        # In chunks: the last bytes read, where an end may lie across two reads, and how many trailers came.
         self._tail = b""
+        self._trailer_bytes = 0
         self._ahead = b""
         self._left_to_write = 0
         self._closing = self._lingering = False
@@ -84,134 +86,132 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.client_writable(True)
 
-    # Parsing
+    # Reading
 
     def _feed(self, data: bytes) -> None:
         """Read up to the end of one request; the rest waits for its answer."""
-        while data:
-            end = self._end_of_piece(data)
-            piece = data if end >= len(data) else data[:end]
-            if self._in_body:
-                if self._counts_body:
-                    self._count_body(piece)
-                elif not self._parse(piece):
-                    return
-            elif (self._head_bytes or not self._begin_known(piece)) and not self._parse_head(piece):
-                return
+        while data and not (self._closing or self._lingering):
             exchange = self._exchange
-            if exchange is None and self._head_bytes and self._head_is_late(len(piece)):
-                return
-            if end >= len(data):
-                return
-            data = data[end:]
             if exchange is not None and exchange.request_done:
                 if exchange.is_tunnel:
                     exchange.client_data(data)
                 else:
                     self._ahead = data
                 return
+            if not self._in_body:
+                data = self._take_head(data)
+            elif self._parser is None:
+                data = self._count_body(data)
+            else:
+                data = self._parse_chunks(data, self._parser)
 
-    def _head_is_late(self, came: int) -> bool:
-        """A part of a head is here: it may be neither too large nor too slow."""
-        if self._head_bytes == came:
+    def _take_head(self, data: bytes) -> bytes:
+        """Read a head once it is whole; what came behind it."""
+        searched = 0
+        if self._held:
+            searched = max(0, len(self._held) - 3)
+            data = self._held + data
+        end = data.find(_END, searched) + 4
+        if end < 4:
+            self._hold(data)
+            return b""
+        raw = data if end == len(data) else data[:end]
+        self._held = b""
+        head = _KNOWN_HEADS.get(raw) or self._read_head(raw)
+        if head is not None:
+            self._begin(head)
+        return data[end:]
+
+    def _hold(self, data: bytes) -> None:
+        """A part of a head is here: it may be neither too large nor too slow, and must look like one."""
+        if not self._held:
             self.deadline = monotonic() + self.gateway.timeouts.header_s
-        if self._head_bytes <= framing.MAX_HEAD_BYTES:
-            return False
-        self._refuse(_head_too_large())
-        return True
+        self._held = data
+        if len(data) > framing.MAX_HEAD_BYTES:
+            self._refuse(_head_too_large())
+        elif not framing.looks_like_head(data):
+            self._refuse(
+                bad_request("The request is not HTTP/1.1: it begins with a method, and its lines end with CR LF.")
+            )
 
-    def _begin_known(self, raw: bytes) -> bool:
-        """Take the head's meaning from memory, if these bytes have been read before."""
-        head = _KNOWN_HEADS.get(raw)
-        if head is None:
-            return False
-        self._counts_body = True
-        self._begin(head)
-        if not head.length:
-            self.on_message_complete()
-        return True
+    def _read_head(self, raw: bytes) -> RequestHead | None:
+        """What a whole head means; None when it had to be refused. Two readers must agree that it is sound."""
+        self._head, self._passed, self._special = None, [], []
+        self._parser = httptools.HttpRequestParser(self)
+        if len(raw) > framing.MAX_HEAD_BYTES:
+            self._refuse(_head_too_large())
+        elif not framing.STRICT_HEAD.fullmatch(raw):
+            self._refuse(bad_request("The head of the request is not valid HTTP/1.1."))
+        else:
+            self._parse(self._parser, raw)
+        head = self._head
+        if head is None or self._closing or self._lingering:
+            return None
+        if head.length != -1:
+            self._parser = None
+            if not head.websocket:
+                _KNOWN_HEADS.keep(raw, head)
+        return head
 
     def _begin(self, head: RequestHead) -> None:
         if self.transport.is_closing():
             return
-        self._in_body = True
-        self._body_left = head.length or 0
         self._exchange = exchange = Exchange(self, head)
-        if head.length:
-            exchange.begin()
+        if not head.length:
+            self._parser = None
+            exchange.request_complete()
+            return
+        self._in_body = True
+        self._body_left = head.length
+        exchange.begin()
 
-    def _count_body(self, data: bytes) -> None:
-        """A body of known length needs no parser. The exchange may be gone: it was answered before its end."""
-        self._body_left -= len(data)
-        if self._exchange is not None:
-            self._exchange.request_body(data)
+    def _count_body(self, data: bytes) -> bytes:
+        """Hand on a body of known length; what came behind it. Nobody may take it any more: it was answered before."""
+        left = self._body_left
+        rest = data[left:] if len(data) > left else b""
+        part = data[:left] if rest else data
+        self._body_left = left - len(part)
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.request_body(part)
         if not self._body_left:
-            self.on_message_complete()
+            self._in_body = False
+            if exchange is not None:
+                exchange.request_complete()
+        return rest
 
-    def _end_of_piece(self, data: bytes) -> int:
-        """Where reading has to stop to see at most one request: behind an empty line, or with the body."""
-        if self._in_body and self._body_left >= 0:
-            return self._body_left
+    def _parse_chunks(self, data: bytes, parser: httptools.HttpRequestParser) -> bytes:
+        """Hand on a part of a body in chunks; what came behind it.
+
+        The parser would read on into the next request, so it gets no more than what can end one: up to an empty line.
+        """
         tail = self._tail
-        if not tail:
-            found = data.find(_END)
-            if found >= 0:
-                return found + 4
-        else:
-            found = (tail + data[:4]).find(_END)
-            if found >= 0:
-                self._tail = b""
-                return found + 4 - len(tail)
-            found = data.find(_END)
-            if found >= 0:
-                self._tail = b""
-                return found + 4
-        self._tail = (tail + data)[-3:]
-        return len(data)
+        end = (tail + data).find(_END) + 4 - len(tail)
+        piece = data[:end] if end > 3 - len(tail) else data
+        self._tail = b"" if end > 3 - len(tail) else (tail + data)[-3:]
+        self._parse(parser, piece)
+        return data[len(piece) :]
 
-    def _parse_head(self, piece: bytes) -> bool:
-        """Feed a piece of a head. One that came whole is remembered."""
-        came_whole = not self._head_bytes
-        self._head_bytes += len(piece)
-        self._head = None
-        self._counts_body = False
-        if not self._parse(piece):
-            return False
-        head = self._head
-        if (
-            came_whole
-            and head is not None
-            and head.length != -1
-            and not head.websocket
-            and piece.find(_END) == len(piece) - 4
-        ):
-            _KNOWN_HEADS.keep(piece, head)
-        return True
-
-    def _parse(self, piece: bytes) -> bool:
+    def _parse(self, parser: httptools.HttpRequestParser, data: bytes) -> None:
         try:
-            self._parser.feed_data(piece)
+            parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             # Behind a websocket's request the parser stops; any other upgrade has been refused with the head.
-            if self._exchange is None or not self._exchange.is_tunnel:
+            if self._head is None or not self._head.websocket:
                 self._refuse(bad_request("The connection can't be upgraded."))
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, GatewayError) else bad_request("The request could not be read."))
         except httptools.HttpParserError:
             self._refuse(bad_request("The request is not valid HTTP/1.1."))
-        return not (self._closing or self._lingering)
 
     # httptools callbacks
-
-    def on_url(self, url: bytes) -> None:
-        self._url = self._url + url if self._url else url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_body:
             # A trailer: dropped, and bounded like a head.
-            self._head_bytes += len(name) + len(value)
-            if self._head_bytes > framing.MAX_HEAD_BYTES:
+            self._trailer_bytes += len(name) + len(value)
+            if self._trailer_bytes > framing.MAX_HEAD_BYTES:
                 raise _head_too_large()
             return
         kind = KINDS.get(name)
@@ -222,30 +222,28 @@ class ClientConnection(asyncio.Protocol):
         elif kind != framing.HOP:
             self._special.append((kind, name, value))
 
+    def on_url(self, url: bytes) -> None:
+        self._url = url
+
     def on_headers_complete(self) -> None:
-        if self._exchange is not None:
-            raise bad_request("A request began inside another one.")
-        if self._head_bytes > framing.MAX_HEAD_BYTES:
-            raise _head_too_large()
-        parser = self._parser
-        self._head = head = framing.read_head(
+        parser = cast(httptools.HttpRequestParser, self._parser)
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise GatewayError(505, "http_version", "Only HTTP/1.1 and HTTP/1.0 are understood.")
+        self._head = framing.read_head(
             parser.get_method(), self._url, self._passed, self._special,
-            is_1_0=parser.get_http_version() != "1.1", keep_alive=parser.should_keep_alive(),
+            is_1_0=version == "1.0", keep_alive=parser.should_keep_alive(),
         )  # fmt: skip
-        self._url, self._passed, self._special = b"", [], []
-        self._head_bytes = 0
-        self._begin(head)
 
     def on_body(self, body: bytes) -> None:
-        if self._body_left > 0:
-            self._body_left -= len(body)
         if self._exchange is not None:
             self._exchange.request_body(body)
 
     def on_message_complete(self) -> None:
+        if not self._in_body:
+            return
         self._in_body = False
-        self._head_bytes = 0
-        self._tail = b""
+        self._parser, self._tail, self._trailer_bytes = None, b"", 0
         if self._exchange is not None:
             self._exchange.request_complete()
 
@@ -301,7 +299,7 @@ class ClientConnection(asyncio.Protocol):
         if left and left != self._left_to_write:
             # It still takes what is left of its answer, and may go on.
             self._left_to_write, self.deadline = left, now + self.gateway.timeouts.body_idle_s
-        elif self._head_bytes and not self._lingering and not left:
+        elif self._held and not self._lingering and not left:
             self._refuse(GatewayError(408, "header_timeout", "The head of the request did not arrive in time."))
         else:
             self.transport.abort()

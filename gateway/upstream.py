@@ -19,9 +19,9 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,7})\r\n")
 
 
 class AnswerTaker(Protocol):
-    """Who takes the answer: the exchange that sent the request."""
+    """Who takes the answer to the request that was sent."""
 
-    def answer_progressed(self, connection: "UpstreamConnection") -> None: ...
+    def progressed(self, connection: "UpstreamConnection") -> None: ...
     def chunk_came(self, connection: "UpstreamConnection", raw: bytes, start: int) -> None: ...
     def switched_protocols(self, connection: "UpstreamConnection", rest: bytes) -> None: ...
     def tunnelled(self, data: bytes) -> None: ...
@@ -127,11 +127,11 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
         elif self._left >= 0:
             self._count_body(data)
-            taker.answer_progressed(self)
+            taker.progressed(self)
         elif self.answered or not self._begin_known(data):
             self._parse(data, taker)
         else:
-            taker.answer_progressed(self)
+            taker.progressed(self)
 
     def _begin_known(self, data: bytes) -> bool:
         """Take the head's meaning from memory, if these bytes have been read before."""
@@ -162,7 +162,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._is_tunnel:
             taker.tunnelled(data)
             return
-        is_first = not self.answered
+        is_first, had_head = not self.answered, self.has_head
         self.answered = True
         try:
             self._parser.feed_data(data)
@@ -175,8 +175,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._is_malformed = True
         except httptools.HttpParserError:
             self._is_malformed = True
-        if not self.has_head:
-            self._head_bytes += len(data)
+        if not had_head:
+            self._head_bytes += data.find(_END) if self.has_head else len(data)
             too_large = self._head_bytes > framing.MAX_HEAD_BYTES
             # Protocols are switched with an Upgrade header, on which the parser stops, or not at all.
             self._is_malformed = self._is_malformed or too_large or self.status == 101
@@ -193,7 +193,7 @@ class UpstreamConnection(asyncio.Protocol):
         # Behind a chunk only its own end can have come: anything more would have been the next one's beginning.
         self._between_chunks = self._chunk_ended and data.endswith(b"\r\n") and not self.is_complete
         if self.has_head:
-            taker.answer_progressed(self)
+            taker.progressed(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.remove(self)
@@ -297,7 +297,11 @@ class Pool:
             )
         return connection
 
-    def give_back(self, connection: UpstreamConnection, now: float) -> None:
+    def settle(self, connection: UpstreamConnection, now: float, *, reusable: bool) -> None:
+        """Keep a connection whose exchange is over, or end it."""
+        if not reusable:
+            connection.close()
+            return
         connection.drop_taker()
         connections = self._idle.get(connection.address.uid)
         if connections is None:

@@ -1,0 +1,38 @@
+"""What the gateway answers itself: its health, and which models there are."""
+
+from dataclasses import dataclass
+
+import orjson
+
+from gateway.framing import RequestHead
+from gateway.snapshot import RUNNING, Snapshot, Target
+
+
+@dataclass(frozen=True)
+class OwnAnswer:
+    body: bytes
+    content_type: bytes = b"application/json"
+
+
+_HEALTHY = OwnAnswer(b"ok\n", b"text/plain")
+
+
+def to(head: RequestHead, snapshot: Snapshot) -> OwnAnswer | None:
+    """The gateway's own answer to a request; None for one that a deployment answers. Raises a 404 for no such model."""
+    path = head.target.partition(b"?")[0]
+    if path == b"/healthz":
+        return _HEALTHY
+    if head.method not in (b"GET", b"HEAD"):
+        return None
+    if path == b"/v1/models":
+        running = [_description(target) for target in snapshot.targets if target.status == RUNNING]
+        return OwnAnswer(orjson.dumps({"object": "list", "data": running}))
+    if path.startswith(b"/v1/models/"):
+        return OwnAnswer(orjson.dumps(_description(snapshot.by_model(path[11:].decode("latin-1")))))
+    return None
+
+
+def _description(target: Target) -> dict[str, object]:
+    """As OpenAI's API describes a model."""
+    owner = target.api_id.partition("/")[0]
+    return {"id": target.api_id, "object": "model", "created": target.created, "owned_by": owner}
