@@ -3,8 +3,19 @@
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count, Exists, F, OuterRef, Prefetch, Q, QuerySet, Subquery
-from django.db.models.functions import Coalesce
+from django.db.models import (
+    Count,
+    DurationField,
+    Exists,
+    ExpressionWrapper,
+    F,
+    OuterRef,
+    Prefetch,
+    Q,
+    QuerySet,
+    Subquery,
+)
+from django.db.models.functions import Coalesce, Now
 
 from accounts.permissions import (
     Actor,
@@ -15,7 +26,17 @@ from accounts.permissions import (
     visible_organizations,
 )
 from common.numbers import whole
-from deployments.models import Cluster, Deployment, DesiredState, Endpoint, Instance, Model, Version
+from deployments.models import (
+    Cluster,
+    Deployment,
+    DesiredState,
+    DirectoryVersion,
+    Endpoint,
+    GatewayProcess,
+    Instance,
+    Model,
+    Version,
+)
 from deployments.models.version import INACTIVE
 from runtimes.observation import READY
 
@@ -64,6 +85,20 @@ def visible_instances(actor: Actor) -> QuerySet[Instance]:
 
 def _scoped(queryset: QuerySet[Any], actor: Actor, organizations: QuerySet[Any]) -> QuerySet[Any]:
     return queryset if is_operator(actor) else queryset.filter(organization__in=organizations)
+
+
+def gateway_processes() -> list[GatewayProcess]:
+    """All gateways that are known, with `is_reachable`, `is_current` and `lag_ms` (None when it isn't known) set."""
+    wanted = DirectoryVersion.objects.get(pk=1)
+    found = list(GatewayProcess.objects.annotate(silent=ExpressionWrapper(Now() - F("seen_at"), DurationField())))
+    for gateway in found:
+        gateway.is_reachable = gateway.silent.total_seconds() < GatewayProcess.UNREACHABLE_AFTER_S
+        gateway.is_current = gateway.acknowledged_version >= wanted.v
+        after = gateway.acknowledged_at - wanted.changed_at if wanted.changed_at else None
+        # A gateway that started after the change has not been waited for.
+        told = after is not None and gateway.is_current and gateway.started_at < wanted.changed_at
+        gateway.lag_ms = max(0, round(after.total_seconds() * 1000)) if told else None
+    return found
 
 
 def current_versions() -> QuerySet[Version]:

@@ -6,7 +6,7 @@ from celery import shared_task
 
 from common import partitions
 from common.database_lock import try_lock
-from monitoring import collect
+from monitoring import books, collect
 
 # Raw tables are kept this long; roll-ups to coarser tiers live on.
 DAYS_KEPT = {
@@ -31,3 +31,8 @@ def ensure_partitions() -> None:
     for table, days in DAYS_KEPT.items():
         partitions.ensure(table, today=today)
         partitions.drop_before(table, today - timedelta(days=days))
+
+
+@shared_task(name="monitoring.check_books")
+def check_books() -> None:
+    books.alarm_if_unbalanced()

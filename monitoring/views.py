@@ -1,18 +1,20 @@
 """The Monitoring tab, the panel's data, and rates for lists."""
 
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils import timezone
 
+from accounts.permissions import is_operator
 from common.numbers import whole
-from deployments.models import Deployment, Instance
-from deployments.selectors import visible_deployments
+from deployments.models import Deployment, DirectoryVersion, Instance
+from deployments.selectors import gateway_processes, visible_deployments
 from deployments.views.access import get_deployment, tab_context
-from monitoring import panel, queries
+from monitoring import books, panel, queries
 
 MAX_RATES = 200
 INSTANCES_OFFERED = 50
+BOOKS_SHOWN = 200
 
 
 @login_required
@@ -56,6 +58,29 @@ def rates(request: HttpRequest) -> JsonResponse:
     asked = [pk for text in request.GET.get("ids", "").split(",")[:MAX_RATES] if (pk := whole(text)) is not None]
     visible = list(visible_deployments(request.user).filter(pk__in=asked).values_list("pk", flat=True))
     return JsonResponse({"rates": queries.request_rates(visible, timezone.now())})
+
+
+@login_required
+def gateways(request: HttpRequest) -> HttpResponse:
+    """The gateways' processes and their books: operators only."""
+    return render(request, "monitoring/gateways.html", _gateways(request))
+
+
+@login_required
+def gateways_body(request: HttpRequest) -> HttpResponse:
+    return render(request, "monitoring/_gateways.html", _gateways(request))
+
+
+def _gateways(request: HttpRequest) -> dict[str, object]:
+    if not is_operator(request.user):
+        raise Http404
+    lines = books.by_deployment(limit=BOOKS_SHOWN)
+    return {
+        "directory": DirectoryVersion.objects.get(pk=1),
+        "gateways": gateway_processes(),
+        "lines": [books.over_all(), *lines] if lines else [],
+        "unbalanced": any(line.missing for line in lines),
+    }
 
 
 def _instances(deployment: Deployment) -> list[Instance]:

@@ -10,7 +10,7 @@ from django.db import connection
 from common import partitions, sketch
 from common.broadcast import valkey
 from gateway.meter import CANCELLED, COMPLETED, REJECTED, Meter
-from monitoring import collect, ingest, panel, queries
+from monitoring import books, collect, ingest, panel, queries
 from monitoring.models import RequestSeries, SystemSamples, UsageMinute
 from monitoring.queries import Window
 from tests.records import records
@@ -63,6 +63,23 @@ def test_a_batch_that_comes_twice_counts_once(deploy):
     store("b2", later)
     store("b3", [entry(deploy("third"), at=NOW)])
     assert sum(row.completed for row in UsageMinute.objects.all()) == 5
+
+
+def test_the_books_add_up_batch_by_batch_and_once_each(deploy):
+    deployment = deploy()
+    store("b1", [entry(deployment)] * 3 + [entry(deployment, outcome=CANCELLED)])
+    line = books.over_all()
+    assert (line.counts["admitted"], line.counts["completed"], line.counts["cancelled"], line.missing) == (4, 3, 1, 0)
+    meter = Meter()
+    meter.fold(records(entry(deployment))[:1])
+    store_books = ("gw", "b2", [], [], meter.books({deployment.pk: 1}))
+    assert ingest.store(*store_books) and not ingest.store(*store_books)
+    assert (books.over_all().counts["in_flight"], books.over_all().missing) == (1, 0)
+    meter = Meter()
+    meter.fold(records(entry(deployment), admitted=False))
+    ingest.store("gw", "b3", [], [], meter.books({}))
+    (line,) = books.by_deployment(limit=5)
+    assert (line.api_id, line.counts["admitted"], line.counts["in_flight"], line.missing) == ("acme/chat", 5, 0, 0)
 
 
 def test_bars_count_by_class_and_latency_leaves_out_what_was_never_served(deploy):

@@ -1,13 +1,25 @@
 """Pages, forms and the API as a browser or script meets them; who sees what."""
 
 import json
+from datetime import timedelta
 
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts.models import ApiToken
 from accounts.services import create_api_token
-from deployments.models import Deployment, Instance, Model, Status, Version
+from deployments.models import (
+    Deployment,
+    DirectoryVersion,
+    GatewayProcess,
+    Instance,
+    Model,
+    Status,
+    Version,
+)
+from monitoring import books
+from monitoring.models import Books
 
 FORM = {
     "name": "web-made", "environment": "staging", "engine": "simulator", "context_length": "2048", "replicas": "1", "cpu": "0.5",
@@ -64,6 +76,8 @@ def pages(deployment: Deployment) -> dict[str, str]:
         "charts": reverse("monitoring:charts", args=path),
         "panel": reverse("monitoring:data", args=path),
         "rates": reverse("monitoring:rates"),
+        "gateways": reverse("monitoring:gateways"),
+        "gateways-body": reverse("monitoring:gateways-body"),
         "log-lines": reverse("deployments:log-lines", args=["ab12"]),
         "log-download": reverse("deployments:log-download", args=["ab12"]),
         "models": reverse("deployments:catalog", args=["models"]),
@@ -114,6 +128,7 @@ def test_members_see_but_do_not_manage(client, people, deployment):
     for action in ("start", "stop", "delete"):
         assert client.post(reverse("deployments:version-action", args=["acme", "chat", 1, action])).status_code == 404
     assert client.get(reverse("deployments:catalog", args=["clusters"])).status_code == 404
+    assert client.get(reverse("monitoring:gateways")).status_code == 404
 
 
 def test_pages_carry_a_policy_without_inline_code(operator, deployment):
@@ -356,3 +371,28 @@ class TestApi:
         response = operator.get(reverse("schema"))
         assert response.status_code == 200
         assert b"/api/v1/deployments/{organization}/{name}/" in response.content
+
+
+def test_the_gateways_page_tells_who_serves_and_who_is_gone(operator, deployment):
+    GatewayProcess.beat("gw-1", 1, address="10.0.0.1:8080", version=DirectoryVersion.bump(), in_flight=7)
+    GatewayProcess.beat("gw-2", 1, address="10.0.0.2:8080", version=0, in_flight=0)
+    GatewayProcess.objects.filter(name="gw-2").update(seen_at=timezone.now() - timedelta(minutes=3))
+    text = operator.get(reverse("monitoring:gateways")).content.decode()
+    assert "gw-1" in text and "Serving" in text and "Unreachable since" in text and "3 min" in text
+    assert "version 0, behind" in text
+    GatewayProcess.farewell("gw-2", 1)
+    assert "gw-2" not in operator.get(reverse("monitoring:gateways-body")).content.decode()
+
+
+def test_the_books_page_alarms_when_a_request_has_no_end(operator, deployment):
+    counts = dict.fromkeys(("completed", "failed", "cancelled", "rejected", "expired"), 1)
+    for gateway, admitted in (("gw-1", 7), ("gw-2", 8)):
+        Books.objects.create(gateway=gateway, deployment_id=deployment.pk, admitted=admitted, in_flight=2, updated_at=timezone.now(), **counts)  # fmt: skip
+    text = operator.get(reverse("monitoring:gateways")).content.decode()
+    assert "The books don&#x27;t balance" in text or "The books don't balance" in text
+    assert "1 unaccounted for" in text and "acme/chat" in text
+    assert books.alarm_if_unbalanced() == 1
+    Books.objects.filter(gateway="gw-2").update(admitted=7)
+    text = operator.get(reverse("monitoring:gateways")).content.decode()
+    assert "unaccounted" not in text and "balances" in text
+    assert books.alarm_if_unbalanced() == 0

@@ -131,7 +131,7 @@ async def test_what_a_client_sends_ahead_is_bounded(gateway, upstream):
         await json_answer(b"{}")(request, writer)
 
     await gateway.start(await upstream(waits))
-    reader, writer = await gateway.connect()
+    _, writer = await gateway.connect()
     flood = GET * 400_000
     writer.write(flood)
     await asyncio.sleep(0.5)

@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import h11
 
@@ -148,7 +149,7 @@ class Wire:
     async def send(self, data: bytes, cuts: Iterable[int] = ()) -> None:
         """Feed `data`, cut at the given offsets, and let everything that follows from it happen."""
         bounds = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        for start, end in pairwise(bounds):
             if self.transport.closing:
                 break
             self._connection.data_received(data[start:end])
