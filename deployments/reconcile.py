@@ -5,7 +5,6 @@ work happens inside a transaction, and every write is guarded, so being killed a
 """
 
 import logging
-import secrets
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -27,7 +26,7 @@ from runtimes.cause import Cause
 from runtimes.driver import ClusterUnreachableError, Driver, DriverError, UnschedulableError
 from runtimes.engines.registry import UnknownEngineError, engine
 from runtimes.launch_plan import LaunchPlan
-from runtimes.observation import InstanceObservation
+from runtimes.observation import InstanceObservation, WorkloadObservation
 
 log = logging.getLogger(__name__)
 # A busy cluster is looked at again at once, but one call doesn't go on for ever.
@@ -87,19 +86,17 @@ def _reconcile_once(cluster: Cluster) -> None:
         for version in versions
         if _holds_place(version, seen.instances.get(version.key, []))
     }
+    workloads = seen.workloads
     for version in versions:
         instances = seen.instances.pop(version.key, [])
+        may_start = busy_deployments.get(version.deployment_id, version.pk) == version.pk
+        mine = workloads.pop(version.key, []) if workloads is not None else None
         try:
-            _reconcile_version(
-                version,
-                driver,
-                instances,
-                may_start=busy_deployments.get(version.deployment_id, version.pk) == version.pk,
-            )
+            _reconcile_version(version, driver, instances, mine, may_start=may_start)
         except Exception:
             # One broken version must not stop the others; the next sweep tries again.
             log.exception("reconciling %s failed", version)
-    _remove_strangers(driver, seen.instances)
+    _remove_strangers(driver, seen.instances, workloads or {})
 
 
 def _holds_place(version: Version, instances: list[InstanceObservation]) -> bool:
@@ -109,13 +106,19 @@ def _holds_place(version: Version, instances: list[InstanceObservation]) -> bool
 
 
 def _reconcile_version(
-    version: Version, driver: Driver, instances: list[InstanceObservation], *, may_start: bool
+    version: Version,
+    driver: Driver,
+    instances: list[InstanceObservation],
+    workloads: list[WorkloadObservation] | None,
+    *,
+    may_start: bool,
 ) -> None:
     wants_to_run = version.desired_state == DesiredState.RUNNING
     # A version on its way out needs no plan, and must go even when none can be made of it any more.
     plan_of_launch, broken = _launch_plan(version) if wants_to_run else (None, None)
     # What the driver said last time counts until it says otherwise, or a deadline would hide the reason.
-    blocked = broken or (version.cause if version.cause and version.cause.code in REFUSALS else None)
+    told = next((item.cause for item in workloads or () if item.cause), None)
+    blocked = broken or told or (version.cause if version.cause and version.cause.code in REFUSALS else None)
     wanted = Wanted(
         status=version.status,
         running=wants_to_run,
@@ -130,11 +133,17 @@ def _reconcile_version(
     )
     now = timezone.now().timestamp()
     plan = decide(wanted, instances, now)
-    if plan.create and plan_of_launch:
-        blocked = _create(version, driver, plan_of_launch, plan.create)
-        plan = decide(replace(wanted, blocked=blocked), instances, now)
-    for uid in plan.end:
-        driver.end_instance(version.key, uid)
+    if workloads is None:
+        if plan.create and plan_of_launch:
+            living = sum(item.is_alive and item.generation == version.generation for item in instances)
+            blocked = _run(version, driver, plan_of_launch, living + plan.create)
+            plan = decide(replace(wanted, blocked=blocked), instances, now)
+        for uid in plan.end:
+            driver.end_instance(version.key, uid)
+    else:
+        refused = _steer(version, driver, plan, plan_of_launch, workloads)
+        if refused:
+            plan = decide(replace(wanted, blocked=refused), instances, now)
     _apply(version, plan, instances)
     _discard(version, driver, plan.discard)
 
@@ -143,7 +152,8 @@ def _launch_plan(version: Version) -> tuple[LaunchPlan | None, Cause | None]:
     """The plan, or the cause why there is none."""
     try:
         specification = version.specification_with_secrets()
-        return engine(specification.engine).plan(specification, version.deployment.endpoint.cluster.driver), None
+        plan = engine(specification.engine).plan(specification, version.deployment.endpoint.cluster.driver)
+        return plan.placed_like(specification), None
     except SecretUnreadableError as error:
         return None, Cause("secret_unreadable", str(error), "Enter the secret values again in a new version.")
     except UnknownEngineError as error:
@@ -156,22 +166,37 @@ def _launch_plan(version: Version) -> tuple[LaunchPlan | None, Cause | None]:
         )
 
 
-def _create(version: Version, driver: Driver, plan: LaunchPlan, count: int) -> Cause | None:
-    """Create `count` instances; the cause when the driver refuses."""
-    for _ in range(count):
-        name = f"{version.deployment.name}-v{version.number}-{secrets.token_hex(3)}"
-        try:
-            driver.create_instance(version.key, version.generation, plan, name=name)
-        except UnschedulableError as error:
-            remedy = "Free the resource, or start a version that asks for less."
-            return Cause("unschedulable", str(error), remedy, retryable=True)
-        except (DriverError, OSError) as error:
-            return Cause(
-                "driver_refused",
-                f"The cluster refused to start an instance: {error}",
-                "It is tried again.",
-                retryable=True,
-            )
+def _steer(
+    version: Version, driver: Driver, plan: Plan, launch: LaunchPlan | None, workloads: list[WorkloadObservation]
+) -> Cause | None:
+    """Ask a cluster that keeps the number of instances by itself for the right one; the cause when it refuses.
+
+    Ending single instances would only make it start others, so whatever has to go goes with its workload.
+    """
+    current = [item for item in workloads if item.generation == version.generation]
+    leaving = plan.status not in (Status.PREPARING, Status.RUNNING)
+    if leaving or len(current) < len(workloads):
+        if any(not item.is_ending for item in workloads):
+            driver.end(version.key)
+        return None
+    wants_more = bool(plan.create) and not current
+    wrong_number = any(item.replicas != version.replicas for item in current)
+    if launch is not None and (wants_more or wrong_number):
+        return _run(version, driver, launch, version.replicas)
+    return None
+
+
+def _run(version: Version, driver: Driver, plan: LaunchPlan, replicas: int) -> Cause | None:
+    """Have `replicas` instances; the cause when the driver refuses."""
+    name = f"{version.deployment.name}-v{version.number}"
+    try:
+        driver.run(version.key, version.generation, plan, replicas, name=name)
+    except UnschedulableError as error:
+        remedy = "Free the resource, or start a version that asks for less."
+        return Cause("unschedulable", str(error), remedy, retryable=True)
+    except (DriverError, OSError) as error:
+        message = f"The cluster refused to start an instance: {error}"
+        return Cause("driver_refused", message, "It is tried again.", (str(error),), retryable=True)
     return None
 
 
@@ -303,8 +328,13 @@ def _discard(version: Version, driver: Driver, uids: tuple[str, ...]) -> None:
         driver.discard(version.key, uid)
 
 
-def _remove_strangers(driver: Driver, instances: dict[str, list[InstanceObservation]]) -> None:
+def _remove_strangers(
+    driver: Driver, instances: dict[str, list[InstanceObservation]], workloads: dict[str, list[WorkloadObservation]]
+) -> None:
     """End what belongs to no version that is wanted or active: left by a deleted one, or by a crash in between."""
+    for version_key, items in workloads.items():
+        if any(not item.is_ending for item in items):
+            driver.end(version_key)
     for version_key, items in instances.items():
         stored = set(
             Instance.objects.filter(uid__in=[item.uid for item in items], log_complete=False).values_list(

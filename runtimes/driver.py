@@ -12,6 +12,10 @@ class DriverError(Exception):
     """The cluster refused an action, in words for people. The version goes on as it was."""
 
 
+class UnschedulableError(DriverError):
+    """There is no room for the instance now; it is tried again until the start deadline."""
+
+
 class ClusterUnreachableError(DriverError):
     """Nothing is known about the cluster now; statuses are frozen until it answers."""
 
@@ -34,6 +38,10 @@ class Capacity:
     memory_available: int
     gpus: int
     gpu_reason: str = ""
+    cpu_available: float | None = None
+    gpus_available: int | None = None
+    # Why it takes no instances now; empty when it does.
+    problem: str = ""
 
 
 class Driver(ABC):
@@ -44,12 +52,20 @@ class Driver(ABC):
         """All instances of this cluster, with a fixed number of calls. Raises ClusterUnreachableError."""
 
     @abstractmethod
-    def create_instance(self, version_key: str, generation: int, plan: LaunchPlan, *, name: str) -> str:
-        """Start one instance and return its uid."""
+    def run(self, version_key: str, generation: int, plan: LaunchPlan, replicas: int, *, name: str) -> None:
+        """Have `replicas` instances of this start of a version. Returns at once; `observe` tells what comes of it.
+
+        Starts what is missing. A cluster that keeps the number by itself (its observations have `workloads`) ends
+        what is too much as well; elsewhere `end_instance` does. `name` is for people.
+        """
 
     @abstractmethod
     def end_instance(self, version_key: str, uid: str) -> None:
-        """Begin the orderly end: drain, then stop. Returns at once."""
+        """Begin one instance's orderly end: drain, then stop. Returns at once."""
+
+    @abstractmethod
+    def end(self, version_key: str) -> None:
+        """Begin the orderly end of all instances of a version, of whatever start, and leave nothing of it behind."""
 
     @abstractmethod
     def capacity(self) -> list[Capacity]:
@@ -62,7 +78,3 @@ class Driver(ABC):
     @abstractmethod
     def discard(self, version_key: str, uid: str) -> None:
         """Forget an ended instance whose log has been stored."""
-
-
-class UnschedulableError(DriverError):
-    """There is no room for the instance now; it is tried again until the start deadline."""

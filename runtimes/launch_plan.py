@@ -1,7 +1,9 @@
 """What an engine makes of a specification: everything that a runtime driver needs to start one instance."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from runtimes.specification import PodAffinity, Specification, Toleration
 
 PORT_PLACEHOLDER = "{port}"
 
@@ -10,7 +12,8 @@ PORT_PLACEHOLDER = "{port}"
 class LaunchPlan:
     """One instance's start. `{port}` in `command` and `environment` stands for the port that the driver chooses.
 
-    `fixed_port` is set when the program insists on a port of its own. Times in seconds, memory in bytes.
+    `fixed_port` is set when the program insists on a port of its own. Times in seconds, memory in bytes. Without a
+    `command` an image's own is used. `shared_memory` is the size of /dev/shm, 0 for the machine's default.
     """
 
     engine: str
@@ -26,10 +29,34 @@ class LaunchPlan:
     memory: int = 1 << 30
     gpu: int = 0
     working_directory: str | None = None
+    secret_environment: dict[str, str] = field(default_factory=dict, repr=False)
+    shared_memory: int = 0
+    # Where instances may run and what they are called by; drivers without such notions leave them alone.
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+    node_selector: dict[str, str] = field(default_factory=dict)
+    pod_affinity: tuple[PodAffinity, ...] = ()
+
+    def placed_like(self, specification: Specification) -> "LaunchPlan":
+        """The plan with the specification's placement, which means the same whatever the engine."""
+        return replace(
+            self,
+            labels=specification.labels,
+            annotations=specification.annotations,
+            tolerations=specification.tolerations,
+            node_selector=specification.node_selector,
+            pod_affinity=specification.pod_affinity,
+        )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "LaunchPlan":
-        return cls(**{**values, "command": tuple(values["command"])})
+        lists = {
+            "command": tuple(values["command"]),
+            "tolerations": tuple(Toleration(**item) for item in values["tolerations"]),
+            "pod_affinity": tuple(PodAffinity(**item) for item in values["pod_affinity"]),
+        }
+        return cls(**values | lists)

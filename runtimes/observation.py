@@ -50,8 +50,23 @@ class InstanceObservation:
 
 
 @dataclass(frozen=True)
+class WorkloadObservation:
+    """What a cluster that keeps the number of instances by itself has been asked for. `cause` says why it can't."""
+
+    name: str
+    generation: int
+    replicas: int
+    is_ending: bool = False
+    cause: Cause | None = None
+
+
+@dataclass(frozen=True)
 class Observation:
-    """All instances of one cluster, by version key, as of `observed_at` (seconds since the epoch)."""
+    """All instances of one cluster, by version key, as of `observed_at` (seconds since the epoch).
+
+    `workloads` is None where Slipway itself keeps the number of instances.
+    """
 
     observed_at: float
     instances: dict[str, list[InstanceObservation]] = field(default_factory=dict)
+    workloads: dict[str, list[WorkloadObservation]] | None = None

@@ -67,7 +67,8 @@ class CustomCommand(Engine):
             engine=self.name,
             # Never None: shlex would then read standard input.
             command=(*shlex.split(settings["command"] or ""), *specification.extra_arguments),
-            environment=specification.environment | specification.secret_environment,
+            environment=specification.environment,
+            secret_environment=specification.secret_environment,
             fixed_port=settings["port"],
             health_path=settings["health_path"],
             start_deadline_s=float(settings["start_deadline_s"]),

@@ -86,7 +86,8 @@ class LlamaCpp(Engine):
         return LaunchPlan(
             engine=self.name,
             command=(*arguments, *specification.extra_arguments),
-            environment=specification.environment | specification.secret_environment,
+            environment=specification.environment,
+            secret_environment=specification.secret_environment,
             metrics_path="/metrics",
             start_deadline_s=900,
             cpu=specification.cpu,

@@ -80,9 +80,8 @@ class Simulator(Engine):
         return LaunchPlan(
             engine=self.name,
             command=(*arguments, *specification.extra_arguments),
-            environment={"PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1"}
-            | specification.environment
-            | specification.secret_environment,
+            environment={"PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1"} | specification.environment,
+            secret_environment=specification.secret_environment,
             metrics_path="/metrics",
             start_deadline_s=float(settings["load_time_s"]) + 120,
             cpu=specification.cpu,

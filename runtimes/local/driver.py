@@ -5,6 +5,7 @@ It keeps no state but the instances' folders, so that any process may use it and
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -53,7 +54,21 @@ class LocalDriver(Driver):
             instances.setdefault(version_key, []).append(_observed(self._checked(folder, state)))
         return Observation(time.time(), instances)
 
-    def create_instance(self, version_key: str, generation: int, plan: LaunchPlan, *, name: str) -> str:
+    def run(self, version_key: str, generation: int, plan: LaunchPlan, replicas: int, *, name: str) -> None:
+        living = [
+            state
+            for state in self._states_of(version_key)
+            if state["generation"] == generation and state["phase"] not in (observation.GONE, observation.FAILED)
+        ]
+        for _ in range(replicas - len(living)):
+            self._start(version_key, generation, plan, name=f"{name}-{secrets.token_hex(3)}")
+
+    def end(self, version_key: str) -> None:
+        for state in self._states_of(version_key):
+            self.end_instance(version_key, state["uid"])
+
+    def _start(self, version_key: str, generation: int, plan: LaunchPlan, *, name: str) -> str:
+        """Start one instance and return its uid."""
         gpus = self._choose_gpus(plan.gpu)
         uid = uuid.uuid4().hex
         folder = InstanceFolder(self._root / version_key / uid)
@@ -134,6 +149,10 @@ class LocalDriver(Driver):
             if state and state["program"] and identity.find(state["program"]):
                 running.append((folder.path.parent.name, state))
         return running
+
+    def _states_of(self, version_key: str) -> list[dict[str, Any]]:
+        folders = [InstanceFolder(path.parent) for path in sorted((self._root / version_key).glob("*/state.json"))]
+        return [self._checked(folder, state) for folder in folders if (state := folder.read_state())]
 
     def _living_states(self) -> list[dict[str, Any]]:
         """Of all local clusters: they share this machine's devices, and an instance that waits to restart keeps its own."""

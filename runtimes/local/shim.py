@@ -135,7 +135,8 @@ class Shim:
         own = {"PORT": str(port), identity.TOKEN_VARIABLE: self._state["uid"]}
         if self._state["gpus"] or not self._plan.gpu:
             own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._state["gpus"]))
-        environment = inherited | {name: fill(value) for name, value in self._plan.environment.items()} | own
+        given = self._plan.environment | self._plan.secret_environment
+        environment = inherited | {name: fill(value) for name, value in given.items()} | own
 
         def in_child() -> None:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

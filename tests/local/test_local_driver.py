@@ -30,7 +30,10 @@ def driver(tmp_path):
 
 def start(driver: LocalDriver, *command: str, **plan) -> str:
     values = {"engine": "custom_command", "health_path": "/", "drain_s": 2.0, "cpu": 1, "memory": 512 << 20}
-    return driver.create_instance("v1", 1, LaunchPlan(command=command, **values | plan), name="it")
+    known = {item.uid for item in driver.observe().instances.get("v1", [])}
+    driver.run("v1", 1, LaunchPlan(command=command, **values | plan), len(known) + 1, name="it")
+    (uid,) = {item.uid for item in driver.observe().instances["v1"]} - known
+    return uid
 
 
 def only(driver: LocalDriver) -> observation.InstanceObservation:
@@ -169,7 +172,7 @@ def test_secrets_touch_no_file(driver, tmp_path):
     specification = Specification(
         "simulator", "a/b", secret_environment={"TOKEN": "planted-secret-4711"}, memory=256 << 20
     )
-    driver.create_instance("v1", 1, engine("simulator").plan(specification, "local"), name="it")
+    driver.run("v1", 1, engine("simulator").plan(specification, "local"), 1, name="it")
     phase_is(driver, observation.READY)
     assert not [
         path for path in Path(tmp_path).rglob("*") if path.is_file() and b"planted-secret-4711" in path.read_bytes()

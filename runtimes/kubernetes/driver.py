@@ -1,0 +1,116 @@
+"""The Kubernetes driver: a version is a Deployment, an instance a pod. It keeps no state: the cluster has it all."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from runtimes.driver import Capacity, Driver, LogLine
+from runtimes.kubernetes import logs, manifest, nodes, pods
+from runtimes.kubernetes.client import ConflictError, KubernetesClient, NotFoundError, path_of
+from runtimes.kubernetes.manifest import INSTALLATION, VERSION, Workload
+from runtimes.launch_plan import LaunchPlan
+from runtimes.observation import Observation
+
+
+class KubernetesDriver(Driver):
+    """`installation` labels everything that this Slipway makes, so that several may share a namespace."""
+
+    def __init__(self, client: KubernetesClient, *, namespace: str, installation: str) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._installation = installation
+        self._pods = path_of("api", "v1", "namespaces", namespace, "pods")
+        self._secrets = path_of("api", "v1", "namespaces", namespace, "secrets")
+        self._events = path_of("api", "v1", "namespaces", namespace, "events")
+        self._deployments = path_of("apis", "apps", "v1", "namespaces", namespace, "deployments")
+
+    def observe(self) -> Observation:
+        """Three lists, however many versions there are."""
+        mine = f"{INSTALLATION}={self._installation}"
+        now = time.time()
+        deployments = self._client.list(self._deployments, labelSelector=mine)
+        found = self._client.list(self._pods, labelSelector=mine)
+        # Only where something is not as it should be do events say why; most sweeps need none.
+        troubled = any(not _is_ready(pod) for pod in found)
+        events = (
+            self._client.list(self._events, fieldSelector="involvedObject.kind=Pod,type=Warning") if troubled else []
+        )
+        return pods.observe(found, deployments, events, now)
+
+    def run(self, version_key: str, generation: int, plan: LaunchPlan, replicas: int, *, name: str) -> None:
+        workload = Workload(self._installation, version_key, generation, name)
+        self._store_secret(workload, plan)
+        path = f"{self._deployments}/{workload.object_name}"
+        try:
+            self._client.create(self._deployments, manifest.deployment(workload, plan, replicas))
+        except ConflictError:
+            # It is there: only its number of instances may change while it lives.
+            self._client.patch(path, {"spec": {"replicas": replicas}})
+
+    def end_instance(self, version_key: str, uid: str) -> None:
+        pod = self._pod(version_key, uid)
+        if pod is not None:
+            with contextlib.suppress(NotFoundError):
+                self._client.delete(f"{self._pods}/{pod['metadata']['name']}")
+
+    def end(self, version_key: str) -> None:
+        selector = f"{INSTALLATION}={self._installation},{VERSION}={version_key}"
+        # One by one: a right to delete collections is more than most service accounts have.
+        for path in (self._deployments, self._secrets):
+            for item in self._client.list(path, labelSelector=selector):
+                with contextlib.suppress(NotFoundError):
+                    self._client.delete(f"{path}/{item['metadata']['name']}")
+
+    def capacity(self) -> list[Capacity]:
+        every_pod = self._client.list("/api/v1/pods", fieldSelector="status.phase!=Succeeded,status.phase!=Failed")
+        return nodes.capacity(self._client.list("/api/v1/nodes"), every_pod)
+
+    def read_log(self, version_key: str, uid: str, *, after: int) -> Iterator[LogLine]:
+        pod = self._pod(version_key, uid)
+        if pod is None:
+            return
+        path = f"{self._pods}/{pod['metadata']['name']}/log"
+        query = {"container": manifest.CONTAINER, "timestamps": "true"}
+        if after:
+            query["sinceTime"] = logs.since(after)
+        for previous in ("true", "false"):
+            try:
+                text = self._client.text(path, previous=previous, **query)
+            except NotFoundError:
+                continue
+            except Exception as error:
+                # No container has run yet, or none before this one.
+                if (
+                    "previous terminated" in str(error)
+                    or "waiting to start" in str(error)
+                    or "is not valid" in str(error)
+                ):
+                    continue
+                raise
+            for line in logs.positioned(text.encode().splitlines(), after=after):
+                after = line.position
+                yield line
+
+    def discard(self, version_key: str, uid: str) -> None:
+        """A pod that ended goes with its Deployment; one that was thrown out stays until somebody removes it."""
+        self.end_instance(version_key, uid)
+
+    def _store_secret(self, workload: Workload, plan: LaunchPlan) -> None:
+        secret = manifest.secret(workload, plan)
+        if secret is None:
+            return
+        with contextlib.suppress(ConflictError):
+            self._client.create(self._secrets, secret)
+
+    def _pod(self, version_key: str, uid: str) -> dict[str, Any] | None:
+        selector = f"{INSTALLATION}={self._installation},{VERSION}={version_key}"
+        for pod in self._client.list(self._pods, labelSelector=selector):
+            if pod["metadata"]["uid"].replace("-", "") == uid:
+                return pod
+        return None
+
+
+def _is_ready(pod: dict[str, Any]) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions)

@@ -1,0 +1,81 @@
+"""Kubeconfigs as users hand them in. A kubeconfig is code: whatever would run a program or read a file is refused."""
+
+from typing import Any
+
+import yaml
+
+RECIPE = """\
+kubectl create namespace slipway
+kubectl -n slipway create serviceaccount slipway
+kubectl create clusterrolebinding slipway --clusterrole=cluster-admin --serviceaccount=slipway:slipway
+kubectl -n slipway create token slipway --duration=8760h"""
+_REMEDY = "Use the token of a service account instead; the recipe beside the field makes one."
+_PROGRAMS = ("exec", "auth-provider")
+_FILES = ("client-certificate", "client-key", "tokenFile", "certificate-authority")
+_USER_KEYS = ("token", "client-certificate-data", "client-key-data", "username", "password")
+_CLUSTER_KEYS = ("server", "certificate-authority-data", "insecure-skip-tls-verify", "tls-server-name")
+
+
+class KubeconfigError(ValueError):
+    """Why a kubeconfig can't be used, with the remedy."""
+
+
+def read(text: str) -> dict[str, Any]:
+    """The current context of a kubeconfig, reduced to what reaches the cluster. Raises KubeconfigError.
+
+    The result is a kubeconfig itself, with one cluster, one user and one context.
+    """
+    try:
+        # Aliases could blow a small text up to gigabytes; no tool writes them into kubeconfigs.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise KubeconfigError("The kubeconfig uses YAML aliases. Write the values out.")
+        loaded = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" in line {place.line + 1}" if place else ""
+        raise KubeconfigError(f"The kubeconfig is not YAML{where}.") from None
+    if not isinstance(loaded, dict) or loaded.get("kind") != "Config":
+        raise KubeconfigError("This is no kubeconfig: it begins with “kind: Config”.")
+    context = _named(loaded, "contexts", "context", loaded.get("current-context") or "")
+    cluster = _named(loaded, "clusters", "cluster", context.get("cluster") or "")
+    user = _named(loaded, "users", "user", context.get("user") or "")
+    _refuse_code(cluster, user)
+    server = cluster.get("server")
+    if not isinstance(server, str) or not server.startswith("https://"):
+        raise KubeconfigError("The cluster's “server” must be an https:// address: credentials are sent to it.")
+    kept = {name: user[name] for name in _USER_KEYS if user.get(name)}
+    if not kept:
+        raise KubeconfigError(f"The user of the current context has no credentials in the file. {_REMEDY}")
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "slipway",
+        "contexts": [{"name": "slipway", "context": {"cluster": "slipway", "user": "slipway"}}],
+        "clusters": [
+            {"name": "slipway", "cluster": {name: cluster[name] for name in _CLUSTER_KEYS if name in cluster}}
+        ],
+        "users": [{"name": "slipway", "user": kept}],
+    }
+
+
+def _named(config: dict[str, Any], plural: str, singular: str, name: str) -> dict[str, Any]:
+    entries = config.get(plural)
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and entry.get("name") == name and isinstance(entry.get(singular), dict):
+            return dict(entry[singular])
+    if singular == "context" and not name:
+        raise KubeconfigError("The kubeconfig has no “current-context”. Set one: kubectl config use-context NAME.")
+    raise KubeconfigError(f"The kubeconfig names the {singular} “{name}” but doesn't hold it.")
+
+
+def _refuse_code(cluster: dict[str, Any], user: dict[str, Any]) -> None:
+    for name in _PROGRAMS:
+        if name in user:
+            raise KubeconfigError(f"“{name}” would run a program on Slipway's machine, which is refused. {_REMEDY}")
+    for name in _FILES:
+        if name in user or name in cluster:
+            raise KubeconfigError(
+                f"“{name}” names a file of another machine. Put its content in: kubectl config view --raw --flatten."
+            )
+    if "proxy-url" in cluster:
+        raise KubeconfigError("“proxy-url” is not supported. Give an address that is reached directly.")

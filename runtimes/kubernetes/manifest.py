@@ -1,0 +1,176 @@
+"""From a launch plan to the objects that a cluster is asked for. Pure; only stable API groups, so 1.20 will do."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan
+from runtimes.specification import PodAffinity
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+VERSION = "slipway.dev/version"
+GENERATION = "slipway.dev/generation"
+INSTALLATION = "slipway.dev/installation"
+CONTAINER = "engine"
+DEFAULT_PORT = 8000
+GPU_RESOURCE = "nvidia.com/gpu"
+# How long a container may take between the end of its drain and its kill.
+GRACE_S = 10
+PROBE_PERIOD_S = 5
+# A startup probe that gave up would only restart the container: the deadline is Slipway's, and says why.
+STARTUP_SLACK = 2
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Which version's instances these are. `installation` tells this Slipway's objects from another's."""
+
+    installation: str
+    version_key: str
+    generation: int
+    name: str
+
+    @property
+    def object_name(self) -> str:
+        """At most 57 characters, so that the pods' names stay whole; unlike for each start."""
+        tail = f"-{self.version_key}-g{self.generation}"
+        return f"{self.name[: 57 - len(tail)].strip('-')}{tail}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {
+            MANAGED_BY: "slipway",
+            INSTALLATION: self.installation,
+            VERSION: self.version_key,
+            GENERATION: str(self.generation),
+        }
+
+
+def deployment(workload: Workload, plan: LaunchPlan, replicas: int) -> dict[str, Any]:
+    """The apps/v1 Deployment of one version."""
+    selector = {name: workload.labels[name] for name in (INSTALLATION, VERSION, GENERATION)}
+    # With GPUs a surge pod would wait for the device that the pod it is to replace still holds.
+    surge: dict[str, Any] = {"maxSurge": 0, "maxUnavailable": 1} if plan.gpu else {"maxSurge": 1, "maxUnavailable": 0}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": workload.object_name,
+            "labels": plan.labels | workload.labels,
+            "annotations": dict(plan.annotations),
+        },
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": selector},
+            "revisionHistoryLimit": 1,
+            # Slipway has deadlines of its own; the cluster's would only add a condition that says less.
+            "progressDeadlineSeconds": 2_147_483_647,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": surge},
+            "template": {
+                "metadata": {"labels": plan.labels | workload.labels, "annotations": dict(plan.annotations)},
+                "spec": _pod(workload, plan),
+            },
+        },
+    }
+
+
+def secret(workload: Workload, plan: LaunchPlan) -> dict[str, Any] | None:
+    """The Secret with the plan's secret variables; None when there are none."""
+    if not plan.secret_environment:
+        return None
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": {"name": workload.object_name, "labels": workload.labels},
+        "stringData": dict(plan.secret_environment),
+    }
+
+
+def _pod(workload: Workload, plan: LaunchPlan) -> dict[str, Any]:
+    port = plan.fixed_port or DEFAULT_PORT
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": plan.image,
+        "imagePullPolicy": "IfNotPresent",
+        "ports": [{"name": "http", "containerPort": port}],
+        "env": _environment(workload, plan, port),
+        "resources": _resources(plan),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        **_probes(plan, port),
+    }
+    if plan.command:
+        container["command"] = [word.replace(PORT_PLACEHOLDER, str(port)) for word in plan.command]
+    if plan.working_directory:
+        container["workingDir"] = plan.working_directory
+    pod: dict[str, Any] = {
+        "containers": [container],
+        "restartPolicy": "Always",
+        "terminationGracePeriodSeconds": int(plan.drain_s) + GRACE_S,
+        # A model has no business with the cluster's API, and a Service called vllm would set variables that vLLM reads.
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+    }
+    if plan.shared_memory:
+        container["volumeMounts"] = [{"name": "shared-memory", "mountPath": "/dev/shm"}]  # noqa: S108
+        pod["volumes"] = [
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": str(plan.shared_memory)}}
+        ]
+    if plan.node_selector:
+        pod["nodeSelector"] = dict(plan.node_selector)
+    if plan.tolerations:
+        pod["tolerations"] = [{name: value for name, value in vars(item).items() if value} for item in plan.tolerations]
+    affinity = _affinity(plan.pod_affinity)
+    if affinity:
+        pod["affinity"] = affinity
+    return pod
+
+
+def _environment(workload: Workload, plan: LaunchPlan, port: int) -> list[dict[str, Any]]:
+    plain = {name: value.replace(PORT_PLACEHOLDER, str(port)) for name, value in plan.environment.items()}
+    variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
+    variables += [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": workload.object_name, "key": name}}}
+        for name in plan.secret_environment
+    ]
+    return [
+        *variables,
+        {"name": "PORT", "value": str(port)},
+        {"name": "SLIPWAY_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+    ]
+
+
+def _resources(plan: LaunchPlan) -> dict[str, Any]:
+    """CPU is asked for and may be exceeded; memory and GPUs are what there is."""
+    amounts = {"cpu": f"{round(plan.cpu * 1000)}m", "memory": str(plan.memory)}
+    gpus = {GPU_RESOURCE: str(plan.gpu)} if plan.gpu else {}
+    return {"requests": amounts | gpus, "limits": {"cpu": amounts["cpu"], "memory": amounts["memory"]} | gpus}
+
+
+def _probes(plan: LaunchPlan, port: int) -> dict[str, Any]:
+    probe = {"httpGet": {"path": plan.health_path, "port": port}, "periodSeconds": PROBE_PERIOD_S, "timeoutSeconds": 5}
+    attempts = int(plan.start_deadline_s * STARTUP_SLACK // PROBE_PERIOD_S) + 1
+    return {
+        "startupProbe": probe | {"periodSeconds": 1, "failureThreshold": attempts * PROBE_PERIOD_S},
+        "readinessProbe": probe | {"failureThreshold": 2},
+        # Lenient: a busy engine that answers late must not lose what it is working on.
+        "livenessProbe": probe | {"failureThreshold": 24},
+    }
+
+
+def _affinity(wishes: tuple[PodAffinity, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for placement, name in (("near", "podAffinity"), ("away", "podAntiAffinity")):
+        terms = [
+            {"labelSelector": {"matchLabels": {wish.label: wish.value}}, "topologyKey": wish.topology_key}
+            for wish in wishes
+            if wish.placement == placement
+        ]
+        if terms:
+            found[name] = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
+    return found
+
+
+def installation_id(secret_key: str) -> str:
+    """A name of this Slipway that survives restarts and tells nothing of its key."""
+    return hashlib.sha256(f"installation:{secret_key}".encode()).hexdigest()[:16]

@@ -1,0 +1,295 @@
+"""What a cluster's pods, Deployments and events tell of instances. Pure: raw JSON in, observation out."""
+
+from collections import defaultdict
+from datetime import datetime
+from typing import Any
+
+from runtimes import observation
+from runtimes.cause import Cause
+from runtimes.kubernetes.manifest import CONTAINER, DEFAULT_PORT, GENERATION, VERSION
+from runtimes.observation import InstanceObservation, Observation, Step, WorkloadObservation
+
+Json = dict[str, Any]
+# So many ends in a row of one container, and another start would only be the same again.
+CRASHES_BEFORE_FAILED = 5
+PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+CONFIG_REASONS = ("CreateContainerConfigError",)
+START_REASONS = ("CreateContainerError", "RunContainerError", "StartError")
+
+
+def observe(pods: list[Json], deployments: list[Json], events: list[Json], now: float) -> Observation:
+    """All instances by version key. `events` are warnings about pods, `now` seconds since the epoch."""
+    told: dict[str, list[Json]] = defaultdict(list)
+    for event in events:
+        told[(event.get("involvedObject") or {}).get("uid", "")].append(event)
+    instances: dict[str, list[InstanceObservation]] = defaultdict(list)
+    for pod in pods:
+        labels = (pod.get("metadata") or {}).get("labels") or {}
+        if VERSION in labels:
+            instances[labels[VERSION]].append(instance_of(pod, told[pod["metadata"].get("uid", "")]))
+    workloads: dict[str, list[WorkloadObservation]] = defaultdict(list)
+    for deployment in deployments:
+        labels = deployment["metadata"].get("labels") or {}
+        if VERSION in labels:
+            workloads[labels[VERSION]].append(_workload(deployment))
+    return Observation(now, dict(instances), dict(workloads))
+
+
+def instance_of(pod: Json, events: list[Json]) -> InstanceObservation:
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    container: Json = next(
+        (item for item in status.get("containerStatuses") or [] if item.get("name") == CONTAINER), {}
+    )
+    conditions = {item.get("type"): item for item in status.get("conditions") or []}
+    restarts = int(container.get("restartCount") or 0)
+    phase, cause = _phase(pod, container, conditions, restarts, events)
+    ready_at = (
+        _seconds((conditions.get("Ready") or {}).get("lastTransitionTime")) if phase == observation.READY else None
+    )
+    running = (container.get("state") or {}).get("running") or {}
+    ended = _terminated(container)
+    scheduled = _seconds((conditions.get("PodScheduled") or {}).get("lastTransitionTime"))
+    is_scheduled = (conditions.get("PodScheduled") or {}).get("status") == "True"
+    address = f"{status['podIP']}:{_port(pod)}" if status.get("podIP") else None
+    return InstanceObservation(
+        uid=str(metadata["uid"]).replace("-", ""),
+        name=metadata["name"],
+        phase=phase,
+        generation=int((metadata.get("labels") or {}).get(GENERATION) or 0),
+        address=address,
+        restarts=restarts,
+        started_at=_seconds(metadata.get("creationTimestamp")),
+        ready_at=ready_at,
+        ended_at=_seconds((ended or {}).get("finishedAt")) if phase in (observation.FAILED, observation.GONE) else None,
+        exit_code=(ended or {}).get("exitCode"),
+        steps=(
+            Step("scheduled", scheduled if is_scheduled else None),
+            Step("image_pulled", _seconds(running.get("startedAt")) if running else None),
+            Step("started", _seconds(running.get("startedAt")) if running else None),
+            Step("ready", ready_at),
+        ),
+        cause=cause,
+    )
+
+
+def _phase(
+    pod: Json, container: Json, conditions: dict[str, Json], restarts: int, events: list[Json]
+) -> tuple[str, Cause | None]:
+    status = pod.get("status") or {}
+    if pod["metadata"].get("deletionTimestamp"):
+        return observation.ENDING, _node_cause(status, conditions)
+    if status.get("phase") in ("Failed", "Succeeded"):
+        return observation.GONE, _pod_ended(status)
+    waiting = (container.get("state") or {}).get("waiting") or {}
+    reason = waiting.get("reason") or ""
+    if reason in PULL_REASONS:
+        return observation.STARTING, _image_pull(container, waiting, events)
+    if reason in CONFIG_REASONS:
+        return observation.STARTING, _config(waiting)
+    crash = _crash(container, events)
+    if reason in START_REASONS:
+        crash = _cannot_start(waiting)
+    if reason == "CrashLoopBackOff" or reason in START_REASONS or "terminated" in (container.get("state") or {}):
+        failed = restarts >= CRASHES_BEFORE_FAILED
+        return (observation.FAILED if failed else observation.BACKING_OFF), crash
+    if container.get("ready") and (conditions.get("Ready") or {}).get("status") == "True":
+        return observation.READY, None
+    if (container.get("state") or {}).get("running"):
+        return observation.LOADING, _node_cause(status, conditions) or crash or _probe(events)
+    scheduled = conditions.get("PodScheduled") or {}
+    if scheduled.get("status") == "False":
+        return observation.SCHEDULED, _unschedulable(scheduled)
+    return observation.STARTING, _mount(events)
+
+
+def _image_pull(container: Json, waiting: Json, events: list[Json]) -> Cause:
+    image = container.get("image") or "the image"
+    said = _words(events, "Failed") or ([waiting["message"]] if waiting.get("message") else [])
+    text = " ".join(said).lower()
+    remedy = "Check the image's name and tag in a new version."
+    if "unauthorized" in text or "denied" in text or "authentication" in text:
+        remedy = "The registry wants credentials: give the namespace's service account a pull secret for it."
+    elif "no such host" in text or "timeout" in text or "connection refused" in text:
+        remedy = "The node can't reach the registry: check its network, or use a registry that it reaches."
+    return Cause(
+        "image_pull", f"The image {image} can't be pulled.", remedy, tuple(said[-4:]), field="image", retryable=True
+    )
+
+
+def _config(waiting: Json) -> Cause:
+    message = str(waiting.get("message") or "")
+    return Cause(
+        "missing_secret" if "secret" in message else "bad_configuration",
+        f"The container can't be configured: {message}",
+        "Create what is missing in the cluster, or start a version without it.",
+        (message,),
+        retryable=True,
+    )
+
+
+def _cannot_start(waiting: Json) -> Cause:
+    message = str(waiting.get("message") or waiting.get("reason"))
+    missing = "no such file" in message or "not found" in message
+    return Cause(
+        "command_not_found" if missing else "cannot_start",
+        "The command is not in the image." if missing else "The container can't be started.",
+        "Correct the command in a new version.",
+        (message,),
+    )
+
+
+def _crash(container: Json, events: list[Json]) -> Cause | None:
+    ended = _terminated(container)
+    if not ended:
+        return None
+    code, reason = ended.get("exitCode"), ended.get("reason") or ""
+    evidence = tuple(str(ended.get("message") or "").strip().splitlines()[-8:]) or (f"{reason}, exit code {code}",)
+    if reason == "OOMKilled":
+        return Cause(
+            "out_of_memory",
+            "The container used more memory than the version allows and was killed.",
+            "Start a version with more memory.",
+            (f"OOMKilled, exit code {code}", *evidence),
+            field="memory",
+        )
+    killed_by_probe = [line for line in _words(events, "Killing", "Unhealthy") if "probe" in line]
+    if code in (137, 143) and killed_by_probe:
+        return Cause(
+            "probe_failed",
+            "The container was restarted because it stopped answering its health check.",
+            "Read the log for what it was doing; a busy engine may need more CPU.",
+            tuple(killed_by_probe[-3:]),
+            retryable=True,
+        )
+    return Cause(
+        "crashed",
+        f"The program ended with exit code {code}.",
+        "Its last words are below; the log has the rest.",
+        evidence,
+    )
+
+
+def _unschedulable(condition: Json) -> Cause:
+    message = str(condition.get("message") or "No node takes the pod.")
+    return Cause(
+        "unschedulable",
+        f"No node can take the instance: {message}",
+        "Free the resource, or start a version that asks for less or may run elsewhere.",
+        (message,),
+        retryable=True,
+    )
+
+
+def _probe(events: list[Json]) -> Cause | None:
+    said = _words(events, "Unhealthy")
+    if not said:
+        return None
+    return Cause(
+        "probe_failed",
+        "The instance runs but its health check doesn't succeed yet.",
+        "Wait while it loads. If it never gets ready, check port and health path, and read the log.",
+        tuple(said[-3:]),
+        retryable=True,
+    )
+
+
+def _mount(events: list[Json]) -> Cause | None:
+    said = _words(events, "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")
+    if not said:
+        return None
+    return Cause(
+        "node_problem",
+        "The node can't set the instance up yet.",
+        "It is tried again; the node's own words are below.",
+        tuple(said[-3:]),
+        retryable=True,
+    )
+
+
+def _node_cause(status: Json, conditions: dict[str, Json]) -> Cause | None:
+    if status.get("reason") != "NodeLost" and (conditions.get("Ready") or {}).get("reason") != "NodeNotReady":
+        unknown = [item for item in conditions.values() if item.get("status") == "Unknown"]
+        if not unknown:
+            return None
+    return Cause(
+        "node_unreachable",
+        "The instance's node doesn't answer.",
+        "The cluster starts another instance when it gives the node up, after five minutes by default.",
+        (str(status.get("message") or "NodeNotReady"),),
+        retryable=True,
+    )
+
+
+def _pod_ended(status: Json) -> Cause | None:
+    reason, message = status.get("reason") or "", str(status.get("message") or "")
+    if reason == "Evicted":
+        return Cause(
+            "evicted",
+            f"The node threw the instance out: {message}",
+            "Another one takes its place.",
+            (message,),
+            retryable=True,
+        )
+    return Cause(
+        "instance_lost",
+        f"The pod ended: {reason or status.get('phase')}.",
+        "Another one takes its place.",
+        (message,),
+        retryable=True,
+    )
+
+
+def _workload(deployment: Json) -> WorkloadObservation:
+    metadata, status = deployment["metadata"], deployment.get("status") or {}
+    failure = next(
+        (
+            item
+            for item in status.get("conditions") or []
+            if item.get("type") == "ReplicaFailure" and item.get("status") == "True"
+        ),
+        None,
+    )
+    cause = None
+    if failure:
+        message = str(failure.get("message") or "")
+        cause = Cause(
+            "quota_exceeded" if "quota" in message else "driver_refused",
+            f"The cluster refuses to create pods: {message}",
+            "Ask for less, or have the namespace's limits raised." if "quota" in message else "Its own words say why.",
+            (message,),
+            retryable=True,
+        )
+    return WorkloadObservation(
+        name=metadata["name"],
+        generation=int((metadata.get("labels") or {}).get(GENERATION) or 0),
+        replicas=int((deployment.get("spec") or {}).get("replicas") or 0),
+        is_ending=bool(metadata.get("deletionTimestamp")),
+        cause=cause,
+    )
+
+
+def _terminated(container: Json) -> Json | None:
+    for name in ("state", "lastState"):
+        ended = (container.get(name) or {}).get("terminated")
+        if ended:
+            return dict(ended)
+    return None
+
+
+def _port(pod: Json) -> int:
+    for container in (pod.get("spec") or {}).get("containers") or []:
+        if container.get("name") == CONTAINER:
+            for port in container.get("ports") or []:
+                return int(port["containerPort"])
+    return DEFAULT_PORT
+
+
+def _words(events: list[Json], *reasons: str) -> list[str]:
+    """The cluster's own words, oldest first."""
+    found = [event for event in events if event.get("reason") in reasons]
+    found.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+    return [f"{event.get('reason')}: {str(event.get('message') or '').strip()}" for event in found]
+
+
+def _seconds(text: str | None) -> float | None:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else None
