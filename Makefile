@@ -1,6 +1,6 @@
 # Slipway's commands. `make run` and `make test` do all the set-up themselves.
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint bench clean
+.PHONY: help run test check bench test-cluster-up test-cluster-down clean
 SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -14,6 +14,7 @@ help:
 	@echo "make run    set up and start everything on this machine, until Ctrl-C"
 	@echo "make test   install what the tests need and run all of them"
 	@echo "make check  lint, types, layers, migrations, deployment settings"
+	@echo "make test-cluster-up, test-cluster-down   a real Kubernetes cluster on this machine, for the tests (root, Debian)"
 	@echo "make bench  measure beside nginx and other peers (docs/benchmarks.md says what)"
 	@echo "make clean  remove the environment (your data in .slipway stays)"
 
@@ -25,6 +26,12 @@ test: $(INSTALLED_TEST) $(STATIC)
 
 check: $(INSTALLED_TEST) $(STATIC)
 	@bash scripts/check.sh
+
+test-cluster-up: $(INSTALLED_TEST)
+	@bash scripts/test_cluster/cluster.sh up
+
+test-cluster-down:
+	@bash scripts/test_cluster/cluster.sh down
 
 bench: $(INSTALLED_TEST)
 	@bash scripts/bench.sh $(SUITES)

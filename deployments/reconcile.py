@@ -23,7 +23,7 @@ from deployments.models.version import INACTIVE
 from deployments.selectors import active_versions_of_cluster
 from runtimes import observation
 from runtimes.cause import Cause
-from runtimes.driver import ClusterUnreachableError, Driver, DriverError, UnschedulableError
+from runtimes.driver import Driver, DriverError, UnschedulableError
 from runtimes.engines.registry import UnknownEngineError, engine
 from runtimes.launch_plan import LaunchPlan
 from runtimes.observation import InstanceObservation, WorkloadObservation
@@ -71,10 +71,11 @@ def _note_key(cluster_id: int) -> str:
 
 def _reconcile_once(cluster: Cluster) -> None:
     versions = active_versions_of_cluster(cluster)
-    driver = driver_of(cluster)
     try:
+        driver = driver_of(cluster)
         seen = driver.observe()
-    except ClusterUnreachableError as error:
+    except DriverError as error:
+        # A right that is missing freezes statuses just like a network that is down: nothing is known.
         if cluster.unreachable_reason != str(error):
             Cluster.objects.filter(pk=cluster.pk).update(unreachable_reason=str(error))
         return
@@ -152,8 +153,14 @@ def _launch_plan(version: Version) -> tuple[LaunchPlan | None, Cause | None]:
     """The plan, or the cause why there is none."""
     try:
         specification = version.specification_with_secrets()
-        plan = engine(specification.engine).plan(specification, version.deployment.endpoint.cluster.driver)
-        return plan.placed_like(specification), None
+        chosen = engine(specification.engine)
+        plan = chosen.plan(specification, version.deployment.endpoint.cluster.driver).placed_like(specification)
+        token = version.deployment.model.credential_token() if chosen.credential_variables else ""
+        if token:
+            # What the version says itself counts more.
+            given = dict.fromkeys(chosen.credential_variables, token) | plan.secret_environment
+            plan = replace(plan, secret_environment=given)
+        return plan, None
     except SecretUnreadableError as error:
         return None, Cause("secret_unreadable", str(error), "Enter the secret values again in a new version.")
     except UnknownEngineError as error:

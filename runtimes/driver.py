@@ -22,7 +22,10 @@ class ClusterUnreachableError(DriverError):
 
 @dataclass(frozen=True)
 class LogLine:
-    """One line of an instance's log. `position` orders lines and resumes reading behind them."""
+    """One line of an instance's log. `position` orders lines and resumes reading behind them.
+
+    `text` begins with the moment at which the line was written, in seconds since the epoch, and a space.
+    """
 
     position: int
     text: str

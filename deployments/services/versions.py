@@ -153,6 +153,9 @@ def specification_errors(specification: Specification, driver: str) -> dict[str,
     if reason:
         return {"engine": reason}
     errors = _name_errors(specification) | chosen.setting_errors(specification)
+    image_error = chosen.image_error(specification, driver)
+    if image_error:
+        errors["image"] = image_error
     # What an engine says of its settings' meaning makes sense only for settings of the right kind.
     return errors or chosen.field_errors(specification, driver)
 

@@ -27,6 +27,8 @@ from deployments.selectors import (
 from deployments.services import catalog as services
 from deployments.services.errors import ServiceError
 from runtimes.driver import DriverError
+from runtimes.kubernetes import access
+from runtimes.kubernetes.driver import KubernetesDriver
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,7 @@ def detail(request: HttpRequest, noun: str, pk: int) -> HttpResponse:
         "may_manage": _may_manage(kind, request, thing),
     }
     if isinstance(thing, Cluster):
-        try:
-            context["nodes"] = driver_of(thing).capacity()
-        except DriverError as error:
-            context["unreachable"] = str(error)
+        context |= _cluster_facts(thing)
     return render(request, "catalog/detail.html", context)
 
 
@@ -141,7 +140,7 @@ def _edit(request: HttpRequest, kind: Noun, thing: Any) -> HttpResponse:
     form = kind.form(data, instance=thing, actor=request.user)
     if data is not None and form.is_valid():
         thing = form.save(commit=False)
-        extra = {"credential": form.cleaned_data["credential"] or None} if kind.model is Model else {}
+        extra = _secrets_of(form, is_new)
         try:
             kind.save(thing, actor=request.user, **extra)
         except ServiceError as error:
@@ -151,6 +150,27 @@ def _edit(request: HttpRequest, kind: Noun, thing: Any) -> HttpResponse:
             return redirect("deployments:catalog-detail", kind.key, thing.pk)
     context = {"noun": kind, "form": form, "is_new": is_new, "label": label, "pk": None if is_new else thing.pk}
     return render(request, "catalog/edit.html", context, status=422 if data is not None else 200)
+
+
+def _cluster_facts(cluster: Cluster) -> dict[str, Any]:
+    """Nodes and, for Kubernetes, what Slipway may do there; the reason instead where it can't be told."""
+    try:
+        driver = driver_of(cluster)
+        checks = driver.check() if isinstance(driver, KubernetesDriver) else []
+        facts: dict[str, Any] = {"checks": checks}
+        if all(check.is_granted or check.is_optional for check in checks):
+            facts["nodes"] = driver.capacity()
+        else:
+            facts["recipe"] = access.recipe(cluster.namespace)
+        return facts
+    except DriverError as error:
+        return {"unreachable": str(error)}
+
+
+def _secrets_of(form: Any, is_new: bool) -> dict[str, str | None]:
+    """What the form holds that is stored encrypted; nothing typed keeps what there is."""
+    names = [name for name in ("credential", "kubeconfig") if name in form.fields]
+    return {name: form.cleaned_data[name] or ("" if is_new else None) for name in names}
 
 
 def _may_manage(kind: Noun, request: HttpRequest, thing: Any) -> bool:

@@ -1,6 +1,7 @@
 """What an engine is: pure code from a specification to a launch plan. No I/O but looking for its own program."""
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from runtimes.cause import Cause
 from runtimes.launch_plan import LaunchPlan
 from runtimes.specification import Specification
 
+_IMAGE = re.compile(r"[a-z0-9]([a-zA-Z0-9._:/-]*[a-zA-Z0-9])?(@sha256:[0-9a-f]{64})?")
 LOCAL = "local"
 KUBERNETES = "kubernetes"
 
@@ -79,6 +81,8 @@ class Engine(ABC):
     settings: ClassVar[tuple[Setting, ...]] = ()
     # Of the fields that several engines share (image, context_length, prompt_caching), those that mean something here.
     shared_fields: ClassVar[frozenset[str]] = frozenset()
+    # The environment variables in which this engine expects the token of the model's source.
+    credential_variables: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def unavailable_reason(self, driver: str) -> str | None:
@@ -114,6 +118,16 @@ class Engine(ABC):
             if problem:
                 errors[f"engine_{name}"] = problem
         return errors
+
+    def image_error(self, specification: Specification, driver: str) -> str | None:
+        """Why the image can't be used; None when it can, or when none is pulled."""
+        if driver != KUBERNETES:
+            return None
+        if not specification.image:
+            return "A pod needs an image. Name one that the cluster's nodes can pull."
+        if not _IMAGE.fullmatch(specification.image):
+            return f"“{specification.image}” is no image's name, for example registry.example.com/team/name:tag."
+        return None
 
     def diagnose(self, log_tail: Sequence[str], exit_code: int | None) -> Cause | None:
         """The cause that this engine's own last words tell; None when they tell nothing."""

@@ -15,9 +15,14 @@ class CustomCommand(Engine):
     title = "Custom command"
     summary = "Any HTTP service that you can start from a shell."
     order = 40
+    shared_fields = frozenset({"image"})
     settings = (
         Setting(
-            "command", "Command", "text", "", "{port} and $PORT stand for the port that Slipway chooses.", required=True
+            "command",
+            "Command",
+            "text",
+            "",
+            "{port} and $PORT stand for the port that Slipway chooses. In a pod empty means the image's own command.",
         ),
         Setting(
             "port",
@@ -34,7 +39,7 @@ class CustomCommand(Engine):
     )
 
     def unavailable_reason(self, driver: str) -> str | None:
-        return "A command needs a local cluster; pods need an image." if driver == KUBERNETES else None
+        return None
 
     def defaults(self, model_uri: str) -> dict[str, Default]:
         return {
@@ -49,7 +54,10 @@ class CustomCommand(Engine):
             words = shlex.split(specification.engine_settings.get("command") or "")
         except ValueError as error:
             return {"engine_command": f"The command can't be split into words: {error}. Check the quotes."}
-        if words and shutil.which(words[0]) is None:
+        in_pod = driver == KUBERNETES
+        if not words and not in_pod:
+            errors["engine_command"] = "Command is needed."
+        if words and not in_pod and shutil.which(words[0]) is None:
             errors["engine_command"] = (
                 f"“{words[0]}” is not a program on this machine. Give its full path, or install it."
             )
@@ -57,7 +65,7 @@ class CustomCommand(Engine):
         if not health_path.startswith("/"):
             errors["engine_health_path"] = "A path starts with “/”."
         directory = specification.engine_settings.get("working_directory")
-        if directory and not Path(directory).is_dir():
+        if directory and not in_pod and not Path(directory).is_dir():
             errors["engine_working_directory"] = f"There is no folder “{directory}” on this machine."
         return errors
 
@@ -66,6 +74,7 @@ class CustomCommand(Engine):
         return LaunchPlan(
             engine=self.name,
             # Never None: shlex would then read standard input.
+            image=specification.image if driver == KUBERNETES else "",
             command=(*shlex.split(settings["command"] or ""), *specification.extra_arguments),
             environment=specification.environment,
             secret_environment=specification.secret_environment,

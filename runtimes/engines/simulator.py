@@ -8,6 +8,7 @@ from runtimes.engines.base import KUBERNETES, Default, Engine, Example, Setting,
 from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan
 from runtimes.specification import Specification
 
+IMAGE = "slipway/simulator:0.1.0"
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -16,7 +17,7 @@ class Simulator(Engine):
     title = "Simulator"
     summary = "Not a model: made-up answers at a speed you set, to try everything without a GPU."
     order = 30
-    shared_fields = frozenset({"context_length"})
+    shared_fields = frozenset({"image", "context_length"})
     settings = (
         Setting(
             "time_to_first_token_ms",
@@ -57,8 +58,6 @@ class Simulator(Engine):
     )
 
     def unavailable_reason(self, driver: str) -> str | None:
-        if driver == KUBERNETES:
-            return "The simulator runs on local clusters only so far."
         return None
 
     def defaults(self, model_uri: str) -> dict[str, Default]:
@@ -66,12 +65,17 @@ class Simulator(Engine):
             "cpu": Default(0.5, "It mostly waits."),
             "memory": Default(256 << 20, "Python and a small buffer need about 60 MiB."),
             "gpu": Default(0, "It computes nothing."),
+            "image": Default(
+                IMAGE, "Made from runtimes/simulator/Dockerfile; nodes need it or a registry that has it."
+            ),
             "context_length": Default(4096, "Longer prompts are refused, as an engine would."),
         }
 
     def plan(self, specification: Specification, driver: str) -> LaunchPlan:
         settings = {setting.name: setting.default for setting in self.settings} | specification.engine_settings
-        arguments = [sys.executable, "-m", "runtimes.simulator", "--port", PORT_PLACEHOLDER]
+        in_pod = driver == KUBERNETES
+        arguments = ["python3" if in_pod else sys.executable, "-m", "runtimes.simulator", "--port", PORT_PLACEHOLDER]
+        arguments += ["--host", "0.0.0.0"] if in_pod else []  # noqa: S104 (a pod's own address)
         arguments += ["--model", specification.served_model_name]
         if specification.context_length:
             arguments += ["--context-length", str(specification.context_length)]
@@ -80,7 +84,9 @@ class Simulator(Engine):
         return LaunchPlan(
             engine=self.name,
             command=(*arguments, *specification.extra_arguments),
-            environment={"PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1"} | specification.environment,
+            image=specification.image if in_pod else "",
+            environment=({} if in_pod else {"PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1"})
+            | specification.environment,
             secret_environment=specification.secret_environment,
             metrics_path="/metrics",
             start_deadline_s=float(settings["load_time_s"]) + 120,

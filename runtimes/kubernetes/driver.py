@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from runtimes.driver import Capacity, Driver, LogLine
-from runtimes.kubernetes import logs, manifest, nodes, pods
+from runtimes.kubernetes import access, logs, manifest, nodes, pods
+from runtimes.kubernetes.access import Check
 from runtimes.kubernetes.client import ConflictError, KubernetesClient, NotFoundError, path_of
 from runtimes.kubernetes.manifest import INSTALLATION, VERSION, Workload
 from runtimes.launch_plan import LaunchPlan
@@ -65,6 +66,19 @@ class KubernetesDriver(Driver):
     def capacity(self) -> list[Capacity]:
         every_pod = self._client.list("/api/v1/pods", fieldSelector="status.phase!=Succeeded,status.phase!=Failed")
         return nodes.capacity(self._client.list("/api/v1/nodes"), every_pod)
+
+    def check(self) -> list[Check]:
+        """The connection and each right that Slipway needs or would like to have."""
+        return access.check(self._client, self._namespace)
+
+    def changes(self, timeout_s: float) -> Iterator[None]:
+        """One item for each change of one of our pods, for at most `timeout_s`; what it was, `observe` tells."""
+        query = {"watch": "true", "labelSelector": f"{INSTALLATION}={self._installation}"}
+        with self._client.stream(
+            self._pods, read_timeout_s=timeout_s + 10, timeoutSeconds=str(int(timeout_s)), **query
+        ) as lines:
+            for _ in lines:
+                yield None
 
     def read_log(self, version_key: str, uid: str, *, after: int) -> Iterator[LogLine]:
         pod = self._pod(version_key, uid)

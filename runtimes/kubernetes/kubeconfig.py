@@ -4,12 +4,7 @@ from typing import Any
 
 import yaml
 
-RECIPE = """\
-kubectl create namespace slipway
-kubectl -n slipway create serviceaccount slipway
-kubectl create clusterrolebinding slipway --clusterrole=cluster-admin --serviceaccount=slipway:slipway
-kubectl -n slipway create token slipway --duration=8760h"""
-_REMEDY = "Use the token of a service account instead; the recipe beside the field makes one."
+_REMEDY = "Use the token of a service account instead; the recipe below the form makes one."
 _PROGRAMS = ("exec", "auth-provider")
 _FILES = ("client-certificate", "client-key", "tokenFile", "certificate-authority")
 _USER_KEYS = ("token", "client-certificate-data", "client-key-data", "username", "password")

@@ -21,7 +21,7 @@ def positioned(lines: Iterable[bytes], *, after: int) -> Iterator[LogLine]:
             at, text = last + 1, line
         last = max(at, last + 1)
         if last > after:
-            yield LogLine(last, text.decode(errors="replace"))
+            yield LogLine(last, f"{last / 1e9:.3f} {text.decode(errors='replace')}")
 
 
 def since(after: int) -> str:

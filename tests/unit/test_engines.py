@@ -95,8 +95,50 @@ def test_settings_of_the_wrong_kind_are_named(settings, field):
     ]
 
 
-@pytest.mark.parametrize("settings", [{}, {"command": ""}, {"command": 7}, {"command": "a\0b"}])
-def test_a_required_text_is_required(settings):
-    assert "engine_command" in engine("custom_command").setting_errors(
-        Specification("custom_command", "a", engine_settings=settings)
+@pytest.mark.parametrize("settings", [{"health_path": ""}, {"command": 7}, {"command": "a\0b"}])
+def test_a_text_that_is_missing_or_none_is_refused(settings):
+    specification = Specification("custom_command", "a", engine_settings=settings)
+    assert engine("custom_command").setting_errors(specification)
+
+
+@pytest.mark.parametrize(("driver", "image", "field"), [("local", "", "engine_command"), ("kubernetes", "", None)])
+def test_a_command_may_be_the_images_own_in_a_pod_only(driver, image, field):
+    specification = Specification("custom_command", "a", image=image, engine_settings={"health_path": "/"})
+    assert list(engine("custom_command").field_errors(specification, driver)) == ([field] if field else [])
+
+
+@pytest.mark.parametrize("image", ["", "has space", "-x", "UPPER/case:1 "])
+def test_a_pod_needs_the_name_of_an_image(image):
+    specification = Specification("simulator", "a", image=image)
+    assert engine("simulator").image_error(specification, "kubernetes")
+    assert engine("simulator").image_error(specification, "local") is None
+
+
+def test_vllm_gets_every_field_of_the_form():
+    specification = Specification(
+        "vllm", "acme/chat", model_uri="org/model", image="vllm/vllm-openai:v0.18.0", context_length=4096, prompt_caching=False,
+        gpu=2, extra_arguments=("--seed", "7"), engine_settings={"max_num_seqs": 64, "gpu_memory_utilization": 0.8},
+    )  # fmt: skip
+    plan = engine("vllm").plan(specification, "kubernetes")
+    assert " ".join(plan.command) == (
+        "vllm serve org/model --host 0.0.0.0 --port {port} --served-model-name acme/chat --tensor-parallel-size 2 "
+        "--gpu-memory-utilization 0.8 --max-model-len 4096 --max-num-seqs 64 --no-enable-prefix-caching --seed 7"
     )
+    assert (plan.gpu, plan.shared_memory, plan.health_path, plan.metrics_path) == (2, 2 << 30, "/health", "/metrics")
+    assert engine("vllm").unavailable_reason("local") and not engine("vllm").unavailable_reason("kubernetes")
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "field", "value"),
+    [
+        ("To serve … the estimated maximum model length is 24576. Try", "context_too_long", "context_length", "24576"),
+        ("User-specified max_model_len (9) is greater than the derived max_model_len (max_position_embeddings=2048 or", "context_too_long", "context_length", "2048"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried", "gpu_out_of_memory", "", ""),
+        ("huggingface_hub.errors.GatedRepoError: 401 Client Error", "gated_model", "", ""),
+        ("vllm: error: unrecognized arguments: --enable-metrics", "bad_argument", "extra_arguments", ""),
+        ("Total number of attention heads (40) must be divisible by tensor parallel size (3)", "bad_argument", "gpu", ""),
+    ],
+)  # fmt: skip
+def test_vllm_says_why_it_did_not_start(line, code, field, value):
+    cause = engine("vllm").diagnose(["INFO starting", line, "more"], 1)
+    assert (cause.code, cause.field, cause.value) == (code, field, value) and cause.remedy

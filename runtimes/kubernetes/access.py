@@ -1,0 +1,101 @@
+"""What Slipway has to be allowed in a cluster, whether it is, and the RBAC that mends it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from runtimes.kubernetes.client import KubernetesClient
+
+_READ = ("get", "list", "watch")
+# (API group, resource, verbs) within the namespace.
+NEEDED = (
+    ("apps", "deployments", ("create", "patch", "delete", *_READ)),
+    ("", "pods", ("delete", *_READ)),
+    ("", "pods/log", ("get",)),
+    ("", "secrets", ("create", "delete", "list")),
+    ("", "events", ("list",)),
+)
+# (API group, resource, verbs, what is missing without it) over the whole cluster.
+OPTIONAL = (
+    ("", "nodes", ("list",), "the nodes' capacity is not shown"),
+    ("", "pods", ("list",), "what is taken of the nodes is not shown"),
+    ("", "nodes/proxy", ("get",), "CPU and memory of instances are not charted; it is a broad right, so it is asked for apart"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Check:
+    """One right. `consequence` says what is missing without an optional one."""
+
+    what: str
+    is_granted: bool
+    is_optional: bool = False
+    consequence: str = ""
+
+
+def check(client: KubernetesClient, namespace: str) -> list[Check]:
+    """Ask the cluster itself, right by right. Raises ClusterUnreachableError."""
+    version = client.get("/version").get("gitVersion", "?")
+    found = [Check(f"connects to {client.host}, Kubernetes {version}", True)]
+    for group, resource, verbs in NEEDED:
+        for verb in verbs:
+            granted = _may(client, verb, group, resource, namespace)
+            found.append(Check(f"{verb} {resource} in {namespace}", granted))
+    for group, resource, verbs, consequence in OPTIONAL:
+        for verb in verbs:
+            granted = _may(client, verb, group, resource, "")
+            found.append(Check(f"{verb} {resource} in the cluster", granted, is_optional=True, consequence=consequence))
+    return found
+
+
+def recipe(namespace: str) -> str:
+    """A service account with just these rights, as YAML for kubectl apply, and how to get its token."""
+    account = {"name": "slipway", "namespace": namespace}
+    subjects = [{"kind": "ServiceAccount", **account}]
+    documents: list[dict[str, Any]] = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account},
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": account,
+            "rules": [_rule(group, resource, verbs) for group, resource, verbs in NEEDED],
+        },
+        _binding("RoleBinding", "Role", account, subjects),
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": f"slipway-{namespace}"},
+            "rules": [_rule(group, resource, verbs) for group, resource, verbs, _ in OPTIONAL],
+        },
+        _binding("ClusterRoleBinding", "ClusterRole", {"name": f"slipway-{namespace}"}, subjects),
+    ]
+    text = "---\n".join(yaml.safe_dump(document, sort_keys=False) for document in documents)
+    return f"{text}# Then, for the kubeconfig's user: kubectl -n {namespace} create token slipway --duration=8760h\n"
+
+
+def _rule(group: str, resource: str, verbs: tuple[str, ...]) -> dict[str, Any]:
+    return {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
+
+
+def _binding(kind: str, role: str, metadata: dict[str, str], subjects: list[dict[str, str]]) -> dict[str, Any]:
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": kind,
+        "metadata": metadata,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": role, "name": metadata["name"]},
+        "subjects": subjects,
+    }
+
+
+def _may(client: KubernetesClient, verb: str, group: str, resource: str, namespace: str) -> bool:
+    name, _, subresource = resource.partition("/")
+    asked = {"verb": verb, "group": group, "resource": name, "namespace": namespace}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": asked | ({"subresource": subresource} if subresource else {})},
+    }
+    answer = client.create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+    return bool((answer.get("status") or {}).get("allowed"))

@@ -1,0 +1,41 @@
+#!/bin/bash
+# Makes the images that the tests run: the pause image, and the simulator's, from Debian's Python and this checkout.
+set -uo pipefail
+HERE=$(cd "$(dirname "$0")" && pwd)
+PROJECT=$(cd "$HERE/../.." && pwd)
+. "$HERE/common.sh"
+mkdir -p "$IMG"
+python=${PYTHON:-python3}
+
+if [ ! -s "$IMG/pause.tar" ]; then
+  command -v gcc >/dev/null || install_packages gcc gcc libc6-dev
+  mkdir -p "$IMG/pause-root"
+  gcc -Os -static -s -o "$IMG/pause-root/pause" "$HERE/pause.c" || die "pause"
+  "$python" "$HERE/make_image.py" "$IMG/pause.tar" "$PAUSE" "$IMG/pause-root" --entrypoint /pause || die "pause image"
+fi
+if [ ! -e "$IMG/rootfs/usr/bin/python3" ]; then
+  command -v debootstrap >/dev/null || install_packages debootstrap debootstrap
+  mirror=$(awk '/^URIs:/{print $2; exit}' /etc/apt/sources.list.d/debian.sources)
+  debootstrap --variant=minbase --include=python3-minimal,libpython3-stdlib bookworm "$IMG/rootfs" "$mirror" >"$LOG/debootstrap.log" 2>&1 || die "debootstrap, see $LOG/debootstrap.log"
+  rm -rf "$IMG"/rootfs/var/cache/apt/* "$IMG"/rootfs/var/lib/apt/lists/* "$IMG"/rootfs/usr/share/{doc,man,locale}/* "$IMG"/rootfs/dev/*
+fi
+# Anew whenever the simulator has changed.
+state=$(cat "$PROJECT"/runtimes/simulator/*.py "$PROJECT/requirements.txt" | sha256sum | cut -c1-16)
+if [ "$(cat "$IMG/simulator.state" 2>/dev/null)" != "$state" ]; then
+  app=$IMG/rootfs/app
+  rm -rf "$app" && mkdir -p "$app/runtimes"
+  cp "$PROJECT/runtimes/__init__.py" "$app/runtimes/" && cp -r "$PROJECT/runtimes/simulator" "$app/runtimes/" || die "simulator"
+  find "$app" -name __pycache__ -prune -exec rm -rf {} +
+  "$PROJECT/.venv/bin/python" - "$app" <<'PY' || die "the simulator's packages: run make first"
+import importlib.util, pathlib, shutil, sys
+for name in ("uvicorn", "click", "h11", "typing_extensions"):
+    origin = pathlib.Path(importlib.util.find_spec(name).origin)
+    target = pathlib.Path(sys.argv[1])
+    if origin.name == "__init__.py":
+        shutil.copytree(origin.parent, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy(origin, target)
+PY
+  "$python" "$HERE/make_image.py" "$IMG/simulator.tar" docker.io/slipway/simulator:test "$IMG/rootfs" --workdir /app --env PYTHONUNBUFFERED=1 --env PYTHONPATH=/app || die "simulator image"
+  echo "$state" >"$IMG/simulator.state"
+fi

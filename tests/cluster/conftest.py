@@ -1,0 +1,55 @@
+"""A real Kubernetes cluster: SLIPWAY_TEST_KUBECONFIG names one, else the one that `make test-cluster-up` has started.
+
+kubernetes     a driver in a namespace of its own, which goes with the test run
+api            the cluster's API, as an administrator
+"""
+
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtimes.kubernetes import kubeconfig
+from runtimes.kubernetes.client import KubernetesClient
+from runtimes.kubernetes.driver import KubernetesDriver
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts/test_cluster/cluster.sh"
+IMAGE = "docker.io/slipway/simulator:test"
+
+
+def admin_kubeconfig() -> str | None:
+    named = os.environ.get("SLIPWAY_TEST_KUBECONFIG")
+    if named:
+        return Path(named).read_text()
+    found = Path(subprocess.run(["bash", SCRIPT, "kubeconfig"], capture_output=True, text=True).stdout.strip())
+    running = subprocess.run(["bash", SCRIPT, "status"], capture_output=True, text=True).stdout
+    return found.read_text() if found.is_file() and "kubelet up" in running else None
+
+
+@pytest.fixture(scope="session")
+def api() -> KubernetesClient:
+    text = admin_kubeconfig()
+    if text is None:
+        pytest.skip("no cluster: make test-cluster-up (as root on Debian), or SLIPWAY_TEST_KUBECONFIG")
+    return KubernetesClient(kubeconfig.read(text))
+
+
+@pytest.fixture(scope="session")
+def namespace(api: KubernetesClient) -> Iterator[str]:
+    name = f"slipway-test-{uuid.uuid4().hex[:8]}"
+    api.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield name
+    api.delete(f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+def kubernetes(api: KubernetesClient, namespace: str) -> KubernetesDriver:
+    return KubernetesDriver(api, namespace=namespace, installation=uuid.uuid4().hex[:12])
+
+
+@pytest.fixture(autouse=True)
+def _instances_end() -> None:
+    """Pods go with their test's driver; no process of this machine is started here."""
