@@ -5,6 +5,7 @@ work happens inside a transaction, and every write is guarded, so being killed a
 """
 
 import logging
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -15,7 +16,7 @@ from django.utils import timezone
 from common.broadcast import publish_on_commit, valkey
 from common.database_lock import try_lock
 from common.encryption import SecretUnreadableError
-from deployments import lifecycle
+from deployments import lifecycle, rollouts
 from deployments.decide import Plan, Wanted, decide
 from deployments.drivers import driver_of
 from deployments.models import Cluster, DesiredState, DirectoryVersion, Event, Instance, Rollout, Status, Version
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 # A busy cluster is looked at again at once, but one call doesn't go on for ever.
 MAX_ROUNDS = 20
 REFUSALS = ("unschedulable", "driver_refused")
+ROLLOUT_STEP_S = 0.2
 
 
 def reconcile_cluster(cluster_id: int) -> None:
@@ -47,6 +49,10 @@ def reconcile_cluster(cluster_id: int) -> None:
             if cluster is None:
                 return
             _reconcile_once(cluster)
+            if rollouts.advance(cluster):
+                # The next step follows at once, or as soon as the gateways have acknowledged this one.
+                time.sleep(ROLLOUT_STEP_S)
+                _leave_note(cluster_id)
 
 
 def _leave_note(cluster_id: int) -> None:
@@ -82,10 +88,12 @@ def _reconcile_once(cluster: Cluster) -> None:
     Cluster.objects.filter(pk=cluster.pk).update(
         seen_at=datetime.fromtimestamp(seen.observed_at, UTC), unreachable_reason=""
     )
+    # Nobody wants them any more, yet they serve until their successors do.
+    held = {rollout.old_id for rollout in rollouts.open_rollouts(cluster)}
     busy_deployments = {
         version.deployment_id: version.pk
         for version in versions
-        if _holds_place(version, seen.instances.get(version.key, []))
+        if version.pk not in held and _holds_place(version, seen.instances.get(version.key, []))
     }
     workloads = seen.workloads
     for version in versions:
@@ -93,7 +101,7 @@ def _reconcile_once(cluster: Cluster) -> None:
         may_start = busy_deployments.get(version.deployment_id, version.pk) == version.pk
         mine = workloads.pop(version.key, []) if workloads is not None else None
         try:
-            _reconcile_version(version, driver, instances, mine, may_start=may_start)
+            _reconcile_version(version, driver, instances, mine, may_start=may_start, is_held=version.pk in held)
         except Exception:
             # One broken version must not stop the others; the next sweep tries again.
             log.exception("reconciling %s failed", version)
@@ -113,10 +121,13 @@ def _reconcile_version(
     workloads: list[WorkloadObservation] | None,
     *,
     may_start: bool,
+    is_held: bool,
 ) -> None:
-    wants_to_run = version.desired_state == DesiredState.RUNNING
+    wants_to_run = version.desired_state == DesiredState.RUNNING or (is_held and version.status == Status.RUNNING)
     # A version on its way out needs no plan, and must go even when none can be made of it any more.
     plan_of_launch, broken = _launch_plan(version) if wants_to_run else (None, None)
+    if workloads is not None:
+        instances = [_diagnosed(version, item) for item in instances]
     # What the driver said last time counts until it says otherwise, or a deadline would hide the reason.
     told = next((item.cause for item in workloads or () if item.cause), None)
     blocked = broken or told or (version.cause if version.cause and version.cause.code in REFUSALS else None)
@@ -171,6 +182,17 @@ def _launch_plan(version: Version) -> tuple[LaunchPlan | None, Cause | None]:
         return None, Cause(
             "bad_specification", f"The engine can't use this specification: {error}.", "Start a corrected version."
         )
+
+
+def _diagnosed(version: Version, item: InstanceObservation) -> InstanceObservation:
+    """With the engine's own reading of the last words, where it has one; a cluster knows nothing of engines."""
+    if item.cause is None or item.cause.code != "crashed":
+        return item
+    try:
+        cause = engine(version.specification.engine).diagnose(item.cause.evidence, item.exit_code)
+    except UnknownEngineError:
+        return item
+    return replace(item, cause=cause) if cause else item
 
 
 def _steer(
@@ -321,7 +343,7 @@ def _advance_rollout(version: Version) -> None:
         Status.STOPPED: Rollout.Phase.SUPERSEDED,
         Status.SHUTTING_DOWN: Rollout.Phase.SUPERSEDED,
     }.get(Status(version.status))
-    open_rollouts = Rollout.objects.filter(new=version, finished_at=None)
+    open_rollouts = Rollout.objects.filter(new=version, finished_at=None, strategy=Rollout.Strategy.REPLACE)
     if phase:
         open_rollouts.update(phase=phase, finished_at=timezone.now())
     elif version.status == Status.PREPARING:

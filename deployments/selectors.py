@@ -35,6 +35,8 @@ from deployments.models import (
     GatewayProcess,
     Instance,
     Model,
+    Rollout,
+    Status,
     Version,
 )
 from deployments.models.version import INACTIVE
@@ -85,6 +87,26 @@ def visible_instances(actor: Actor) -> QuerySet[Instance]:
 
 def _scoped(queryset: QuerySet[Any], actor: Actor, organizations: QuerySet[Any]) -> QuerySet[Any]:
     return queryset if is_operator(actor) else queryset.filter(organization__in=organizations)
+
+
+def serving_versions() -> dict[int, Version]:
+    """By deployment: the version that still serves while its successor starts beside it."""
+    held = Rollout.objects.filter(
+        finished_at=None,
+        strategy=Rollout.Strategy.ZERO_DOWNTIME,
+        phase=Rollout.Phase.STARTING_NEW,
+        old__status=Status.RUNNING,
+    )
+    return {rollout.deployment_id: rollout.old for rollout in held.select_related("old") if rollout.old}
+
+
+def ready_instances(version: Version) -> int:
+    return Instance.objects.filter(version=version, ended_at=None, phase=READY, generation=version.generation).count()
+
+
+def gateways_behind(version: int) -> bool:
+    """Whether a gateway that lives routes by an earlier version of the directory."""
+    return any(item.is_reachable and item.acknowledged_version < version for item in gateway_processes())
 
 
 def gateway_processes() -> list[GatewayProcess]:

@@ -38,7 +38,34 @@ class Follower:
     pending: list[LogLine] = field(default_factory=list)
     pending_bytes: int = 0
     sealed_at: float = field(default_factory=time.monotonic)
-    fingerprint: tuple[object, ...] = ()
+
+    def take(self, lines: list[LogLine]) -> None:
+        """Show lines to live readers and keep them for the next chunk."""
+        if not lines:
+            return
+        self.position = lines[-1].position
+        self.pending += lines
+        self.pending_bytes += sum(len(line.text) for line in lines)
+        try:
+            log_store.publish_tail(self.instance.uid, lines)
+        except redis.RedisError as error:
+            # Live readers wait; what is stored must not.
+            log.warning("live tail of %s: %s", self.instance.uid, error)
+
+    def seal_when_due(self, *, complete: bool) -> None:
+        """Store what is pending when it is old or large enough, or when nothing more will come."""
+        due = self.pending and time.monotonic() - self.sealed_at >= SEAL_INTERVAL_S
+        if complete or due or self.pending_bytes >= SEAL_BYTES:
+            self.seal(complete=complete)
+
+    def seal(self, *, complete: bool) -> None:
+        if not self.pending and not complete:
+            return
+        log_store.seal(self.instance, self.pending, complete=complete, now=timezone.now())
+        self.pending, self.pending_bytes = [], 0
+        self.sealed_at = time.monotonic()
+        if complete:
+            publish("instance", self.instance.uid)
 
 
 class LocalWatcher:
@@ -100,19 +127,11 @@ class LocalWatcher:
             lines.append(line)
             if len(lines) >= LINES_PER_LOOK:
                 break
-        if lines:
-            follower.position = lines[-1].position
-            follower.pending += lines
-            follower.pending_bytes += sum(len(line.text) for line in lines)
-            try:
-                log_store.publish_tail(uid, lines)
-            except redis.RedisError as error:
-                # Live readers wait; what is stored must not.
-                log.warning("live tail of %s: %s", uid, error)
-        complete = ended and not lines
-        due = follower.pending and time.monotonic() - follower.sealed_at >= SEAL_INTERVAL_S
-        if complete or final or due or follower.pending_bytes >= SEAL_BYTES:
-            self._seal(follower, complete=complete)
+        follower.take(lines)
+        if final:
+            follower.seal(complete=ended and not lines)
+        else:
+            follower.seal_when_due(complete=ended and not lines)
 
     def _begin(self, uid: str) -> Follower | None:
         """Start following as soon as the reconciler has made the instance's row."""
@@ -121,12 +140,3 @@ class LocalWatcher:
             return None
         self._followers[uid] = Follower(instance, instance.log_position)
         return self._followers[uid]
-
-    def _seal(self, follower: Follower, *, complete: bool) -> None:
-        if not follower.pending and not complete:
-            return
-        log_store.seal(follower.instance, follower.pending, complete=complete, now=timezone.now())
-        follower.pending, follower.pending_bytes = [], 0
-        follower.sealed_at = time.monotonic()
-        if complete:
-            publish("instance", follower.instance.uid)

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import DatabaseError, close_old_connections, transaction
 
 from deployments.models import DirectoryVersion, Instance, Status
-from deployments.selectors import current_versions, visible_deployments
+from deployments.selectors import current_versions, serving_versions, visible_deployments
 from gateway.snapshot import Address, Snapshot, Target
 from runtimes.observation import READY
 
@@ -92,7 +92,7 @@ def read_snapshot() -> Snapshot:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         version = DirectoryVersion.objects.get(pk=1).v
         deployments = list(visible_deployments(None).select_related("organization", "endpoint").order_by("pk"))
-        current = {item.deployment_id: item for item in current_versions()}
+        current = {item.deployment_id: item for item in current_versions()} | serving_versions()
         addresses: dict[int, list[Address]] = {}
         ready = Instance.objects.filter(ended_at=None, phase=READY).exclude(address="").order_by("pk")
         for instance in ready:

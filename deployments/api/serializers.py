@@ -6,7 +6,7 @@ from rest_framework import serializers
 
 from accounts.models import Organization
 from accounts.permissions import managed_organizations
-from deployments.models import Cluster, Deployment, Endpoint, Event, Instance, Model, Version
+from deployments.models import Cluster, Deployment, Endpoint, Event, Instance, Model, Rollout, Version
 from deployments.selectors import deployable_endpoints, manageable_models, usable_clusters
 from deployments.services.versions import MAX_REPLICAS
 from runtimes.engines.registry import engines
@@ -239,7 +239,12 @@ class NewDeploymentSerializer(serializers.Serializer):
 
 class NewVersionSerializer(serializers.Serializer):
     replicas = serializers.IntegerField(min_value=1, max_value=MAX_REPLICAS, default=1)
+    strategy = serializers.ChoiceField(choices=Rollout.Strategy.choices, default=Rollout.Strategy.REPLACE)
     specification = SpecificationSerializer()
+
+
+class StartSerializer(serializers.Serializer):
+    strategy = serializers.ChoiceField(choices=Rollout.Strategy.choices, default=Rollout.Strategy.REPLACE)
 
 
 class ScaleSerializer(serializers.Serializer):

@@ -193,8 +193,9 @@ class DeploymentViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         wanted.is_valid(raise_exception=True)
         specification = self._specification(request.data.get("specification"), deployment.model, deployment.api_id)
         version = version_services.create_version(
-            deployment, specification, wanted.validated_data["replicas"], actor=request.user
-        )
+            deployment, specification, wanted.validated_data["replicas"], actor=request.user,
+            strategy=wanted.validated_data["strategy"],
+        )  # fmt: skip
         return Response(serializers.VersionSerializer(version).data, status=status.HTTP_201_CREATED)
 
     def _find(self, organization: str, name: str, *, manage: bool = False) -> Deployment:
@@ -227,11 +228,13 @@ class VersionViewSet(viewsets.GenericViewSet):
         version_services.delete_version(self._find(organization, name, number, manage=True), actor=request.user)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
-    @extend_schema(request=None)
+    @extend_schema(request=serializers.StartSerializer)
     @action(detail=True, methods=["post"])
     def start(self, request: Request, organization: str, name: str, number: int) -> Response:
         version = self._find(organization, name, number, manage=True)
-        version_services.start_version(version, actor=request.user)
+        wanted = serializers.StartSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        version_services.start_version(version, actor=request.user, strategy=wanted.validated_data["strategy"])
         return Response(self.get_serializer(version).data)
 
     @extend_schema(request=None)

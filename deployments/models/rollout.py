@@ -9,10 +9,12 @@ class Rollout(models.Model):
 
     class Strategy(models.TextChoices):
         REPLACE = "replace", "Replace: stop the running version, then start this one"
+        ZERO_DOWNTIME = "zero_downtime", "Zero downtime: start this one, move the traffic when it is ready, then stop"
 
     class Phase(models.TextChoices):
         STOPPING_OLD = "stopping_old", "Waiting for the earlier version to shut down"
         STARTING_NEW = "starting_new", "Starting"
+        MOVED = "moved", "Traffic moved, waiting for the gateways"
         DONE = "done", "Done"
         FAILED = "failed", "Failed"
         SUPERSEDED = "superseded", "Superseded"
@@ -23,6 +25,9 @@ class Rollout(models.Model):
     strategy = models.CharField(max_length=16, choices=Strategy.choices, default=Strategy.REPLACE)
     phase = models.CharField(max_length=16, choices=Phase.choices, default=Phase.STOPPING_OLD)
     created_at = models.DateTimeField(auto_now_add=True)
+    # Without a pause: since when, and by which version of the directory, the traffic goes to the new version.
+    moved_at = models.DateTimeField(null=True)
+    moved_version = models.BigIntegerField(null=True)
     finished_at = models.DateTimeField(null=True)
 
     class Meta:

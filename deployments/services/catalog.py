@@ -101,10 +101,13 @@ def delete(thing: Model | Endpoint | Cluster, *, actor: Actor) -> None:
 
 
 def _save(thing: Any, actor: Actor, organization_id: int | None, *, duplicate: str) -> Any:
+    # What the reconciler writes is left to it: `thing` may have been read before its last look.
     fields = [
         field
         for field in thing._meta.concrete_fields
-        if not field.primary_key and not getattr(field, "auto_now_add", False)
+        if not field.primary_key
+        and not getattr(field, "auto_now_add", False)
+        and field.name not in ("seen_at", "unreachable_reason")
     ]
     created = thing.pk is None
     before = None if created else type(thing)._default_manager.filter(pk=thing.pk).first()
@@ -115,7 +118,6 @@ def _save(thing: Any, actor: Actor, organization_id: int | None, *, duplicate: s
         for field in fields
         if not field.name.startswith("encrypted")
         and getattr(before, field.attname, None) != getattr(thing, field.attname)
-        and field.name not in ("seen_at", "unreachable_reason")
     }
     try:
         with transaction.atomic(), change():

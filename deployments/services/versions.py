@@ -33,7 +33,7 @@ def create_version(
     with change(reconcile_cluster=deployment.endpoint.cluster_id):
         _lock(deployment)
         newest = Version.objects.filter(deployment=deployment).order_by("-number").first()
-        old = _unwant_current(deployment, actor)
+        old = _unwant_current(deployment, actor, strategy)
         now = timezone.now()
         version = Version.objects.create(
             deployment=deployment,
@@ -72,7 +72,7 @@ def start_version(version: Version, *, actor: Actor, strategy: str = Rollout.Str
             )
         # The specification may have stopped being possible since: a program removed, a file moved.
         check_specification(_secrets_of(version), deployment.endpoint.cluster.driver)
-        old = _unwant_current(deployment, actor)
+        old = _unwant_current(deployment, actor, strategy)
         now = timezone.now()
         moved = lifecycle.advance(
             version, Status.PREPARING, desired_state=DesiredState.RUNNING, generation=version.generation + 1,
@@ -209,13 +209,15 @@ def _secrets_of(version: Version) -> Specification:
         raise ServiceError(str(error), code="secret_unreadable") from None
 
 
-def _unwant_current(deployment: Deployment, actor: Actor) -> Version | None:
+def _unwant_current(deployment: Deployment, actor: Actor, strategy: str) -> Version | None:
+    if strategy not in Rollout.Strategy.values:
+        raise ServiceError(f"The strategy is one of {', '.join(Rollout.Strategy.values)}.", field="strategy")
     old = Version.objects.filter(deployment=deployment, desired_state=DesiredState.RUNNING).first()
     if old:
         _unwant(old)
-        lifecycle.record_event(
-            old, "stop", f"Version {old.number} is to stop: another version takes its place.", actor=actor
-        )
+        when = "when" if strategy == Rollout.Strategy.ZERO_DOWNTIME else "so that"
+        message = f"Version {old.number} is to stop {when} another version takes its place."
+        lifecycle.record_event(old, "stop", message, actor=actor)
     return old
 
 
@@ -225,9 +227,20 @@ def _unwant(version: Version) -> None:
 
 
 def _open_rollout(version: Version, old: Version | None, strategy: str) -> None:
-    open_rollouts = Rollout.objects.filter(deployment=version.deployment, finished_at=None)
-    open_rollouts.update(phase=Rollout.Phase.SUPERSEDED, finished_at=timezone.now())
-    Rollout.objects.create(deployment=version.deployment, old=old, new=version, strategy=strategy)
+    """Note who takes whose place, and how. Without a version that serves there is no downtime to avoid."""
+    before = Rollout.objects.filter(deployment=version.deployment, finished_at=None).select_related("old").first()
+    phase = Rollout.Phase.STOPPING_OLD
+    if strategy == Rollout.Strategy.ZERO_DOWNTIME:
+        # During an earlier change of this kind it is the one before that serves.
+        held = before.old if before and before.strategy == Rollout.Strategy.ZERO_DOWNTIME else None
+        serving = next((item for item in (held, old) if item and item.status == Status.RUNNING), None)
+        if serving is None:
+            strategy = Rollout.Strategy.REPLACE
+        else:
+            old, phase = serving, Rollout.Phase.STARTING_NEW
+    if before:
+        Rollout.objects.filter(pk=before.pk).update(phase=Rollout.Phase.SUPERSEDED, finished_at=timezone.now())
+    Rollout.objects.create(deployment=version.deployment, old=old, new=version, strategy=strategy, phase=phase)
 
 
 def _audit(actor: Actor, action: str, version: Version, **changes: list[object]) -> None:

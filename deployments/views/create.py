@@ -15,7 +15,7 @@ from common.numbers import whole
 from deployments.forms.deployment import DeploymentForm
 from deployments.forms.key_values import format_bytes
 from deployments.forms.specification import SpecificationForm
-from deployments.models import Deployment, Model, Version
+from deployments.models import Deployment, Model, Rollout, Version
 from deployments.selectors import deployable_endpoints, manageable_models
 from deployments.services import deployments as deployment_services
 from deployments.services import versions as version_services
@@ -86,8 +86,9 @@ def new_version(request: HttpRequest, organization: str, name: str) -> HttpRespo
     if data is not None and form.is_valid():
         try:
             version = version_services.create_version(
-                deployment, form.specification(deployment.api_id), form.cleaned_data["replicas"], actor=request.user
-            )
+                deployment, form.specification(deployment.api_id), form.cleaned_data["replicas"], actor=request.user,
+                strategy=request.POST.get("strategy") or Rollout.Strategy.REPLACE,
+            )  # fmt: skip
         except ServiceError as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
         else:

@@ -169,7 +169,7 @@ def _message(data: bytes) -> str:
 def _plainly(error: Exception) -> str:
     """urllib3's words without the names of its objects."""
     text = str(getattr(error, "reason", None) or error)
-    return text.rpartition("object at 0x")[2].partition(">: ")[2] or text
+    return text.partition("): ")[2] or text
 
 
 def _lines(answer: Any) -> Iterator[bytes]:

@@ -4,8 +4,9 @@ import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
-from runtimes.driver import Capacity, Driver, LogLine
+from runtimes.driver import Capacity, ClusterUnreachableError, Driver, DriverError, LogLine
 from runtimes.kubernetes import access, logs, manifest, nodes, pods
 from runtimes.kubernetes.access import Check
 from runtimes.kubernetes.client import ConflictError, KubernetesClient, NotFoundError, path_of
@@ -84,24 +85,21 @@ class KubernetesDriver(Driver):
         pod = self._pod(version_key, uid)
         if pod is None:
             return
-        path = f"{self._pods}/{pod['metadata']['name']}/log"
+        yield from self.pod_log(pod["metadata"]["name"], after=after, restarted=True)
+
+    def pod_log(self, pod: str, *, after: int, restarted: bool) -> Iterator[LogLine]:
+        """The lines of a pod by its name; with `restarted` those of the container before the present one, too."""
         query = {"container": manifest.CONTAINER, "timestamps": "true"}
         if after:
             query["sinceTime"] = logs.since(after)
-        for previous in ("true", "false"):
+        for previous in ("true", "false") if restarted else ("false",):
             try:
-                text = self._client.text(path, previous=previous, **query)
-            except NotFoundError:
-                continue
-            except Exception as error:
-                # No container has run yet, or none before this one.
-                if (
-                    "previous terminated" in str(error)
-                    or "waiting to start" in str(error)
-                    or "is not valid" in str(error)
-                ):
-                    continue
+                text = self._client.text(f"{self._pods}/{quote(pod)}/log", previous=previous, **query)
+            except ClusterUnreachableError:
                 raise
+            except DriverError:
+                # The pod is gone, no container of it has run yet, or none before this one: no lines, no fault.
+                continue
             for line in logs.positioned(text.encode().splitlines(), after=after):
                 after = line.position
                 yield line

@@ -15,13 +15,15 @@ from tests.waiting import wait_for
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def becomes(version: Version, status: str, *, within_s: float = 30) -> Version:
-    def look() -> bool:
-        reconcile.reconcile_cluster(version.deployment.endpoint.cluster_id)
-        version.refresh_from_db()
-        return version.status == status
+def look(version: Version) -> Version:
+    """One look of the reconciler at the version's cluster."""
+    reconcile.reconcile_cluster(version.deployment.endpoint.cluster_id)
+    version.refresh_from_db()
+    return version
 
-    wait_for(look, within_s=within_s, what=f"status {status}")
+
+def becomes(version: Version, status: str, *, within_s: float = 30) -> Version:
+    wait_for(lambda: look(version).status == status, within_s=within_s, what=f"status {status}")
     return version
 
 

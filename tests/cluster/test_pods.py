@@ -1,0 +1,283 @@
+"""Versions as pods of a real cluster: the right state each time, with the cluster's own words as evidence."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deployments import kubernetes_watching, log_store
+from deployments.drivers import kubernetes_driver
+from deployments.models import Cluster, Deployment, Endpoint, Instance, Model, Status, Version
+from deployments.services import catalog, versions
+from deployments.services.deployments import create_deployment
+from deployments.services.errors import ServiceError
+from gateway.directory import read_snapshot
+from runtimes.kubernetes import access, kubeconfig, nodes
+from runtimes.kubernetes.client import KubernetesClient
+from runtimes.specification import PodAffinity, Specification, Toleration
+from tests.cluster.conftest import IMAGE, admin_kubeconfig
+from tests.control.test_reconcile import becomes, live, look
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.django_db(transaction=True)
+QUICK = {"time_to_first_token_ms": 5, "inter_token_ms": 1, "load_time_s": 0}
+
+
+def simulator(**values: Any) -> Specification:
+    settings = QUICK | values.pop("settings", {})
+    given = {"cpu": 0.1, "memory": 128 << 20, "image": IMAGE} | values
+    return Specification("simulator", "acme/chat", engine_settings=settings, **given)
+
+
+def command(text: str, **values: Any) -> Specification:
+    settings = {"command": text, "health_path": "/", "start_deadline_s": values.pop("deadline_s", 300)}
+    return Specification("custom_command", "acme/chat", cpu=0.1, memory=64 << 20, image=values.pop("image", IMAGE), engine_settings=settings, **values)  # fmt: skip
+
+
+@pytest.fixture
+def place(
+    people: SimpleNamespace, api: KubernetesClient, namespace: str, day_partitions: None
+) -> Iterator[SimpleNamespace]:
+    cluster = Cluster(name="pods", driver=Cluster.Driver.KUBERNETES, namespace=namespace)
+    catalog.save_cluster(cluster, actor=people.operator, kubeconfig=admin_kubeconfig())
+    model = catalog.save_model(Model(organization=people.ours, name="A model"), actor=people.operator)
+    endpoint = catalog.save_endpoint(
+        Endpoint(organization=people.ours, name="main", cluster=cluster), actor=people.operator
+    )
+    yield SimpleNamespace(cluster=cluster, model=model, endpoint=endpoint)
+    driver = kubernetes_driver(cluster)
+    for version in Version.objects.all():
+        driver.end(version.key)
+    wait_for(lambda: not driver.observe().instances, within_s=90, what="the end of all pods")
+
+
+@pytest.fixture
+def deploy(people: SimpleNamespace, place: SimpleNamespace) -> Callable[..., Version]:
+    def make(specification: Specification, replicas: int = 1, name: str = "chat") -> Version:
+        deployment = Deployment(organization=people.ours, model=place.model, endpoint=place.endpoint, name=name)
+        return create_deployment(deployment, specification, replicas, actor=people.admin).versions.get()
+
+    return make
+
+
+def cause_is(version: Version, code: str, within_s: float = 90) -> Any:
+    """Wait until the version tells this cause, whatever its status; the cause."""
+
+    def told() -> bool:
+        look(version)
+        return bool(version.cause and version.cause.code == code) or _of_instances(version, code) is not None
+
+    wait_for(told, within_s=within_s, what=code)
+    return version.cause if version.cause and version.cause.code == code else _of_instances(version, code)
+
+
+def _of_instances(version: Version, code: str) -> Any:
+    return next((item.cause for item in version.instances.all() if item.cause and item.cause.code == code), None)
+
+
+def test_from_deploying_to_leaving_nothing_behind(deploy, people, place, api, namespace):
+    version = deploy(simulator(secret_environment={"TOKEN": "planted-4711"}), replicas=2)
+    becomes(version, Status.RUNNING, within_s=90)
+    wait_for(
+        lambda: becomes(version, Status.RUNNING) and version.instances.filter(phase="ready").count() == 2, within_s=60
+    )
+    (target,) = read_snapshot().targets
+    assert len(target.addresses) == 2 and all(address.host.startswith("10.") for address in target.addresses)
+    before = live(version)
+    versions.scale_version(version, 1, actor=people.admin)
+    wait_for(lambda: becomes(version, Status.RUNNING) and len(live(version)) == 1, within_s=90, what="one instance")
+    assert live(version) < before, "the one that stays is not touched"
+    path = f"/api/v1/namespaces/{namespace}/secrets"
+    assert any(item["metadata"]["name"].startswith("chat-v1") for item in api.list(path))
+    versions.stop_version(version, actor=people.admin)
+    becomes(version, Status.STOPPED, within_s=90)
+    for kind in (f"/apis/apps/v1/namespaces/{namespace}/deployments", path, f"/api/v1/namespaces/{namespace}/pods"):
+        assert not [item for item in api.list(kind) if "slipway.dev/version" in (item["metadata"].get("labels") or {})]
+
+
+def test_every_field_of_the_form_reaches_the_pod(deploy, api, namespace):
+    specification = simulator(
+        environment={"PLAIN": "1"}, secret_environment={"HIDDEN": "2"}, labels={"team": "search"}, annotations={"example.com/a": "b c"},
+        tolerations=(Toleration("gpu", "Equal", "true", "NoSchedule"), Toleration("spot", "Exists")), node_selector={"kubernetes.io/os": "linux"},
+        pod_affinity=(PodAffinity("app", "batch", "away"),), extra_arguments=("--inter-token-ms", "2"), context_length=2048,
+    )  # fmt: skip
+    version = deploy(specification)
+    becomes(version, Status.RUNNING, within_s=90)
+    (pod,) = [
+        item
+        for item in api.list(f"/api/v1/namespaces/{namespace}/pods")
+        if item["metadata"]["labels"].get("slipway.dev/version") == version.key
+    ]
+    spec = pod["spec"]
+    (container,) = spec["containers"]
+    assert pod["metadata"]["labels"]["team"] == "search" and pod["metadata"]["annotations"]["example.com/a"] == "b c"
+    assert {"key": "gpu", "operator": "Equal", "value": "true", "effect": "NoSchedule"} in spec["tolerations"]
+    assert {"key": "spot", "operator": "Exists"} in spec["tolerations"]
+    assert spec["nodeSelector"] == {"kubernetes.io/os": "linux"} and spec["affinity"]["podAntiAffinity"]
+    assert container["command"][-2:] == ["--inter-token-ms", "2"] and "2048" in container["command"]
+    variables = {item["name"]: item for item in container["env"]}
+    assert variables["PLAIN"]["value"] == "1" and variables["HIDDEN"]["valueFrom"]["secretKeyRef"]["key"] == "HIDDEN"
+    assert "2" not in [item.get("value") for item in container["env"]]
+    limits = {name: nodes.quantity(value) for name, value in container["resources"]["limits"].items()}
+    assert limits == {"cpu": Decimal("0.1"), "memory": 128 << 20}
+    assert spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False
+    assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
+
+
+def test_an_image_that_is_not_there_waits_then_fails_with_the_clusters_words(deploy):
+    version = deploy(command("x", image="registry.example.invalid/none:1", deadline_s=15))
+    cause = cause_is(version, "image_pull")
+    assert version.status == Status.PREPARING and cause.field == "image" and cause.evidence
+    becomes(version, Status.ERROR, within_s=60)
+    assert version.cause.code == "image_pull"
+
+
+def test_no_node_that_fits_is_told_in_the_schedulers_words(deploy):
+    version = deploy(simulator(cpu=500))
+    cause = cause_is(version, "unschedulable")
+    assert version.status == Status.PREPARING and "Insufficient cpu" in cause.evidence[0]
+
+
+def test_a_gpu_where_there_is_none_is_unschedulable(deploy):
+    version = deploy(simulator(gpu=1))
+    assert "nvidia.com/gpu" in cause_is(version, "unschedulable").evidence[0]
+
+
+def test_out_of_memory_offers_more(deploy):
+    version = deploy(command("python3 -c 'x = b\"a\" * (300 << 20)'"))
+    cause = cause_is(version, "out_of_memory")
+    assert cause.field == "memory" and "OOMKilled" in cause.evidence[0]
+
+
+def test_a_crash_tells_the_last_words_of_the_container_before(deploy, place):
+    version = deploy(command("python3 -uc 'print(\"about to fail\"); raise SystemExit(3)'"))
+    cause = cause_is(version, "crashed")
+    assert "about to fail" in "\n".join(cause.evidence)
+    (instance,) = version.instances.all()
+    wait_for(lambda: look(version) and Instance.objects.get(pk=instance.pk).restarts >= 1, within_s=60)
+    lines = list(kubernetes_driver(place.cluster).pod_log(instance.name, after=0, restarted=True))
+    assert sum("about to fail" in line.text for line in lines) >= 1
+
+
+def test_a_probe_that_never_succeeds_ends_at_the_deadline(deploy):
+    version = deploy(command("python3 -c 'import time; time.sleep(600)'", deadline_s=15))
+    becomes(version, Status.ERROR, within_s=90)
+    assert version.cause.code in ("probe_failed", "start_timeout")
+
+
+def test_a_secret_that_vanished_is_named(deploy, api, namespace, place):
+    version = deploy(simulator(secret_environment={"TOKEN": "x"}))
+    becomes(version, Status.RUNNING, within_s=90)
+    path = f"/api/v1/namespaces/{namespace}"
+    for item in api.list(f"{path}/secrets"):
+        if item["metadata"]["name"].startswith("chat-v1"):
+            api.delete(f"{path}/secrets/{item['metadata']['name']}")
+    (instance,) = version.instances.filter(ended_at=None)
+    api.delete(f"{path}/pods/{instance.name}")
+    assert "secret" in cause_is(version, "missing_secret").message
+
+
+def test_a_pod_deleted_by_hand_is_replaced(deploy, api, namespace):
+    version = deploy(simulator())
+    becomes(version, Status.RUNNING, within_s=90)
+    (first,) = version.instances.filter(ended_at=None)
+    api.delete(f"/api/v1/namespaces/{namespace}/pods/{first.name}")
+
+    def replaced() -> bool:
+        becomes(version, Status.RUNNING)
+        return version.instances.filter(ended_at=None, phase="ready").exclude(pk=first.pk).exists()
+
+    wait_for(replaced, within_s=90, what="another instance")
+    wait_for(lambda: becomes(version, Status.RUNNING) and Instance.objects.get(pk=first.pk).ended_at, within_s=60)
+
+
+def test_a_cluster_that_is_away_freezes_the_status_and_comes_back_by_itself(deploy, place):
+    version = deploy(simulator())
+    becomes(version, Status.RUNNING, within_s=90)
+    stored = place.cluster.encrypted_kubeconfig
+    gone = admin_kubeconfig().replace(":6443", ":1")
+    catalog.save_cluster(place.cluster, actor=None, kubeconfig=gone)
+    for _ in range(3):
+        becomes(version, Status.RUNNING)
+    cluster = Cluster.objects.get(pk=place.cluster.pk)
+    assert "can't be reached" in cluster.unreachable_reason and cluster.seen_at
+    assert [target.addresses for target in read_snapshot().targets] != [()]
+    Cluster.objects.filter(pk=cluster.pk).update(encrypted_kubeconfig=stored)
+    place.cluster.refresh_from_db()
+    becomes(version, Status.RUNNING)
+    assert Cluster.objects.get(pk=cluster.pk).unreachable_reason == ""
+
+
+def test_logs_are_stored_and_outlive_the_pod(deploy, people, place):
+    version = deploy(command("python3 -uc 'import http.server; print(\"said once\"); http.server.test(http.server.SimpleHTTPRequestHandler, port=8000)'"))  # fmt: skip
+    becomes(version, Status.RUNNING, within_s=90)
+    watcher = kubernetes_watching.KubernetesWatcher(place.cluster)
+    watcher.start()
+    try:
+        (instance,) = version.instances.all()
+        wait_for(lambda: log_store.valkey().xlen(log_store.tail_key(instance.uid)), within_s=30, what="a live line")
+        versions.stop_version(version, actor=people.admin)
+        becomes(version, Status.STOPPED, within_s=90)
+        wait_for(lambda: Instance.objects.get(pk=instance.pk).log_complete, within_s=30, what="the whole log")
+    finally:
+        watcher.stop()
+        watcher.finish()
+    texts = [line.text for line in log_store.read_all(instance.uid)]
+    assert sum("said once" in text for text in texts) == 1
+
+
+def test_a_change_marks_the_cluster_at_once(deploy, place, monkeypatch):
+    version = deploy(simulator())
+    marked = threading.Event()
+    monkeypatch.setattr(kubernetes_watching, "enqueue", lambda task, pk: marked.set())
+    watcher = kubernetes_watching.KubernetesWatcher(place.cluster)
+    watcher.start()
+    try:
+        time.sleep(1)
+        marked.clear()
+        becomes(version, Status.RUNNING, within_s=90)
+        assert marked.wait(5)
+    finally:
+        watcher.stop()
+
+
+def test_rights_are_asked_for_one_by_one_and_the_recipe_grants_them(api, namespace):
+    import yaml
+
+    for document in yaml.safe_load_all(access.recipe(namespace)):
+        kind, metadata = document["kind"], document["metadata"]
+        if kind == "Namespace":
+            continue
+        prefix = "/api/v1" if document["apiVersion"] == "v1" else "/apis/rbac.authorization.k8s.io/v1"
+        where = "" if kind.startswith("Cluster") else f"/namespaces/{namespace}"
+        metadata.pop("namespace", None)
+        api.create(f"{prefix}{where}/{kind.lower()}s", document)
+    secrets = f"/api/v1/namespaces/{namespace}/secrets"
+
+    def token() -> str | None:
+        for item in api.list(secrets):
+            owner = (item["metadata"].get("annotations") or {}).get("kubernetes.io/service-account.name")
+            if owner == "slipway" and "token" in (item.get("data") or {}):
+                import base64
+
+                return base64.b64decode(item["data"]["token"]).decode()
+        return None
+
+    wait_for(token, within_s=20, what="the token")
+    config = kubeconfig.read(admin_kubeconfig())
+    config["users"][0]["user"] = {"token": token()}
+    granted = access.check(KubernetesClient(config), namespace)
+    assert all(check.is_granted for check in granted), [check.what for check in granted if not check.is_granted]
+    elsewhere = access.check(KubernetesClient(config), "default")
+    assert any(not check.is_granted for check in elsewhere)
+
+
+def test_names_of_namespaces_and_kubeconfigs_are_checked_before_they_are_stored(people):
+    bad = Cluster(name="bad", driver=Cluster.Driver.KUBERNETES, namespace="Not a name")
+    with pytest.raises(ServiceError) as refused:
+        catalog.save_cluster(bad, actor=people.operator, kubeconfig="")
+    assert refused.value.field == "namespace"

@@ -1,0 +1,132 @@
+"""One version takes another's place without a pause, over the real local driver."""
+
+from datetime import timedelta
+
+import pytest
+
+from deployments import rollouts
+from deployments.models import DesiredState, DirectoryVersion, Event, GatewayProcess, Rollout, Status, Version
+from deployments.services import versions
+from deployments.services.errors import ServiceError
+from gateway.directory import read_snapshot
+from runtimes.specification import Specification
+from tests.conftest import simulator
+from tests.control.test_reconcile import becomes, live, look
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.django_db(transaction=True)
+ZERO = Rollout.Strategy.ZERO_DOWNTIME
+
+
+def addresses() -> set[str]:
+    (target,) = read_snapshot().targets
+    return {address.uid for address in target.addresses}
+
+
+@pytest.fixture
+def first(deploy) -> Version:
+    return becomes(deploy().versions.get(), Status.RUNNING)
+
+
+def change(first: Version, people, specification: Specification | None = None, replicas: int = 1) -> Version:
+    made = versions.create_version(first.deployment, specification or simulator(load_time_s=1), replicas, actor=people.operator, strategy=ZERO)  # fmt: skip
+    return Version.objects.get(pk=made.pk)
+
+
+def test_the_old_version_serves_until_the_new_one_is_ready(first, people):
+    old = addresses()
+    second = change(first, people, replicas=2)
+    seen: list[set[str]] = []
+
+    def done() -> bool:
+        look(second)
+        seen.append(addresses())
+        first.refresh_from_db()
+        second.refresh_from_db()
+        return first.status == Status.STOPPED
+
+    wait_for(done, within_s=60, what="the change")
+    assert all(seen), "at no moment was there nobody to serve"
+    assert seen[0] == old and len(seen[-1]) == 2 and not seen[-1] & old
+    assert Rollout.objects.get(new=second).phase == Rollout.Phase.DONE
+    assert second.status == Status.RUNNING and second.desired_state == DesiredState.RUNNING
+    assert any("takes over the traffic" in event.message for event in Event.objects.all())
+
+
+def test_the_old_version_waits_for_the_gateways(first, people):
+    GatewayProcess.beat("gw", 1, address="x", version=0, in_flight=1)
+    second = change(first, people)
+    wait_for(
+        lambda: look(second) and Rollout.objects.get(new=second).phase == Rollout.Phase.MOVED,
+        within_s=60,
+    )
+    GatewayProcess.beat("gw", 1, address="x", version=0, in_flight=1)
+    becomes(second, Status.RUNNING)
+    first.refresh_from_db()
+    assert first.status == Status.RUNNING and live(first)
+    GatewayProcess.beat("gw", 1, address="x", version=DirectoryVersion.objects.get().v, in_flight=0)
+    becomes(first, Status.STOPPED)
+
+
+def test_a_gateway_that_is_gone_holds_nothing_up(first, people, monkeypatch):
+    monkeypatch.setattr(rollouts, "ACKNOWLEDGED_WITHIN", timedelta(seconds=1))
+    GatewayProcess.beat("gw", 1, address="x", version=0, in_flight=1)
+    change(first, people)
+    becomes(first, Status.STOPPED, within_s=60)
+
+
+def test_when_the_new_one_fails_the_old_one_keeps_serving(first, people):
+    old = addresses()
+    broken = Specification(
+        "custom_command", "acme/chat", memory=64 << 20, engine_settings={"command": "false", "health_path": "/"}
+    )
+    second = change(first, people, broken)
+    becomes(second, Status.ERROR, within_s=90)
+    first.refresh_from_db()
+    assert (first.status, first.desired_state) == (Status.RUNNING, DesiredState.RUNNING)
+    assert addresses() == old and Rollout.objects.get(new=second).phase == Rollout.Phase.FAILED
+    assert any("version 1 keeps serving" in event.message for event in Event.objects.all())
+    becomes(first, Status.RUNNING)
+    assert live(first) == old
+
+
+def test_stopping_the_new_one_takes_the_change_back(first, people):
+    old = addresses()
+    second = change(first, people, simulator(load_time_s=60))
+    becomes(second, Status.PREPARING)
+    versions.stop_version(second, actor=people.operator)
+    becomes(second, Status.STOPPED)
+    first.refresh_from_db()
+    assert first.desired_state == DesiredState.RUNNING and addresses() == old
+
+
+def test_without_room_it_falls_back_to_replace_and_says_so(first, people, monkeypatch):
+    monkeypatch.setattr(rollouts, "ROOM_WITHIN", timedelta(0))
+    second = change(first, people, Specification("simulator", "acme/chat", gpu=1, memory=64 << 20))
+    becomes(first, Status.STOPPED, within_s=60)
+    assert Rollout.objects.get(new=second).strategy == Rollout.Strategy.REPLACE
+    assert any("no room for version 2" in event.message for event in Event.objects.all())
+
+
+def test_a_third_version_amid_the_change_leaves_the_first_serving(first, people):
+    old = addresses()
+    second = change(first, people, simulator(load_time_s=60))
+    becomes(second, Status.PREPARING)
+    third = change(first, people)
+    assert addresses() == old
+    becomes(third, Status.RUNNING, within_s=60)
+    becomes(first, Status.STOPPED)
+    becomes(second, Status.STOPPED)
+    assert len(addresses()) == 1 and not addresses() & old
+
+
+def test_without_a_version_that_serves_it_is_an_ordinary_start(deploy, people):
+    deployment = deploy(specification=simulator(load_time_s=60))
+    first = becomes(deployment.versions.get(), Status.PREPARING)
+    second = change(first, people)
+    assert Rollout.objects.get(new=second).strategy == Rollout.Strategy.REPLACE
+
+
+def test_an_unknown_strategy_is_refused(first, people):
+    with pytest.raises(ServiceError, match="strategy is one of"):
+        versions.create_version(first.deployment, simulator(), 1, actor=people.operator, strategy="canary")
