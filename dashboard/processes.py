@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,8 @@ def server_processes(home: Home, *, postgres: bool, valkey: bool) -> list[Proces
     return processes
 
 
-def application_processes(*, host: str, port: int, gateway_port: int) -> list[Process]:
+def application_processes(*, host: str, port: int, gateway_port: int, gateways: int = 1) -> list[Process]:
+    """The product's own processes. Several gateways share one port: the kernel spreads connections over them."""
     python = sys.executable
     celery = [python, "-m", "celery", "-A", "dashboard"]
     # --timeout-graceful-shutdown: open websockets would otherwise keep the process from ending.
@@ -45,7 +47,7 @@ def application_processes(*, host: str, port: int, gateway_port: int) -> list[Pr
            "--timeout-graceful-shutdown", "5", "--ws-max-size", "1048576", "--lifespan", "off"]  # fmt: skip
     return [
         Process("web", web, 10),
-        Process("gateway", [python, "-m", "gateway", "--host", host, "--port", str(gateway_port)], 10, stop_wait_s=30),
+        *[_gateway(python, host, gateway_port, number) for number in range(1, gateways + 1)],
         Process(
             "worker",
             [
@@ -79,6 +81,14 @@ def application_processes(*, host: str, port: int, gateway_port: int) -> list[Pr
         ),
         Process("watcher", [python, "manage.py", "watcher"], 20, stop_wait_s=15),
     ]
+
+
+def _gateway(python: str, host: str, port: int, number: int) -> Process:
+    """The first keeps the machine's name: its books lie in a folder of that name."""
+    command = [python, "-m", "gateway", "--host", host, "--port", str(port)]
+    if number > 1:
+        command += ["--name", f"{socket.gethostname()}-{number}"]
+    return Process("gateway" if number == 1 else f"gateway-{number}", command, 10, stop_wait_s=30)
 
 
 def supervisor_configuration(home: Home, processes: list[Process], environment: dict[str, str]) -> str:

@@ -7,7 +7,7 @@ work happens inside a transaction, and every write is guarded, so being killed a
 import logging
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import redis
 from django.db import transaction
@@ -21,7 +21,7 @@ from deployments.decide import Plan, Wanted, decide
 from deployments.drivers import driver_of
 from deployments.models import Cluster, DesiredState, DirectoryVersion, Event, Instance, Rollout, Status, Version
 from deployments.models.version import INACTIVE
-from deployments.selectors import active_versions_of_cluster
+from deployments.selectors import active_versions_of_cluster, gateways_behind
 from runtimes import observation
 from runtimes.cause import Cause
 from runtimes.driver import Driver, DriverError, UnschedulableError
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 MAX_ROUNDS = 20
 REFUSALS = ("unschedulable", "driver_refused")
 ROLLOUT_STEP_S = 0.2
+TRAFFIC_LEAVES_WITHIN = timedelta(seconds=3)
 
 
 def reconcile_cluster(cluster_id: int) -> None:
@@ -145,6 +146,12 @@ def _reconcile_version(
     )
     now = timezone.now().timestamp()
     plan = decide(wanted, instances, now)
+    if plan.status == Status.SHUTTING_DOWN and not _traffic_has_left(version):
+        # First nobody is sent there any more, then it is told to end; the next look, which comes at once, does that.
+        _apply(version, replace(plan, end=(), discard=()), instances)
+        _leave_note(version.deployment.endpoint.cluster_id)
+        time.sleep(ROLLOUT_STEP_S)
+        return
     if workloads is None:
         if plan.create and plan_of_launch:
             living = sum(item.is_alive and item.generation == version.generation for item in instances)
@@ -182,6 +189,15 @@ def _launch_plan(version: Version) -> tuple[LaunchPlan | None, Cause | None]:
         return None, Cause(
             "bad_specification", f"The engine can't use this specification: {error}.", "Start a corrected version."
         )
+
+
+def _traffic_has_left(version: Version) -> bool:
+    """Whether every gateway that lives has acknowledged that the version serves no more, or had its time to."""
+    if version.status != Status.SHUTTING_DOWN:
+        return version.status != Status.RUNNING
+    if timezone.now() - version.status_since > TRAFFIC_LEAVES_WITHIN:
+        return True
+    return not gateways_behind(DirectoryVersion.objects.get(pk=1).v)
 
 
 def _diagnosed(version: Version, item: InstanceObservation) -> InstanceObservation:

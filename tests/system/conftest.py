@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 class Product:
     """`manage.py up` in a child process, with sign-in and API at hand."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *options: str) -> None:
         self.home = home
+        self._options = options
         self.port, self.gateway_port = _free_ports(2)
         self.console = f"http://127.0.0.1:{self.port}"
         self.gateway = f"http://127.0.0.1:{self.gateway_port}"
@@ -49,6 +51,7 @@ class Product:
             str(self.port),
             "--gateway-port",
             str(self.gateway_port),
+            *self._options,
         ]
         self.process = subprocess.Popen(
             command,
@@ -89,6 +92,9 @@ class Product:
                     found.setdefault(name, child.pid)
         return found
 
+    def gateway_pids(self) -> list[int]:
+        return [child.pid for child in self._descendants() if "-m gateway" in " ".join(_words(child))]
+
     def instances(self) -> list[dict[str, Any]]:
         return [json.loads(path.read_text()) for path in self.home.glob("instances/*/*/*/state.json")]
 
@@ -127,6 +133,13 @@ class Product:
         )
 
 
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 def csrf_of(text: str) -> str:
     return re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', text).group(1)
 
@@ -141,8 +154,14 @@ def _free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="session")
 def product() -> Iterator[Product]:
+    with started_product() as running:
+        yield running
+
+
+@contextmanager
+def started_product(*options: str) -> Iterator[Product]:
     with tempfile.TemporaryDirectory(prefix="slipway-up-") as folder:
-        running = Product(Path(folder))
+        running = Product(Path(folder), *options)
         try:
             running.start()
             yield running

@@ -38,6 +38,12 @@ class Command(BaseCommand):
         parser.add_argument("--host", default=os.environ.get("SLIPWAY_HOST", "127.0.0.1"))
         parser.add_argument("--port", type=int, default=int(os.environ.get("SLIPWAY_PORT", "8000")))
         parser.add_argument("--gateway-port", type=int, default=int(os.environ.get("SLIPWAY_GATEWAY_PORT", "8080")))
+        parser.add_argument(
+            "--gateways",
+            type=int,
+            default=int(os.environ.get("SLIPWAY_GATEWAYS", "1")),
+            help="gateway processes that share the port",
+        )
         parser.add_argument("--no-demo", action="store_true", help="don't create the demo organization")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -56,7 +62,10 @@ class Command(BaseCommand):
         if any(embedded.values()):
             self.stdout.write(EmbeddedServers(home).initialise())
         servers = server_processes(home, **embedded)
-        applications = application_processes(host=host, port=port, gateway_port=gateway_port)
+        gateways = options["gateways"]
+        if not 1 <= gateways <= 64:
+            raise CommandError("--gateways is 1 to 64.")
+        applications = application_processes(host=host, port=port, gateway_port=gateway_port, gateways=gateways)
         shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
         public_url = os.environ.get("SLIPWAY_PUBLIC_URL", f"http://{shown_host}:{port}")
         gateway_url = os.environ.get("SLIPWAY_GATEWAY_URL", f"http://{shown_host}:{gateway_port}")
