@@ -20,6 +20,10 @@ class Line:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
 
     @property
+    def columns(self) -> list[tuple[str, int]]:
+        return [(name.replace("_", " ").capitalize(), self.counts[name]) for name in COUNTS]
+
+    @property
     def missing(self) -> int:
         """Admitted requests of which nobody knows the end; below 0: ends without an admission. 0 when all is well."""
         ended = sum(self.counts[name] for name in OUTCOMES)

@@ -149,6 +149,8 @@ def _edit(request: HttpRequest, kind: Noun, thing: Any) -> HttpResponse:
             messages.success(request, f"{kind.title} {thing} is saved.")
             return redirect("deployments:catalog-detail", kind.key, thing.pk)
     context = {"noun": kind, "form": form, "is_new": is_new, "label": label, "pk": None if is_new else thing.pk}
+    if "kubeconfig" in form.fields:
+        context["recipe"] = access.recipe(thing.namespace or "slipway")
     return render(request, "catalog/edit.html", context, status=422 if data is not None else 200)
 
 

@@ -14,17 +14,26 @@ from django.views.decorators.http import require_POST
 
 from common.numbers import whole
 from deployments.forms.deployment import SettingsForm
-from deployments.models import Deployment, DesiredState, Rollout, Status, Version
+from deployments.models import Cluster, Deployment, DesiredState, Rollout, Status, Version
+from deployments.selectors import serving_versions
 from deployments.services import deployments as deployment_services
 from deployments.services import versions as version_services
 from deployments.services.errors import ServiceError
 from deployments.views.access import get_deployment, get_managed_deployment, get_version, tab_context
 
 STEP_LABELS = {
-    "scheduled": "Scheduled",
-    "process_started": "Process started",
-    "listening": "Listening",
-    "ready": "Ready",
+    Cluster.Driver.LOCAL: {
+        "scheduled": "Scheduled",
+        "process_started": "Process started",
+        "listening": "Listening",
+        "ready": "Ready",
+    },
+    Cluster.Driver.KUBERNETES: {
+        "scheduled": "Scheduled",
+        "image_pulled": "Image pulled",
+        "started": "Started",
+        "ready": "Ready",
+    },
 }
 EVENTS_SHOWN = 50
 
@@ -149,6 +158,7 @@ def _overview(deployment: Deployment) -> dict[str, Any]:
     values |= {"live_instances": live, "ended_instances": ended, "specification": version.specification}
     if version.status == Status.PREPARING:
         values |= {"steps": _steps(version, live), "usual": _usual_start(deployment), "waits_for": _waits_for(version)}
+        values["serves_meanwhile"] = serving_versions().get(deployment.pk)
     if version.status == Status.ERROR:
         values["last_good"] = _last_good(deployment, version)
     return values
@@ -160,7 +170,7 @@ def _steps(version: Version, live: list[Any]) -> list[dict[str, Any]]:
     recorded = {step["name"]: step["at"] for step in furthest.steps} if furthest else {}
     steps = []
     current_found = False
-    for name, label in STEP_LABELS.items():
+    for name, label in STEP_LABELS[version.deployment.endpoint.cluster.driver].items():
         seconds = recorded.get(name)
         at = datetime.fromtimestamp(seconds, timezone.get_current_timezone()) if seconds else None
         is_current = at is None and not current_found

@@ -26,12 +26,13 @@ OPTIONAL = (
 
 @dataclass(frozen=True)
 class Check:
-    """One right. `consequence` says what is missing without an optional one."""
+    """The rights to one resource. `consequence` says what is lost without an optional one, `missing` names verbs."""
 
     what: str
     is_granted: bool
     is_optional: bool = False
     consequence: str = ""
+    missing: tuple[str, ...] = ()
 
 
 def check(client: KubernetesClient, namespace: str) -> list[Check]:
@@ -39,13 +40,12 @@ def check(client: KubernetesClient, namespace: str) -> list[Check]:
     version = client.get("/version").get("gitVersion", "?")
     found = [Check(f"connects to {client.host}, Kubernetes {version}", True)]
     for group, resource, verbs in NEEDED:
-        for verb in verbs:
-            granted = _may(client, verb, group, resource, namespace)
-            found.append(Check(f"{verb} {resource} in {namespace}", granted))
-    for group, resource, verbs, consequence in OPTIONAL:
-        for verb in verbs:
-            granted = _may(client, verb, group, resource, "")
-            found.append(Check(f"{verb} {resource} in the cluster", granted, is_optional=True, consequence=consequence))
+        missing = tuple(verb for verb in verbs if not _may(client, verb, group, resource, namespace))
+        found.append(Check(f"{resource} in {namespace}: {', '.join(verbs)}", not missing, missing=missing))
+    for group, resource, verbs, lost in OPTIONAL:
+        missing = tuple(verb for verb in verbs if not _may(client, verb, group, resource, ""))
+        what = f"{resource} in the whole cluster: {', '.join(verbs)}"
+        found.append(Check(what, not missing, is_optional=True, consequence=lost, missing=missing))
     return found
 
 
