@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from django.db import connection
 
 from common import partitions
-from deployments.drivers import local_driver
+from deployments.drivers import kubernetes_driver, local_driver
 from deployments.models import Cluster, Instance, Version
 from monitoring.models import CpuReading
-from runtimes.local.gpus import GpuSample, read_gpus
+from runtimes.driver import DriverError
+from runtimes.local.gpus import read_gpus
 from runtimes.local.usage import Usage, read_usage
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,27 @@ def collect_local() -> int:
             usage = read_usage(state, gpus)
             if version is None or usage is None:
                 continue
-            _store(usage, version, gpus, gpu_reason)
+            _store(usage, version, time.time(), gpu_reason)
             count += 1
+    return count
+
+
+def collect_kubernetes(cluster: Cluster) -> int:
+    """Sample all pods of one cluster once; the number of samples. Without the right to read them there are none."""
+    try:
+        samples = {item.pod: item for item in kubernetes_driver(cluster).usage()}
+    except DriverError as error:
+        log.info("no samples of %s: %s", cluster, error)
+        return 0
+    instances = Instance.objects.filter(
+        name__in=samples, ended_at=None, version__deployment__endpoint__cluster=cluster
+    ).select_related("version")
+    count = 0
+    for instance in instances:
+        item = samples[instance.name]
+        usage = Usage(instance.uid, item.since, item.cpu_user_s, item.cpu_system_s, item.memory_used, (), ())
+        _store(usage, instance.version, item.at, "the GPUs of pods are not read yet")
+        count += 1
     return count
 
 
@@ -56,8 +76,8 @@ def _versions(uids: list[str]) -> dict[str, Version]:
     return {item.uid: item.version for item in Instance.objects.filter(uid__in=uids).select_related("version")}
 
 
-def _store(usage: Usage, version: Version, all_gpus: list[GpuSample], gpu_reason: str) -> None:
-    now = time.time()
+def _store(usage: Usage, version: Version, now: float, gpu_reason: str) -> None:
+    """Add one sample as of `now` (seconds since the epoch)."""
     user, system = _rates(usage, now)
     moment = datetime.fromtimestamp(now, UTC)
     hour = moment.replace(minute=0, second=0, microsecond=0)

@@ -6,6 +6,8 @@ from celery import shared_task
 
 from common import partitions
 from common.database_lock import try_lock
+from common.queue import enqueue
+from deployments.models import Cluster
 from monitoring import books, collect
 
 # Raw tables are kept this long; roll-ups to coarser tiers live on.
@@ -22,6 +24,17 @@ def collect_system() -> None:
     with try_lock("monitoring.collect") as held:
         if held:
             collect.collect_local()
+    for cluster_id in Cluster.objects.filter(driver=Cluster.Driver.KUBERNETES).values_list("pk", flat=True):
+        # Each cluster on its own: one that is slow or away delays no other.
+        enqueue("monitoring.collect_cluster", cluster_id)
+
+
+@shared_task(name="monitoring.collect_cluster")
+def collect_cluster(cluster_id: int) -> None:
+    cluster = Cluster.objects.filter(pk=cluster_id).first()
+    with try_lock(f"monitoring.collect.{cluster_id}") as held:
+        if held and cluster is not None:
+            collect.collect_kubernetes(cluster)
 
 
 @shared_task(name="monitoring.ensure_partitions")

@@ -21,7 +21,7 @@ fi
 # A cluster that runs already is used and left alone; one that is started here is stopped again.
 cluster=scripts/test_cluster/cluster.sh
 started_cluster=
-if [ -z "${SLIPWAY_TEST_KUBECONFIG:-}" ] && ! bash $cluster status 2>/dev/null | grep -q "kubelet up"; then
+if [ -z "${SLIPWAY_TEST_KUBECONFIG:-}" ] && [[ "$(bash $cluster status 2>/dev/null)" != *"kubelet up"* ]]; then
   if [ "$(id -u)" = 0 ] && grep -q bookworm /etc/os-release && [ -z "${SLIPWAY_NO_TEST_CLUSTER:-}" ]; then
     echo "Starting the test cluster (the first time it is built, about six minutes) …"
     if bash $cluster up 2>/tmp/slipway-test-cluster.log; then started_cluster=1; else

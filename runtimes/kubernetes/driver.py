@@ -11,6 +11,7 @@ from runtimes.kubernetes import access, logs, manifest, nodes, pods
 from runtimes.kubernetes.access import Check
 from runtimes.kubernetes.client import ConflictError, KubernetesClient, NotFoundError, path_of
 from runtimes.kubernetes.manifest import INSTALLATION, VERSION, Workload
+from runtimes.kubernetes.usage import PodUsage, parse
 from runtimes.launch_plan import LaunchPlan
 from runtimes.observation import Observation
 
@@ -67,6 +68,19 @@ class KubernetesDriver(Driver):
     def capacity(self) -> list[Capacity]:
         every_pod = self._client.list("/api/v1/pods", fieldSelector="status.phase!=Succeeded,status.phase!=Failed")
         return nodes.capacity(self._client.list("/api/v1/nodes"), every_pod)
+
+    def usage(self) -> list[PodUsage]:
+        """What our pods use now: one page per node that has some. Needs the right to read nodes/proxy."""
+        found = self._client.list(self._pods, labelSelector=f"{INSTALLATION}={self._installation}")
+        hosts = sorted({node for pod in found if (node := (pod.get("spec") or {}).get("nodeName"))})
+        now = time.time()
+        samples: list[PodUsage] = []
+        for host in hosts:
+            # A node that is down must not hide the others.
+            with contextlib.suppress(DriverError):
+                page = self._client.text(path_of("api", "v1", "nodes", host, "proxy", "metrics", "cadvisor"))
+                samples += parse(page, namespace=self._namespace, now=now)
+        return samples
 
     def check(self) -> list[Check]:
         """The connection and each right that Slipway needs or would like to have."""

@@ -4,6 +4,7 @@ kubernetes     a driver in a namespace of its own, which goes with the test run
 api            the cluster's API, as an administrator
 """
 
+import contextlib
 import os
 import subprocess
 import uuid
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from runtimes.kubernetes import kubeconfig
-from runtimes.kubernetes.client import KubernetesClient
+from runtimes.kubernetes.client import KubernetesClient, NotFoundError
 from runtimes.kubernetes.driver import KubernetesDriver
+from tests.waiting import wait_for
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/test_cluster/cluster.sh"
 IMAGE = "docker.io/slipway/simulator:test"
@@ -53,3 +55,19 @@ def kubernetes(api: KubernetesClient, namespace: str) -> KubernetesDriver:
 @pytest.fixture(autouse=True)
 def _instances_end() -> None:
     """Pods go with their test's driver; no process of this machine is started here."""
+
+
+def end_now(driver: KubernetesDriver, api: KubernetesClient, namespace: str, *version_keys: str) -> None:
+    """Take everything away without waiting for programs that don't care about being asked."""
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    for key in version_keys:
+        driver.end(key)
+
+    def gone() -> bool:
+        # Again and again: until its ReplicaSet is collected the cluster makes new ones.
+        for pod in api.list(path):
+            with contextlib.suppress(NotFoundError):
+                api.delete(f"{path}/{pod['metadata']['name']}", grace_s=0)
+        return not driver.observe().instances
+
+    wait_for(gone, within_s=90, what="the end of all pods")

@@ -12,11 +12,12 @@ import pytest
 from runtimes import observation
 from runtimes.driver import Driver
 from runtimes.engines.registry import engine
+from runtimes.kubernetes.driver import KubernetesDriver
 from runtimes.launch_plan import LaunchPlan
 from runtimes.local.driver import LocalDriver
 from runtimes.observation import InstanceObservation
 from runtimes.specification import Specification
-from tests.cluster.conftest import IMAGE
+from tests.cluster.conftest import IMAGE, end_now
 from tests.waiting import wait_for
 
 KEY = "v1"
@@ -74,6 +75,8 @@ def place(request: pytest.FixtureRequest, tmp_path) -> Iterator[Place]:
     else:
         made = Place(request.getfixturevalue("kubernetes"), "kubernetes", "python3")
     yield made
+    if isinstance(made.driver, KubernetesDriver):
+        end_now(made.driver, request.getfixturevalue("api"), request.getfixturevalue("namespace"), KEY)
     made.driver.end(KEY)
     wait_for(lambda: not made.living(), within_s=60, what="the end of all instances")
 

@@ -16,10 +16,12 @@ from deployments.services import catalog, versions
 from deployments.services.deployments import create_deployment
 from deployments.services.errors import ServiceError
 from gateway.directory import read_snapshot
+from monitoring import collect
+from monitoring.models import SystemSamples
 from runtimes.kubernetes import access, kubeconfig, nodes
 from runtimes.kubernetes.client import KubernetesClient
 from runtimes.specification import PodAffinity, Specification, Toleration
-from tests.cluster.conftest import IMAGE, admin_kubeconfig
+from tests.cluster.conftest import IMAGE, admin_kubeconfig, end_now
 from tests.control.test_reconcile import becomes, live, look
 from tests.waiting import wait_for
 
@@ -50,9 +52,7 @@ def place(
     )
     yield SimpleNamespace(cluster=cluster, model=model, endpoint=endpoint)
     driver = kubernetes_driver(cluster)
-    for version in Version.objects.all():
-        driver.end(version.key)
-    wait_for(lambda: not driver.observe().instances, within_s=90, what="the end of all pods")
+    end_now(driver, api, namespace, *(version.key for version in Version.objects.all()))
 
 
 @pytest.fixture
@@ -281,3 +281,20 @@ def test_names_of_namespaces_and_kubeconfigs_are_checked_before_they_are_stored(
     with pytest.raises(ServiceError) as refused:
         catalog.save_cluster(bad, actor=people.operator, kubeconfig="")
     assert refused.value.field == "namespace"
+
+
+def test_cpu_and_memory_of_pods_are_sampled(deploy, place):
+    version = deploy(simulator(settings={"cpu_burn_cores": 0.05}))
+    becomes(version, Status.RUNNING, within_s=90)
+    wait_for(lambda: collect.collect_kubernetes(place.cluster), within_s=30, what="a sample")
+    (instance,) = version.instances.filter(ended_at=None)
+
+    def sampled() -> bool:
+        collect.collect_kubernetes(place.cluster)
+        row = SystemSamples.objects.filter(instance_uid=instance.uid).first()
+        return row is not None and len(row.offsets) >= 2
+
+    wait_for(sampled, within_s=40, what="two samples")
+    row = SystemSamples.objects.get(instance_uid=instance.uid)
+    assert all(5 << 20 < value < 128 << 20 for value in row.memory_used)
+    assert all(0 <= value < 1 for value in (*row.cpu_user, *row.cpu_system)) and row.gpu_reason

@@ -1,0 +1,51 @@
+"""CPU and memory of pods, as the kubelet's cAdvisor counts them. Pure: its page in, samples out."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from runtimes.kubernetes.manifest import CONTAINER
+
+_FIELDS = {
+    "container_cpu_user_seconds_total": "cpu_user_s",
+    "container_cpu_system_seconds_total": "cpu_system_s",
+    "container_memory_working_set_bytes": "memory_used",
+    "container_start_time_seconds": "since",
+}
+_POD = re.compile(r'[{,]pod="([^"]*)"')
+
+
+@dataclass(frozen=True)
+class PodUsage:
+    """Cumulative CPU in seconds since the container's start (`since`), memory in bytes, as of `at`; moments since the epoch."""
+
+    pod: str
+    at: float
+    since: float
+    cpu_user_s: float
+    cpu_system_s: float
+    memory_used: int
+
+
+def parse(page: str, *, namespace: str, now: float) -> Iterator[PodUsage]:
+    """The engines' containers of `namespace` on one node. A pod of which a figure is missing is left out."""
+    found: dict[str, dict[str, float]] = {}
+    # A page has thousands of lines: only those that matter are taken apart.
+    wanted, place = f'container="{CONTAINER}"', f'namespace="{namespace}"'
+    for line in page.splitlines():
+        if not line.startswith("container_") or wanted not in line or place not in line:
+            continue
+        field = _FIELDS.get(line[: line.index("{")])
+        pod = _POD.search(line) if field else None
+        if field is None or pod is None:
+            continue
+        value, _, stamp = line[line.rindex("}") + 1 :].strip().partition(" ")
+        values = found.setdefault(pod[1], {})
+        values[field] = float(value)
+        if stamp:
+            # cAdvisor looks at each container at a time of its own; rates must go by that.
+            values["at"] = int(stamp) / 1000
+    for name, values in found.items():
+        if all(field in values for field in _FIELDS.values()):
+            at, memory = values.get("at", now), int(values["memory_used"])
+            yield PodUsage(name, at, values["since"], values["cpu_user_s"], values["cpu_system_s"], memory)
