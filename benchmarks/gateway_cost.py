@@ -30,11 +30,11 @@ def run() -> Iterator[Row]:
             path = plain.serve("chat", upstream)
             with gateway() as ours:
                 _settle(ours[0], path)
+                yield _memory_per_connection(ours)
                 yield from _per_request(ours, nginx, path)
                 yield from _completions(ours, nginx, folder)
                 yield from _connections(ours, nginx, path)
                 yield from _added_latency(ours, nginx, upstream, path)
-                yield _memory_per_connection(ours)
             yield from _two_gateways(path)
             with peers.stream_source() as source, peers.nginx_proxy(folder, source, buffering=False) as unbuffered:
                 streamed = plain.serve("stream", source)

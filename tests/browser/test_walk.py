@@ -146,6 +146,7 @@ PAGES = {
     "new": "/console/deployments/new/",
     "overview": "/console/deployments/demo/chat/",
     "versions": "/console/deployments/demo/chat/versions/",
+    "version-new": "/console/deployments/demo/chat/versions/new/",
     "logs": "/console/deployments/demo/chat/logs/",
     "monitoring": "/console/deployments/demo/chat/monitoring/",
     "testing": "/console/deployments/demo/chat/testing/",
@@ -156,6 +157,8 @@ PAGES = {
     "endpoints": "/console/endpoints/",
     "clusters": "/console/clusters/",
     "cluster": "/console/clusters/1/",
+    "cluster-new": "/console/clusters/new/",
+    "gateways": "/console/gateways/",
     "tokens": "/account/tokens/",
 }
 
