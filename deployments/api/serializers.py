@@ -20,9 +20,23 @@ class OrganizationSerializer(serializers.ModelSerializer):
 
 
 class ClusterSerializer(serializers.ModelSerializer):
+    kubeconfig = serializers.CharField(
+        write_only=True, required=False, allow_blank=True, max_length=100_000, trim_whitespace=False
+    )
+
     class Meta:
         model = Cluster
-        fields = ("id", "name", "driver", "description", "created_at", "seen_at", "unreachable_reason")
+        fields = (
+            "id",
+            "name",
+            "driver",
+            "namespace",
+            "kubeconfig",
+            "description",
+            "created_at",
+            "seen_at",
+            "unreachable_reason",
+        )
         read_only_fields = ("created_at", "seen_at", "unreachable_reason")
         # The service checks names, so that form and API say the same.
         extra_kwargs = {"name": {"validators": []}}

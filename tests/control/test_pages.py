@@ -7,9 +7,10 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from accounts.models import ApiToken
+from accounts.models import ApiToken, AuditEntry
 from accounts.services import create_api_token
 from deployments.models import (
+    Cluster,
     Deployment,
     DirectoryVersion,
     GatewayProcess,
@@ -396,3 +397,43 @@ def test_the_books_page_alarms_when_a_request_has_no_end(operator, deployment):
     text = operator.get(reverse("monitoring:gateways")).content.decode()
     assert "unaccounted" not in text and "balances" in text
     assert books.alarm_if_unbalanced() == 0
+
+
+KUBECONFIG = """kind: Config
+current-context: a
+contexts: [{name: a, context: {cluster: c, user: u}}]
+clusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}]
+users: [{name: u, user: {token: planted-kubeconfig-token}}]
+"""
+
+
+def test_a_kubeconfig_is_refused_at_its_field_or_stored_and_never_shown(operator, people):
+    address = reverse("deployments:catalog-new", args=["clusters"])
+    data = {"name": "lab", "driver": "kubernetes", "namespace": "models", "description": ""}
+    refused = operator.post(address, data | {"kubeconfig": KUBECONFIG.replace("token:", "exec:")})
+    assert refused.status_code == 422 and "would run a program" in refused.content.decode()
+    made = operator.post(address, data | {"kubeconfig": KUBECONFIG}, follow=True)
+    page = made.content.decode()
+    assert "stored, encrypted" in page and "can&#x27;t be reached" in page and "planted-kubeconfig-token" not in page
+    cluster = Cluster.objects.get(name="lab")
+    assert "planted" not in cluster.encrypted_kubeconfig
+    edit = operator.get(reverse("deployments:catalog-edit", args=["clusters", cluster.pk])).content.decode()
+    assert "One is stored" in edit and "planted" not in edit
+    kept = operator.post(
+        reverse("deployments:catalog-edit", args=["clusters", cluster.pk]),
+        data | {"kubeconfig": "", "description": "x"},
+    )
+    assert (
+        kept.status_code == 302
+        and Cluster.objects.get(pk=cluster.pk).encrypted_kubeconfig == cluster.encrypted_kubeconfig
+    )
+    api = operator.get("/api/v1/clusters/").content.decode()
+    assert "planted" not in api and "kubeconfig" not in api
+    assert not any("planted" in str(entry.changes) for entry in AuditEntry.objects.all())
+
+
+def test_a_cluster_is_made_by_the_api_too(operator):
+    data = {"name": "lab", "driver": "kubernetes", "namespace": "models", "kubeconfig": KUBECONFIG}
+    assert operator.post("/api/v1/clusters/", data, content_type="application/json").status_code == 201
+    bad = operator.post("/api/v1/clusters/", data | {"name": "b", "kubeconfig": "x"}, content_type="application/json")
+    assert bad.status_code == 400 and "no kubeconfig" in bad.content.decode()
