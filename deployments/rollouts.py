@@ -16,6 +16,8 @@ from deployments.selectors import gateways_behind, ready_instances
 
 # A new version that finds no room beside the old one for this long takes its place the plain way.
 ROOM_WITHIN = timedelta(seconds=10)
+# Ready for so long before it takes over: one that crashes at its first request, or shortly after its start, never does.
+STEADY_FOR = timedelta(seconds=2)
 # One that runs, but not with all its instances, takes over after this time: some may never come.
 ALL_READY_WITHIN = timedelta(seconds=60)
 # A gateway that doesn't acknowledge is not waited for longer: it may be gone for good.
@@ -53,8 +55,11 @@ def _advance(rollout: Rollout) -> bool:
         # It ended by itself; there is nothing left to take the place of.
         return _finish(rollout, Rollout.Phase.DONE) if new.status == Status.RUNNING else False
     if new.status == Status.RUNNING:
-        complete = ready_instances(new) >= new.replicas
-        return _move(rollout) if complete or now - new.status_since > ALL_READY_WITHIN else False
+        enough = new.replicas if now - new.status_since < ALL_READY_WITHIN else 1
+        if ready_instances(new, before=now - STEADY_FOR) >= enough:
+            return _move(rollout)
+        # Soon, when they only have to stay so.
+        return ready_instances(new, before=now) >= enough
     if new.cause and new.cause.code in NO_ROOM and now - rollout.created_at > ROOM_WITHIN:
         return _fall_back(rollout, new)
     return False

@@ -1,6 +1,7 @@
 """What an actor may see and manage, as querysets. Views, API, consumers and tasks ask here and decide nothing."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django.db.models import (
@@ -100,8 +101,11 @@ def serving_versions() -> dict[int, Version]:
     return {rollout.deployment_id: rollout.old for rollout in held.select_related("old") if rollout.old}
 
 
-def ready_instances(version: Version) -> int:
-    return Instance.objects.filter(version=version, ended_at=None, phase=READY, generation=version.generation).count()
+def ready_instances(version: Version, *, before: datetime) -> int:
+    """How many instances of its present start have been ready since `before`, or longer."""
+    return Instance.objects.filter(
+        version=version, ended_at=None, phase=READY, generation=version.generation, ready_at__lte=before
+    ).count()
 
 
 def gateways_behind(version: int) -> bool:
