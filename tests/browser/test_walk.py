@@ -93,7 +93,7 @@ def test_the_whole_walk(signed_in, pictures):
     tab(page, "Versions")
     page.get_by_role("link", name="New version").click()
     page.get_by_label("Crash after (s)").fill("0.3")
-    page.get_by_role("radio", name="Replace").check()
+    page.locator("input[name=strategy][value=replace]").check()
     page.get_by_role("button", name="Create and start").click()
     status_is(page, "Error", within_s=90)
     expect(page.get_by_test_id("cause")).to_contain_text("The program ended with exit code 3")

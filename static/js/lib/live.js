@@ -14,10 +14,28 @@ let attempts = 0;
 /** @type {Map<string, number>} */
 const lastSeq = new Map();
 
+/** When each subject was last said to have changed, and when each request for a part of the page left.
+ *  @type {Map<string, number>} */
+const announcedAt = new Map();
+/** @type {WeakMap<XMLHttpRequest, number>} */
+const sentAt = new WeakMap();
+
 const subjects = () => [...new Set(findAll("[data-live]").flatMap((element) => (element.dataset.live || "").split(" ")))];
 
 /** @param {string} subject */
-const announce = (subject) => document.body.dispatchEvent(new CustomEvent(`${subject.replace(".", "-")}-changed`));
+function announce(subject) {
+  announcedAt.set(subject, performance.now());
+  document.body.dispatchEvent(new CustomEvent(`${subject.replace(".", "-")}-changed`));
+}
+
+/** What changed while its part was being read is read again: the element that would have asked for it is gone.
+ *  @param {CustomEvent} event */
+function catchUp(event) {
+  const sent = sentAt.get(event.detail.xhr);
+  const element = /** @type {HTMLElement} */ (event.detail.elt);
+  if (sent === undefined || !element.dataset) return;
+  (element.dataset.live || "").split(" ").filter((subject) => (announcedAt.get(subject) || 0) > sent).forEach(announce);
+}
 
 const announceAll = () => subjects().forEach(announce);
 
@@ -55,5 +73,9 @@ function connect() {
 export function startLive() {
   connect();
   setInterval(() => { if (!socket || socket.readyState !== WebSocket.OPEN) announceAll(); }, POLL_MS);
-  document.body.addEventListener("htmx:afterSettle", subscribe);
+  document.body.addEventListener("htmx:beforeSend", (event) => sentAt.set(/** @type {CustomEvent} */ (event).detail.xhr, performance.now()));
+  document.body.addEventListener("htmx:afterSettle", (event) => {
+    subscribe();
+    catchUp(/** @type {CustomEvent} */ (event));
+  });
 }
