@@ -39,7 +39,7 @@ class Connection(Protocol):
 class Books(Protocol):
     """Who folds the journal's records and stores what comes of them. Called on the loop; returns at once."""
 
-    def take(self, records: np.ndarray, position: int) -> None: ...
+    def take(self, records: np.ndarray) -> None: ...
     def close_batch(self, position: int, in_flight: dict[int, int]) -> None: ...
     def heartbeat(self, in_flight: int) -> None: ...
 
@@ -113,7 +113,7 @@ class Gateway:
     def hand_over(self, books: Books, *, close: bool) -> None:
         """Hand the new records over; with `close` everything so far becomes a batch."""
         position = self.journal.position
-        books.take(self.journal.records(self._taken), position)
+        books.take(self.journal.records(self._taken))
         self._taken = position
         if close:
             books.close_batch(position, self._in_flight_by_deployment())

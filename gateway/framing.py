@@ -4,6 +4,7 @@ import re
 from http import HTTPStatus
 from typing import TypeVar
 
+from common import identity_token
 from gateway.errors import GatewayError, bad_request
 
 Headers = list[tuple[bytes, bytes]]
@@ -28,7 +29,7 @@ _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.en
 ) = range(13)  # fmt: skip
 _KIND_OF_NAME = {
     b"host": HOST, b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION,
-    b"upgrade": UPGRADE, b"expect": EXPECT, b"x-slipway-identity": IDENTITY, b"x-request-id": REQUEST_ID,
+    b"upgrade": UPGRADE, b"expect": EXPECT, identity_token.HEADER: IDENTITY, b"x-request-id": REQUEST_ID,
     b"cookie": COOKIE, b"authorization": AUTHORIZATION, b"content-type": CONTENT_TYPE,
     b"keep-alive": HOP, b"proxy-connection": HOP, b"proxy-authenticate": HOP, b"proxy-authorization": HOP,
     b"te": HOP, b"trailer": HOP, b"x-slipway-instance": HOP,

@@ -44,6 +44,7 @@ class Recorder:
         self._epoch = epoch
         self._address = address
         self._acknowledged = self._in_flight = 0
+        self._beat_waits = False
         self._own = f"{gateway}.{epoch}."
         self._sequence = 0
         self._meter = Meter()
@@ -58,8 +59,8 @@ class Recorder:
     def start(self) -> None:
         self._thread.start()
 
-    def take(self, records: np.ndarray, position: int) -> None:
-        """Fold the records up to `position` and show them on the live charts."""
+    def take(self, records: np.ndarray) -> None:
+        """Fold the records and show them on the live charts."""
         self._work.put(lambda: self._fold(records))
 
     def close_batch(self, position: int, in_flight: dict[int, int]) -> None:
@@ -74,7 +75,10 @@ class Recorder:
     def heartbeat(self, in_flight: int) -> None:
         """Tell the console that this gateway lives; lost ones don't matter."""
         self._in_flight = in_flight
-        self._work.put(self._beat)
+        if not self._beat_waits:
+            # A database that hangs must not pile them up before the records.
+            self._beat_waits = True
+            self._work.put(self._beat)
 
     def stop(self, timeout_s: float) -> None:
         """Finish the work that is there; what can't be stored stays in its files."""
@@ -98,10 +102,8 @@ class Recorder:
 
     def _run(self) -> None:
         while True:
-            try:
-                work = self._work.get(timeout=RETRY_S)
-            except queue.Empty:
-                work = self._ingest_files
+            # The gateway's tick brings some each second, so what waits on disk is tried again without a clock of its own.
+            work = self._work.get()
             try:
                 work()
             except Exception:
@@ -120,6 +122,7 @@ class Recorder:
             log.warning("the console will call this gateway unreachable: %s", str(error).strip())
 
     def _beat(self) -> None:
+        self._beat_waits = False
         try:
             GatewayProcess.beat(
                 self._gateway, self._epoch, address=self._address, version=self._acknowledged, in_flight=self._in_flight

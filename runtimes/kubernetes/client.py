@@ -68,8 +68,8 @@ class KubernetesClient:
                 return items
             query["continue"] = following
 
-    def create(self, path: str, body: dict[str, Any], **query: str) -> dict[str, Any]:
-        return self._json("POST", path, body=body, query=query)
+    def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return self._json("POST", path, body=body)
 
     def patch(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """A JSON merge patch."""
@@ -85,7 +85,7 @@ class KubernetesClient:
     @contextmanager
     def stream(self, path: str, *, read_timeout_s: float, **query: str) -> Iterator[Iterator[bytes]]:
         """The lines of an answer as they come, for logs and watches. The stream ends when the server ends it."""
-        with _translated(path):
+        with _translated():
             answer = self._send("GET", path, query=query, timeout=(TIMEOUT_S[0], read_timeout_s))
             try:
                 if answer.status >= 400:
@@ -107,7 +107,7 @@ class KubernetesClient:
         return loaded if isinstance(loaded, dict) else {}
 
     def _body(self, method: str, path: str, **options: Any) -> bytes:
-        with _translated(path):
+        with _translated():
             answer = self._send(method, path, **options)
             data: bytes = answer.data
             if answer.status >= 400:
@@ -145,7 +145,7 @@ def path_of(*parts: str) -> str:
 
 
 @contextmanager
-def _translated(path: str) -> Iterator[None]:
+def _translated() -> Iterator[None]:
     try:
         yield
     except ApiException as error:

@@ -50,6 +50,11 @@ class KubernetesDriver(Driver):
         except ConflictError:
             # It is there: only its number of instances may change while it lives.
             self._client.patch(path, {"spec": {"replicas": replicas}})
+        except DriverError:
+            # Refused: without its Deployment nothing would ever take the Secret away.
+            with contextlib.suppress(DriverError):
+                self._client.delete(f"{self._secrets}/{workload.object_name}")
+            raise
 
     def end_instance(self, version_key: str, uid: str) -> None:
         pod = self._pod(version_key, uid)

@@ -18,8 +18,10 @@ from deployments.services.errors import ServiceError
 from gateway.directory import read_snapshot
 from monitoring import collect
 from monitoring.models import SystemSamples
+from runtimes.driver import DriverError
 from runtimes.kubernetes import access, kubeconfig, nodes
 from runtimes.kubernetes.client import KubernetesClient
+from runtimes.launch_plan import LaunchPlan
 from runtimes.specification import PodAffinity, Specification, Toleration
 from tests.cluster.conftest import IMAGE, admin_kubeconfig, end_now
 from tests.control.test_reconcile import becomes, live, look
@@ -298,3 +300,11 @@ def test_cpu_and_memory_of_pods_are_sampled(deploy, place):
     row = SystemSamples.objects.get(instance_uid=instance.uid)
     assert all(5 << 20 < value < 128 << 20 for value in row.memory_used)
     assert all(0 <= value < 1 for value in (*row.cpu_user, *row.cpu_system)) and row.gpu_reason
+
+
+def test_a_refused_deployment_leaves_no_secret_behind(kubernetes, api, namespace):
+    plan = LaunchPlan("x", (), image=IMAGE, labels={"no key!": "x"}, secret_environment={"TOKEN": "planted"})
+    with pytest.raises(DriverError, match="no key!"):
+        kubernetes.run("v9", 1, plan, 1, name="refused")
+    names = [item["metadata"]["name"] for item in api.list(f"/api/v1/namespaces/{namespace}/secrets")]
+    assert not [name for name in names if name.startswith("refused")]

@@ -119,13 +119,13 @@ async def test_a_batch_that_can_not_be_written_is_kept_and_tried_again(tmp_path,
     def full(path, data):
         raise OSError(28, "No space left on device")
 
-    recorder.take(records({"sequence": 1}), 2)
+    recorder.take(records({"sequence": 1}))
     with monkeypatch.context() as disk:
         disk.setattr("gateway.recorder.atomic_file.write_bytes", full)
         recorder.close_batch(2, {})
         work_off(recorder)
     assert not marks.folded_to
-    recorder.take(records({"sequence": 2}), 4)
+    recorder.take(records({"sequence": 2}))
     recorder.close_batch(4, {})
     work_off(recorder)
     assert marks.folded_to == [4]
@@ -137,7 +137,7 @@ async def test_a_batch_that_can_not_be_written_is_kept_and_tried_again(tmp_path,
 async def test_two_batches_of_one_bucket_are_two_rows(tmp_path):
     recorder = Recorder(tmp_path, "gw", 1, Marks())
     for sequence in (1, 2):
-        recorder.take(records({"sequence": sequence}), sequence)
+        recorder.take(records({"sequence": sequence}))
         recorder.close_batch(sequence, {})
     work_off(recorder)
     rows = [row for path in sorted(tmp_path.glob("spill-*")) for row in json.loads(path.read_text())["series"]]
@@ -156,7 +156,7 @@ async def test_a_batch_waits_for_its_mark_in_the_journal(tmp_path, monkeypatch):
             raise TimeoutError("the loop has ended")
 
     recorder = Recorder(tmp_path, "gw", 1, Gone())
-    recorder.take(records({}), 1)
+    recorder.take(records({}))
     recorder.close_batch(1, {})
     with pytest.raises(TimeoutError):
         work_off(recorder)
