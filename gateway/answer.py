@@ -3,7 +3,7 @@
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from gateway import framing
+from gateway import api_server, framing
 from gateway.upstream import UpstreamConnection
 from gateway.usage import BodyUsage, StreamUsage, Tokens
 
@@ -65,6 +65,8 @@ class Answer:
         """One read brought head, body or end of the answer."""
         now = monotonic()
         self._exchange.deadline = now + self._idle_s
+        if not self.has_begun and connection.address.api_server is not None and self._is_refusal(connection):
+            return
         out = [] if self.has_begun else self._begin(connection)
         body = connection.body
         if body:
@@ -129,6 +131,15 @@ class Answer:
             self._complete(None, [], monotonic())
         else:
             exchange.upstream_lost(was_idle=connection is not None and connection.reused and not answered)
+
+    def _is_refusal(self, connection: UpstreamConnection) -> bool:
+        """Whether an API server has spoken for the instance, or may have: then the rest of it is awaited."""
+        if not api_server.may_be_refusal(connection.status, connection.content_type, connection.length):
+            return False
+        error = api_server.refusal(b"".join(connection.body)) if connection.is_complete else None
+        if error is not None:
+            self._exchange.refused_for_instance(error)
+        return error is not None or not connection.is_complete
 
     # Handing on
 

@@ -15,8 +15,9 @@ import psycopg
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections, transaction
 
-from deployments.models import DirectoryVersion, Instance, Status
+from deployments.models import Cluster, DirectoryVersion, Instance, Status
 from deployments.selectors import current_versions, serving_versions, visible_deployments
+from gateway.api_server import ApiServerUnusableError, pod_proxy_path, unseal
 from gateway.snapshot import Address, Snapshot, Target
 from runtimes.observation import READY
 
@@ -34,7 +35,7 @@ class Directory:
         self._path = path
         self._on_change = on_change
         self._acknowledge = acknowledge
-        self._snapshot = Snapshot.load(path)
+        self._snapshot = Snapshot.load(path, settings.SECRET_KEY)
         self._read_at = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="directory", daemon=True)
@@ -95,9 +96,10 @@ def read_snapshot() -> Snapshot:
         current = {item.deployment_id: item for item in current_versions()} | serving_versions()
         addresses: dict[int, list[Address]] = {}
         ready = Instance.objects.filter(ended_at=None, phase=READY).exclude(address="").order_by("pk")
-        for instance in ready:
-            host, _, port = instance.address.rpartition(":")
-            addresses.setdefault(instance.version_id, []).append(Address(instance.uid, host, int(port)))
+        for instance in ready.select_related("version__deployment__endpoint__cluster"):
+            address = _address(instance, instance.version.deployment.endpoint.cluster)
+            if address is not None:
+                addresses.setdefault(instance.version_id, []).append(address)
     targets = []
     for deployment in deployments:
         found = current.get(deployment.pk)
@@ -121,3 +123,15 @@ def read_snapshot() -> Snapshot:
             )
         )
     return Snapshot.of(version, targets)
+
+
+def _address(instance: Instance, cluster: Cluster) -> Address | None:
+    host, _, port = instance.address.rpartition(":")
+    if not cluster.is_proxied:
+        return Address(instance.uid, host, int(port))
+    try:
+        api_server = unseal(cluster.encrypted_kubeconfig, settings.SECRET_KEY)
+    except ApiServerUnusableError as error:
+        log.warning("%s is left out: %s", instance.name, error)
+        return None
+    return Address.behind(api_server, instance.uid, pod_proxy_path(cluster.namespace, instance.name, port))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from gateway import framing, meter, own_answers, routes
+from gateway import api_server, framing, meter, own_answers, routes
 from gateway.answer import Answer
 from gateway.balancer import Load
 from gateway.callers import ANONYMOUS, Caller, read_identity
@@ -243,12 +243,14 @@ class Exchange:
             raise target.unavailable()
 
     def _forward(self, now: float) -> None:
-        assert self._target is not None  # noqa: S101
+        assert self._target is not None and self._route is not None  # noqa: S101
         acquired = self._gateway.balancer.acquire(self._target, now)
         if acquired is None:
             message = f"All instances of {self._target.api_id} failed just now. Try again in a few seconds."
             raise GatewayError(503, "breakers_open", message, 2)
         self._address, self._load = acquired
+        if self._address.api_server is not None:
+            api_server.check_path(self._route.path)
         connection = self._gateway.pool.reuse(self._address, now)
         if connection is not None:
             self._send(connection, now)
@@ -280,8 +282,11 @@ class Exchange:
         self._forwarded = now
         timeouts = self._gateway.timeouts
         self.deadline = now + (timeouts.first_byte_s if self.request_done else timeouts.body_idle_s)
-        length = self._length
-        head = self._route.line + framing.request_rest(self.head, self.request_id, connection.address.authority, length)
+        length, server = self._length, connection.address.api_server
+        line = self._route.line
+        if server is not None:
+            line = api_server.request_line(server, connection.address.prefix, self.head, self._route.path)
+        head = line + framing.request_rest(self.head, self.request_id, connection.address.authority, length)
         # A websocket's first bytes are not a body: they wait until the instance has agreed.
         if not length:
             connection.transport.write(head)
@@ -298,6 +303,11 @@ class Exchange:
         connection.transport.write(b"".join(parts))
 
     # From the answer
+
+    def refused_for_instance(self, error: GatewayError) -> None:
+        """Who was asked to hand the request on could not, or may not."""
+        self._end_upstream(failed=True)
+        self.fail(error, outcome=meter.FAILED)
 
     def tunnel_opened(self, connection: UpstreamConnection) -> None:
         """The instance agreed to the websocket; what the client sent ahead may go."""

@@ -1,5 +1,7 @@
 """What the gateway routes by: an immutable picture of deployments and their ready instances, kept on disk too."""
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -7,18 +9,26 @@ from typing import Any
 import orjson
 
 from common import atomic_file
+from gateway.api_server import ApiServer, ApiServerUnusableError, unseal
 from gateway.errors import GatewayError
+
+log = logging.getLogger(__name__)
 
 RUNNING = "running"
 
 
 @dataclass(frozen=True)
 class Address:
-    """One ready instance. `uid` is 32 hexadecimal digits."""
+    """One ready instance. `uid` is 32 hexadecimal digits. Behind an API server, host and port are that one's.
+
+    `prefix` is the instance's path there, empty for one that is reached directly.
+    """
 
     uid: str
     host: str
     port: int
+    prefix: str = ""
+    api_server: ApiServer | None = None
     # Made once per snapshot, not once per request: the uid as the journal stores it and the Host header.
     key: bytes = field(init=False, repr=False, compare=False)
     authority: bytes = field(init=False, repr=False, compare=False)
@@ -27,8 +37,19 @@ class Address:
         object.__setattr__(self, "key", bytes.fromhex(self.uid))
         object.__setattr__(self, "authority", f"{self.host}:{self.port}".encode())
 
+    @classmethod
+    def behind(cls, api_server: ApiServer, uid: str, prefix: str) -> "Address":
+        return cls(uid, api_server.host, api_server.port, prefix, api_server)
+
     def to_json(self) -> list[object]:
+        if self.api_server is not None:
+            return [self.uid, self.prefix, self.api_server.sealed]
         return [self.uid, self.host, self.port]
+
+    @classmethod
+    def from_json(cls, item: list[Any], secret: str) -> "Address":
+        uid, place, rest = item
+        return cls(uid, place, rest) if isinstance(rest, int) else cls.behind(unseal(rest, secret), uid, place)
 
 
 @dataclass(frozen=True)
@@ -117,13 +138,20 @@ class Snapshot:
         )
 
     @classmethod
-    def load(cls, path: Path) -> "Snapshot":
-        """The snapshot on disk; an empty one when there is none that can be read."""
+    def load(cls, path: Path, secret: str) -> "Snapshot":
+        """The snapshot on disk; an empty one when there is none that can be read. `secret` unseals kubeconfigs."""
         stored: dict[str, Any] | None = atomic_file.read_json(path)
         if not stored:
             return cls.empty()
         targets = [
-            Target(**{**item, "addresses": tuple(Address(*address) for address in item["addresses"])})
-            for item in stored["targets"]
+            Target(**{**item, "addresses": tuple(_usable(item["addresses"], secret))}) for item in stored["targets"]
         ]
         return cls.of(stored["version"], targets)
+
+
+def _usable(items: list[list[Any]], secret: str) -> Iterator[Address]:
+    for item in items:
+        try:
+            yield Address.from_json(item, secret)
+        except ApiServerUnusableError as error:
+            log.warning("an instance is left out: %s", error)

@@ -291,9 +291,14 @@ class Pool:
 
     async def connect(self, address: Address) -> UpstreamConnection:
         """A fresh connection. Raises OSError, also when it takes longer than CONNECT_S."""
+        server = address.api_server
         async with asyncio.timeout(CONNECT_S):
             _, connection = await self._loop.create_connection(
-                lambda: UpstreamConnection(self, address), address.host, address.port
+                lambda: UpstreamConnection(self, address),
+                address.host,
+                address.port,
+                ssl=server.tls if server else None,
+                server_hostname=server.tls_name if server else None,
             )
         return connection
 

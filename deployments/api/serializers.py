@@ -31,6 +31,7 @@ class ClusterSerializer(serializers.ModelSerializer):
             "name",
             "driver",
             "namespace",
+            "reach",
             "kubeconfig",
             "description",
             "created_at",

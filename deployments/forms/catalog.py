@@ -59,20 +59,24 @@ class ClusterForm(forms.ModelForm):
 
     class Meta:
         model = Cluster
-        fields = ("name", "driver", "namespace", "description")
+        fields = ("name", "driver", "namespace", "reach", "description")
+        labels = {"reach": "Gateways reach instances"}
         help_texts = {
             "driver": "Processes of this machine, or pods of a Kubernetes cluster.",
             "namespace": "For Kubernetes: where instances run. It must exist.",
+            "reach": "For Kubernetes. Through the API server, gateways need no route to the pods' network, but answers are slower, and what clients put into “Authorization” doesn't reach the instance.",
         }
         widgets = {"description": forms.Textarea(attrs={"rows": 2})}
 
     def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.order_fields(("name", "driver", "namespace", "kubeconfig", "description"))
+        self.order_fields(("name", "driver", "namespace", "kubeconfig", "reach", "description"))
+        # Left out means the default; browsers always send it.
+        self.fields["reach"].required = False
         if self.instance.pk:
             self.fields["driver"].disabled = True
             if self.instance.driver == Cluster.Driver.LOCAL:
-                del self.fields["kubeconfig"], self.fields["namespace"]
+                del self.fields["kubeconfig"], self.fields["namespace"], self.fields["reach"]
             elif self.instance.encrypted_kubeconfig:
                 self.fields["kubeconfig"].help_text = "One is stored. Leave empty to keep it."
 

@@ -8,12 +8,18 @@ class Cluster(models.Model):
         LOCAL = "local", "This machine (processes)"
         KUBERNETES = "kubernetes", "Kubernetes"
 
+    class Reach(models.TextChoices):
+        ADDRESS = "address", "By the pods' own addresses"
+        API_SERVER = "api_server", "Through the cluster's API server"
+
     name = models.CharField(max_length=63, unique=True)
     description = models.TextField(blank=True, max_length=2000)
     driver = models.CharField(max_length=16, choices=Driver.choices, default=Driver.LOCAL)
     # For Kubernetes: where instances run, and how the cluster is reached; empty: as a pod of it, by its service account.
     namespace = models.CharField(max_length=63, blank=True)
     encrypted_kubeconfig = models.TextField(blank=True)
+    # How gateways reach instances. Through the API server they need no route to the pods' network.
+    reach = models.CharField(max_length=16, choices=Reach.choices, default=Reach.ADDRESS)
     created_at = models.DateTimeField(auto_now_add=True)
     # When its state was last read; while it can't be read, statuses are frozen and say since when.
     seen_at = models.DateTimeField(null=True)
@@ -24,3 +30,8 @@ class Cluster(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_proxied(self) -> bool:
+        """Whether gateways reach instances through the cluster's API server."""
+        return self.reach == self.Reach.API_SERVER

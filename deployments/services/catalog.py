@@ -62,8 +62,15 @@ def save_cluster(cluster: Cluster, *, actor: Actor, kubeconfig: str | None = Non
             raise ServiceError(f"Namespace: {problem}", field="namespace")
         if kubeconfig is not None:
             cluster.encrypted_kubeconfig = _sealed_kubeconfig(kubeconfig)
+        if cluster.is_proxied and not cluster.encrypted_kubeconfig:
+            raise ServiceError(
+                "Through the API server gateways need a kubeconfig. Inside the cluster they reach pods by their addresses.",
+                field="reach",
+            )
     elif kubeconfig or cluster.namespace:
         raise ServiceError("This machine needs neither kubeconfig nor namespace.", field="driver")
+    elif cluster.is_proxied:
+        raise ServiceError("Instances on this machine are reached by their addresses.", field="reach")
     if cluster.pk and cluster.endpoints.filter(deployments__isnull=False).exists():
         before = Cluster.objects.get(pk=cluster.pk)
         if before.namespace != cluster.namespace:

@@ -150,7 +150,7 @@ def _edit(request: HttpRequest, kind: Noun, thing: Any) -> HttpResponse:
             return redirect("deployments:catalog-detail", kind.key, thing.pk)
     context = {"noun": kind, "form": form, "is_new": is_new, "label": label, "pk": None if is_new else thing.pk}
     if "kubeconfig" in form.fields:
-        context["recipe"] = access.recipe(thing.namespace or "slipway")
+        context["recipe"] = access.recipe(thing.namespace or "slipway", proxied=thing.is_proxied)
     return render(request, "catalog/edit.html", context, status=422 if data is not None else 200)
 
 
@@ -158,12 +158,12 @@ def _cluster_facts(cluster: Cluster) -> dict[str, Any]:
     """Nodes and, for Kubernetes, what Slipway may do there; the reason instead where it can't be told."""
     try:
         driver = driver_of(cluster)
-        checks = driver.check() if isinstance(driver, KubernetesDriver) else []
+        checks = driver.check(proxied=cluster.is_proxied) if isinstance(driver, KubernetesDriver) else []
         facts: dict[str, Any] = {"checks": checks}
         if all(check.is_granted or check.is_optional for check in checks):
             facts["nodes"] = driver.capacity()
         else:
-            facts["recipe"] = access.recipe(cluster.namespace)
+            facts["recipe"] = access.recipe(cluster.namespace, proxied=cluster.is_proxied)
         return facts
     except DriverError as error:
         return {"unreachable": str(error)}

@@ -16,6 +16,8 @@ NEEDED = (
     ("", "secrets", ("create", "delete", "list")),
     ("", "events", ("list",)),
 )
+# The same, for gateways that reach instances through the API server: HTTP's methods by the API's names.
+PROXY = ("", "pods/proxy", ("get", "create", "update", "patch", "delete"))
 # (API group, resource, verbs, what is missing without it) over the whole cluster.
 OPTIONAL = (
     ("", "nodes", ("list",), "the nodes' capacity is not shown"),
@@ -35,11 +37,16 @@ class Check:
     missing: tuple[str, ...] = ()
 
 
-def check(client: KubernetesClient, namespace: str) -> list[Check]:
+def needed(*, proxied: bool) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """`proxied`: gateways reach instances through the API server."""
+    return (*NEEDED, PROXY) if proxied else NEEDED
+
+
+def check(client: KubernetesClient, namespace: str, *, proxied: bool = False) -> list[Check]:
     """Ask the cluster itself, right by right. Raises ClusterUnreachableError."""
     version = client.get("/version").get("gitVersion", "?")
     found = [Check(f"connects to {client.host}, Kubernetes {version}", True)]
-    for group, resource, verbs in NEEDED:
+    for group, resource, verbs in needed(proxied=proxied):
         missing = tuple(verb for verb in verbs if not _may(client, verb, group, resource, namespace))
         found.append(Check(f"{resource} in {namespace}: {', '.join(verbs)}", not missing, missing=missing))
     for group, resource, verbs, lost in OPTIONAL:
@@ -49,7 +56,7 @@ def check(client: KubernetesClient, namespace: str) -> list[Check]:
     return found
 
 
-def recipe(namespace: str) -> str:
+def recipe(namespace: str, *, proxied: bool = False) -> str:
     """A service account with just these rights, as YAML for kubectl apply, and how to get its token."""
     account = {"name": "slipway", "namespace": namespace}
     subjects = [{"kind": "ServiceAccount", **account}]
@@ -60,7 +67,7 @@ def recipe(namespace: str) -> str:
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "Role",
             "metadata": account,
-            "rules": [_rule(group, resource, verbs) for group, resource, verbs in NEEDED],
+            "rules": [_rule(group, resource, verbs) for group, resource, verbs in needed(proxied=proxied)],
         },
         _binding("RoleBinding", "Role", account, subjects),
         {

@@ -87,9 +87,9 @@ class KubernetesDriver(Driver):
                 samples += parse(page, namespace=self._namespace, now=now)
         return samples
 
-    def check(self) -> list[Check]:
-        """The connection and each right that Slipway needs or would like to have."""
-        return access.check(self._client, self._namespace)
+    def check(self, *, proxied: bool = False) -> list[Check]:
+        """The connection and each right that Slipway needs or would like to have; `proxied` as in access.needed."""
+        return access.check(self._client, self._namespace, proxied=proxied)
 
     def changes(self, timeout_s: float) -> Iterator[None]:
         """One item for each change of one of our pods, for at most `timeout_s`; what it was, `observe` tells."""

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
-from runtimes.kubernetes import kubeconfig
+from runtimes.kubernetes import access, kubeconfig
 from runtimes.kubernetes.client import KubernetesClient, NotFoundError
 from runtimes.kubernetes.driver import KubernetesDriver
 from tests.waiting import wait_for
@@ -71,3 +72,23 @@ def end_now(driver: KubernetesDriver, api: KubernetesClient, namespace: str, *ve
         return not driver.observe().instances
 
     wait_for(gone, within_s=90, what="the end of all pods")
+
+
+def apply_recipe(api: KubernetesClient, namespace: str, account: str, *, proxied: bool) -> str:
+    """Do what the recipe of the cluster's page says, for an account of this name; its token."""
+    for document in yaml.safe_load_all(access.recipe(namespace, proxied=proxied)):
+        kind, metadata = document["kind"], document["metadata"]
+        if kind == "Namespace":
+            continue
+        metadata.pop("namespace", None)
+        metadata["name"] = metadata["name"].replace("slipway", account, 1)
+        if "roleRef" in document:
+            document["roleRef"]["name"] = metadata["name"]
+            document["subjects"][0]["name"] = account
+        prefix = "/api/v1" if document["apiVersion"] == "v1" else "/apis/rbac.authorization.k8s.io/v1"
+        where = "" if kind.startswith("Cluster") else f"/namespaces/{namespace}"
+        api.create(f"{prefix}{where}/{kind.lower()}s", document)
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
+    answer = api.create(f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token", asked)
+    token: str = answer["status"]["token"]
+    return token

@@ -14,12 +14,11 @@ from deployments.drivers import kubernetes_driver
 from deployments.models import Cluster, Deployment, Endpoint, Instance, Model, Status, Version
 from deployments.services import catalog, versions
 from deployments.services.deployments import create_deployment
-from deployments.services.errors import ServiceError
 from gateway.directory import read_snapshot
 from monitoring import collect
 from monitoring.models import SystemSamples
 from runtimes.driver import DriverError
-from runtimes.kubernetes import access, kubeconfig, nodes
+from runtimes.kubernetes import nodes
 from runtimes.kubernetes.client import KubernetesClient
 from runtimes.launch_plan import LaunchPlan
 from runtimes.specification import PodAffinity, Specification, Toleration
@@ -89,6 +88,12 @@ def test_from_deploying_to_leaving_nothing_behind(deploy, people, place, api, na
     )
     (target,) = read_snapshot().targets
     assert len(target.addresses) == 2 and all(address.host.startswith("10.") for address in target.addresses)
+    place.cluster.reach = Cluster.Reach.API_SERVER
+    catalog.save_cluster(place.cluster, actor=people.operator)
+    (proxied,) = read_snapshot().targets
+    assert {address.prefix.rpartition(":")[0] for address in proxied.addresses} == {
+        f"/api/v1/namespaces/{namespace}/pods/{name}" for name in version.instances.values_list("name", flat=True)
+    }
     before = live(version)
     versions.scale_version(version, 1, actor=people.admin)
     wait_for(lambda: becomes(version, Status.RUNNING) and len(live(version)) == 1, within_s=90, what="one instance")
@@ -245,44 +250,6 @@ def test_a_change_marks_the_cluster_at_once(deploy, place, monkeypatch):
         assert marked.wait(5)
     finally:
         watcher.stop()
-
-
-def test_rights_are_asked_for_one_by_one_and_the_recipe_grants_them(api, namespace):
-    import yaml
-
-    for document in yaml.safe_load_all(access.recipe(namespace)):
-        kind, metadata = document["kind"], document["metadata"]
-        if kind == "Namespace":
-            continue
-        prefix = "/api/v1" if document["apiVersion"] == "v1" else "/apis/rbac.authorization.k8s.io/v1"
-        where = "" if kind.startswith("Cluster") else f"/namespaces/{namespace}"
-        metadata.pop("namespace", None)
-        api.create(f"{prefix}{where}/{kind.lower()}s", document)
-    secrets = f"/api/v1/namespaces/{namespace}/secrets"
-
-    def token() -> str | None:
-        for item in api.list(secrets):
-            owner = (item["metadata"].get("annotations") or {}).get("kubernetes.io/service-account.name")
-            if owner == "slipway" and "token" in (item.get("data") or {}):
-                import base64
-
-                return base64.b64decode(item["data"]["token"]).decode()
-        return None
-
-    wait_for(token, within_s=20, what="the token")
-    config = kubeconfig.read(admin_kubeconfig())
-    config["users"][0]["user"] = {"token": token()}
-    granted = access.check(KubernetesClient(config), namespace)
-    assert all(check.is_granted for check in granted), [check.what for check in granted if not check.is_granted]
-    elsewhere = access.check(KubernetesClient(config), "default")
-    assert any(not check.is_granted for check in elsewhere)
-
-
-def test_names_of_namespaces_and_kubeconfigs_are_checked_before_they_are_stored(people):
-    bad = Cluster(name="bad", driver=Cluster.Driver.KUBERNETES, namespace="Not a name")
-    with pytest.raises(ServiceError) as refused:
-        catalog.save_cluster(bad, actor=people.operator, kubeconfig="")
-    assert refused.value.field == "namespace"
 
 
 def test_cpu_and_memory_of_pods_are_sampled(deploy, place):

@@ -1,0 +1,56 @@
+"""Ways into a cluster: kubeconfigs, the service account of Slipway's own pod, and the rights that the recipe grants."""
+
+import base64
+from urllib.parse import urlsplit
+
+import pytest
+from kubernetes.config import incluster_config
+
+from deployments.models import Cluster
+from deployments.services import catalog
+from deployments.services.errors import ServiceError
+from runtimes.kubernetes import access, kubeconfig
+from runtimes.kubernetes.client import KubernetesClient
+from runtimes.kubernetes.driver import KubernetesDriver
+from tests.cluster.conftest import admin_kubeconfig, apply_recipe
+
+
+@pytest.fixture(scope="module")
+def token(api: KubernetesClient, namespace: str) -> str:
+    return apply_recipe(api, namespace, "by-recipe", proxied=True)
+
+
+def test_rights_are_asked_for_one_by_one_and_the_recipe_grants_them(token, namespace):
+    config = kubeconfig.read(admin_kubeconfig())
+    config["users"][0]["user"] = {"token": token}
+    granted = access.check(KubernetesClient(config), namespace, proxied=True)
+    assert all(check.is_granted for check in granted), [check.what for check in granted if not check.is_granted]
+    assert any("pods/proxy" in check.what for check in granted)
+    elsewhere = access.check(KubernetesClient(config), "default")
+    assert any(not check.is_granted for check in elsewhere)
+
+
+def test_inside_the_cluster_the_pods_own_service_account_is_used(token, api, namespace, tmp_path, monkeypatch):
+    """What every pod finds: two variables, and its account's token and authority in files."""
+    server = urlsplit(api.host)
+    authority = kubeconfig.read(admin_kubeconfig())["clusters"][0]["cluster"]["certificate-authority-data"]
+    (tmp_path / "token").write_text(token)
+    (tmp_path / "ca.crt").write_bytes(base64.b64decode(authority))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", str(server.hostname))
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    driver = KubernetesDriver(KubernetesClient(None), namespace=namespace, installation="inside")
+    assert all(check.is_granted for check in driver.check())
+    assert driver.observe().instances == {} and driver.capacity()
+
+
+def test_names_of_namespaces_and_kubeconfigs_are_checked_before_they_are_stored(people):
+    bad = Cluster(name="bad", driver=Cluster.Driver.KUBERNETES, namespace="Not a name")
+    with pytest.raises(ServiceError) as refused:
+        catalog.save_cluster(bad, actor=people.operator, kubeconfig="")
+    assert refused.value.field == "namespace"
+    outside = Cluster(name="far", driver=Cluster.Driver.KUBERNETES, namespace="models", reach=Cluster.Reach.API_SERVER)
+    with pytest.raises(ServiceError, match="need a kubeconfig") as refused:
+        catalog.save_cluster(outside, actor=people.operator, kubeconfig="")
+    assert refused.value.field == "reach"
