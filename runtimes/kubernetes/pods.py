@@ -77,7 +77,7 @@ def _phase(
 ) -> tuple[str, Cause | None]:
     status = pod.get("status") or {}
     if pod["metadata"].get("deletionTimestamp"):
-        return observation.ENDING, _node_cause(status, conditions)
+        return observation.ENDING, _node_cause(status, conditions, events)
     if status.get("phase") in ("Failed", "Succeeded"):
         return observation.GONE, _pod_ended(status)
     waiting = (container.get("state") or {}).get("waiting") or {}
@@ -95,7 +95,7 @@ def _phase(
     if container.get("ready") and (conditions.get("Ready") or {}).get("status") == "True":
         return observation.READY, None
     if (container.get("state") or {}).get("running"):
-        return observation.LOADING, _node_cause(status, conditions) or crash or _probe(events)
+        return observation.LOADING, _node_cause(status, conditions, events) or crash or _probe(events)
     scheduled = conditions.get("PodScheduled") or {}
     if scheduled.get("status") == "False":
         return observation.SCHEDULED, _unschedulable(scheduled)
@@ -206,16 +206,24 @@ def _mount(events: list[Json]) -> Cause | None:
     )
 
 
-def _node_cause(status: Json, conditions: dict[str, Json]) -> Cause | None:
-    if status.get("reason") != "NodeLost" and (conditions.get("Ready") or {}).get("reason") != "NodeNotReady":
-        unknown = [item for item in conditions.values() if item.get("status") == "Unknown"]
-        if not unknown:
-            return None
+def _said_of_node(events: list[Json], ready: Json) -> str:
+    said = _words(events, "NodeNotReady")
+    return said[-1] if said else f"not ready since {ready.get('lastTransitionTime')}, though its container was ready"
+
+
+def _node_cause(status: Json, conditions: dict[str, Json], events: list[Json]) -> Cause | None:
+    ready = conditions.get("Ready") or {}
+    containers = (conditions.get("ContainersReady") or {}).get("status")
+    # The cluster marks pods of a silent node without a word: not ready, although all containers were when last heard of.
+    marked = containers == "True" and ready.get("status") == "False" and not ready.get("reason")
+    unknown = any(item.get("status") == "Unknown" for item in conditions.values())
+    if not (marked or unknown or status.get("reason") == "NodeLost"):
+        return None
     return Cause(
         "node_unreachable",
         "The instance's node doesn't answer.",
         "The cluster starts another instance when it gives the node up, after five minutes by default.",
-        (str(status.get("message") or "NodeNotReady"),),
+        (str(status.get("message") or _said_of_node(events, ready)),),
         retryable=True,
     )
 

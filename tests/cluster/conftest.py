@@ -6,6 +6,8 @@ api            the cluster's API, as an administrator
 
 import contextlib
 import os
+import re
+import signal
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -92,3 +94,17 @@ def apply_recipe(api: KubernetesClient, namespace: str, account: str, *, proxied
     answer = api.create(f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token", asked)
     token: str = answer["status"]["token"]
     return token
+
+
+@contextlib.contextmanager
+def frozen(program: str) -> Iterator[None]:
+    """Stop a program of the cluster that `make test-cluster-up` has started, as if its machine hung."""
+    if os.environ.get("SLIPWAY_TEST_KUBECONFIG"):
+        pytest.skip("nothing of somebody else's cluster is stopped")
+    running = subprocess.run(["bash", SCRIPT, "status"], capture_output=True, text=True).stdout
+    (pid,) = re.findall(rf"^{program} up pid (\d+)$", running, re.MULTILINE)
+    os.kill(int(pid), signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(int(pid), signal.SIGCONT)
