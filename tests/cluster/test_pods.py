@@ -154,6 +154,21 @@ def test_a_gpu_where_there_is_none_is_unschedulable(deploy):
     assert "nvidia.com/gpu" in cause_is(version, "unschedulable").evidence[0]
 
 
+def test_a_quota_that_is_used_up_is_told_and_waited_for(deploy, api, namespace):
+    quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
+    spec = {"hard": {"pods": "0"}}
+    api.create(quotas, {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": spec})
+    wait_for(lambda: "hard" in api.get(f"{quotas}/none").get("status", {}), what="the quota")
+    try:
+        version = deploy(simulator())
+        cause = cause_is(version, "quota_exceeded")
+        assert "exceeded quota: none" in cause.message and version.status == Status.PREPARING
+    finally:
+        api.delete(f"{quotas}/none")
+    # The cluster itself tries again, less and less often.
+    becomes(version, Status.RUNNING, within_s=150)
+
+
 def test_out_of_memory_offers_more(deploy):
     version = deploy(command("python3 -c 'x = b\"a\" * (300 << 20)'"))
     cause = cause_is(version, "out_of_memory")
