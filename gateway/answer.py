@@ -1,70 +1,97 @@
 """The way back: an instance's answer on its way to the client, its clocks and its token usage."""
 
+import math
+from abc import ABC, abstractmethod
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from gateway import api_server, framing
-from gateway.upstream import UpstreamConnection
-from gateway.usage import BodyUsage, StreamUsage, Tokens
+from gateway.callers import ANONYMOUS, CONSOLE, Caller
+from gateway.errors import GatewayError
+from gateway.framing import RequestHead
+from gateway.routes import Route
+from gateway.upstream import AnswerHead, UpstreamConnection
+from gateway.usage import BodyUsage, StreamUsage
 
 if TYPE_CHECKING:
-    from gateway.exchange import Exchange
-
-_NO_TOKENS = Tokens()
+    from gateway.server import ClientConnection
 
 
-class Answer:
-    """Takes what an upstream connection reads and hands it on with one write per read.
+class AnswerSide(ABC):
+    """The half of an exchange that faces the instance's answer: hands it on with one write per read.
 
-    Times on the monotonic clock, 0 for what has not been. The exchange knows who asked and how it ends.
+    Times on the monotonic clock, 0 for what has not been. One object with its other half, because a request that has
+    two costs a tenth more.
     """
 
     __slots__ = (
-        "_chunked", "_client", "_connection", "_exchange", "_idle_s", "_paused_s", "_strips_usage", "_usage", "first_byte",
-        "has_begun", "is_tunnel", "paused_at", "status",
+        "_chunked", "_connection", "_gateway", "_paused_s", "_route", "_strips_usage", "_tunnels", "_usage", "caller",
+        "client", "deadline", "done", "first_byte", "has_begun", "head", "keep_alive", "paused_at", "request_done",
+        "request_id", "status",
     )  # fmt: skip
 
-    def __init__(self, exchange: "Exchange", *, strips_usage: bool) -> None:
-        self._exchange = exchange
-        self._client = exchange.client
-        self._idle_s = exchange.client.gateway.timeouts.stream_idle_s
-        self._strips_usage = strips_usage
+    def __init__(self, client: "ClientConnection", head: RequestHead, request_id: bytes) -> None:
+        self.client = client
+        self._gateway = client.gateway
+        self.head = head
+        self.request_id = request_id
+        # Behind a websocket's request the connection speaks another protocol, whatever becomes of it.
+        self.keep_alive = head.keep_alive and not head.websocket
+        self.caller: Caller = ANONYMOUS
+        self._route: Route | None = None
         self._connection: UpstreamConnection | None = None
         self._usage: BodyUsage | StreamUsage | None = None
+        self.deadline = math.inf
         self.status = 0
-        self.has_begun = self.is_tunnel = self._chunked = False
+        self.request_done = self.done = self.has_begun = self._chunked = self._strips_usage = self._tunnels = False
         self.first_byte = self.paused_at = self._paused_s = 0.0
 
-    def expect_from(self, connection: UpstreamConnection) -> None:
-        self._connection = connection
-        connection.take(self)
+    # What the other half does
 
-    def tokens(self, prompt_bytes: int) -> Tokens:
-        return self._usage.tokens(prompt_bytes) if self._usage is not None else _NO_TOKENS
+    @abstractmethod
+    def complete(self, data: bytes, now: float) -> None:
+        """The answer is whole; `data` is its last part."""
 
-    def paused_until(self, now: float) -> float:
-        """How long the client's slowness has held the answer up, in seconds."""
-        return self._paused_s + (now - self.paused_at if self.paused_at else 0.0)
+    @abstractmethod
+    def refused_for_instance(self, error: GatewayError) -> None:
+        """Who was asked to hand the request on could not, or may not."""
 
-    def client_writable(self, writable: bool) -> None:
-        """Back-pressure: while the client doesn't read, nothing is read from the instance, and no clock runs."""
-        if self._connection is None:
-            return
-        now = monotonic()
-        if writable:
-            self._paused_s, self.paused_at = self.paused_until(now), 0.0
-            self._connection.transport.resume_reading()
-            self._exchange.deadline = now + self._idle_s
-        else:
-            self.paused_at = now
-            self._connection.transport.pause_reading()
+    @abstractmethod
+    def instance_lost(self, *, was_idle: bool) -> None:
+        """The instance closed the connection before its answer was whole."""
+
+    @abstractmethod
+    def tunnel_opened(self, connection: UpstreamConnection) -> None:
+        """The instance agreed to the websocket."""
 
     # From the instance (AnswerTaker)
+
+    def whole_answer(self, connection: UpstreamConnection, head: AnswerHead, data: bytes, start: int) -> bool:
+        """All of an answer in one read, its body from `start` on; False when it has to go the long way."""
+        if not (
+            self.request_done
+            and self.keep_alive
+            and self.client.is_writable
+            and self.caller.source != CONSOLE
+            and not (self.head.is_1_0 or self._strips_usage or connection.address.api_server)
+            and self.head.method != b"HEAD"
+        ):
+            return False
+        self.first_byte = now = monotonic()
+        self.status = status = head.status
+        self.has_begun = True
+        body = data[start:]
+        if status == 200 and self._route.tells_usage:  # type: ignore[union-attr]
+            self._usage = BodyUsage()
+            self._usage.feed(body)
+        self._gateway.pool.settle(connection, now, keeps_alive=head.keeps_alive)
+        self.complete(b"".join((head.with_length, self.request_id, b"\r\n\r\n", body)), now)
+        return True
 
     def progressed(self, connection: UpstreamConnection) -> None:
         """One read brought head, body or end of the answer."""
         now = monotonic()
-        self._exchange.deadline = now + self._idle_s
+        self.deadline = now + self._gateway.timeouts.stream_idle_s
         if not self.has_begun and connection.address.api_server is not None and self._is_refusal(connection):
             return
         out = [] if self.has_begun else self._begin(connection)
@@ -80,10 +107,10 @@ class Answer:
             else:
                 out += body
             connection.body = []
-        if connection.is_complete or self._exchange.head.method == b"HEAD":
+        if connection.is_complete or self.head.method == b"HEAD":
             self._complete(connection, out, now)
         elif out:
-            self._client.write(b"".join(out))
+            self.client.write(b"".join(out))
 
     def chunk_came(self, connection: UpstreamConnection, raw: bytes, start: int) -> None:
         """One whole chunk of a stream: `raw` is it as it came, fit to be handed on; its data begin at `start`."""
@@ -92,45 +119,62 @@ class Answer:
             connection.body = [raw[start:-2]]
             self.progressed(connection)
         elif usage is None:
-            self._client.write(raw)
+            connection.passes_on = self.client.write
+            self.client.write(raw)
         else:
             data = raw[start:-2]
             kept = usage.feed(data)
             if kept:
-                self._client.write(raw if kept is data else framing.chunk(kept))
+                self.client.write(raw if kept is data else framing.chunk(kept))
 
     def switched_protocols(self, connection: UpstreamConnection, rest: bytes) -> None:
         """The instance agreed to the websocket: from here on bytes pass unread."""
-        exchange = self._exchange
-        if not exchange.head.websocket:
+        if not self.head.websocket:
             connection.close()
             self.upstream_lost(answered=True, ended_by_close=False)
             return
         self.status = 101
-        self.has_begun = self.is_tunnel = True
-        exchange.deadline = monotonic() + self._idle_s
-        lines = b"connection: Upgrade\r\nupgrade: websocket\r\nx-request-id: %b\r\n\r\n" % exchange.request_id
-        self._client.write(b"".join([framing.status_line(101), connection.passed, lines, rest]))
-        exchange.tunnel_opened(connection)
+        self.has_begun = self._tunnels = True
+        self.deadline = monotonic() + self._gateway.timeouts.stream_idle_s
+        lines = b"connection: Upgrade\r\nupgrade: websocket\r\nx-request-id: %b\r\n\r\n" % self.request_id
+        self.client.write(b"".join([framing.status_line(101), connection.passed, lines, rest]))
+        self.tunnel_opened(connection)
 
     def tunnelled(self, data: bytes) -> None:
-        self._exchange.deadline = monotonic() + self._idle_s
-        self._client.write(data)
-
-    def upstream_writable(self, writable: bool) -> None:
-        self._exchange.upstream_writable(writable)
+        self.deadline = monotonic() + self._gateway.timeouts.stream_idle_s
+        self.client.write(data)
 
     def upstream_lost(self, *, answered: bool, ended_by_close: bool) -> None:
         connection, self._connection = self._connection, None
-        exchange = self._exchange
-        if exchange.done:
+        if self.done:
             return
-        if self.is_tunnel:
-            exchange.complete(b"", monotonic())
+        if self._tunnels:
+            self.complete(b"", monotonic())
         elif ended_by_close:
             self._complete(None, [], monotonic())
         else:
-            exchange.upstream_lost(was_idle=connection is not None and connection.reused and not answered)
+            self.instance_lost(was_idle=connection is not None and connection.reused and not answered)
+
+    # From the client
+
+    def client_writable(self, writable: bool) -> None:
+        """Back-pressure: while the client doesn't read, nothing is read from the instance, and no clock runs."""
+        if self._connection is None:
+            return
+        now = monotonic()
+        if writable:
+            self._paused_s, self.paused_at = self._paused_until(now), 0.0
+            self._connection.transport.resume_reading()
+            self.deadline = now + self._gateway.timeouts.stream_idle_s
+        else:
+            self.paused_at = now
+            self._connection.transport.pause_reading()
+
+    # Handing on
+
+    def _paused_until(self, now: float) -> float:
+        """How long the client's slowness has held the answer up, in seconds."""
+        return self._paused_s + (now - self.paused_at if self.paused_at else 0.0)
 
     def _is_refusal(self, connection: UpstreamConnection) -> bool:
         """Whether an API server has spoken for the instance, or may have: then the rest of it is awaited."""
@@ -138,41 +182,35 @@ class Answer:
             return False
         error = api_server.refusal(b"".join(connection.body)) if connection.is_complete else None
         if error is not None:
-            self._exchange.refused_for_instance(error)
+            self.refused_for_instance(error)
         return error is not None or not connection.is_complete
-
-    # Handing on
 
     def _begin(self, connection: UpstreamConnection) -> list[bytes]:
         """The head that the client gets."""
-        exchange, status = self._exchange, connection.status
-        head = exchange.head
+        status, head = connection.status, self.head
         self.status = status
         self.has_begun = True
-        if not self._client.is_writable and not self.paused_at:
+        if not self.client.is_writable and not self.paused_at:
             # The answer before this one still fills the client's buffer.
             self.client_writable(False)
         streams = connection.content_type.startswith(b"text/event-stream")
-        if status == 200 and exchange.tells_usage:
+        if status == 200 and self.tells_usage:
             self._usage = StreamUsage(strip=self._strips_usage) if streams else BodyUsage()
-        if not exchange.request_done:
+        if not self.request_done:
             # An answer before the request's end: nothing may be read as a next request from this connection.
-            exchange.keep_alive = False
-        known, is_console = connection.known_head, exchange.caller.is_console
-        if known is not None and exchange.keep_alive and not self._strips_usage and not head.is_1_0 and not is_console:
-            return [known.with_length, exchange.request_id, b"\r\n\r\n"]
-        out = [connection.passed, b"x-request-id: ", exchange.request_id, b"\r\n"]
+            self.keep_alive = False
+        out = [connection.passed, b"x-request-id: ", self.request_id, b"\r\n"]
         has_no_body = head.method == b"HEAD" or status in framing.NO_BODY_STATUS
         if connection.length is not None and not (streams and self._strips_usage):
             out.append(b"content-length: %d\r\n" % connection.length)
         elif not has_no_body:
             self._chunked = not head.is_1_0
-            exchange.keep_alive = exchange.keep_alive and self._chunked
-        if is_console:
+            self.keep_alive = self.keep_alive and self._chunked
+        if self.caller.is_console:
             out.append(b"x-slipway-instance: %b\r\n" % connection.address.uid.encode())
         if self._chunked:
             out.append(b"transfer-encoding: chunked\r\n")
-        if not exchange.keep_alive:
+        if not self.keep_alive:
             out.append(b"connection: close\r\n\r\n")
         elif head.is_1_0:
             out.append(b"connection: keep-alive\r\n\r\n")
@@ -185,8 +223,11 @@ class Answer:
             out.append(framing.chunk(rest) if self._chunked else rest)
         if self._chunked:
             out.append(b"0\r\n\r\n")
-        self._connection = None
         if connection is not None:
-            whole = connection.is_complete and self._exchange.request_done and not self.paused_at
-            self._client.gateway.pool.settle(connection, now, reusable=whole and connection.is_reusable)
-        self._exchange.complete(b"".join(out), now)
+            whole = connection.is_complete and self.request_done and not self.paused_at
+            self._gateway.pool.settle(connection, now, keeps_alive=whole and connection.keeps_alive)
+        self.complete(b"".join(out), now)
+
+    @property
+    def tells_usage(self) -> bool:
+        return self._route is not None and self._route.tells_usage

@@ -17,12 +17,15 @@ class Load:
         self.open_until = 0.0
         self.used_at = 0.0
 
-    def release(self, *, failed: bool | None, now: float) -> None:
-        """Count a request out. `failed` of None says nothing of the instance: the client left, for example."""
+    def served(self) -> None:
+        """Count a request out that the instance has answered."""
+        self.in_flight -= 1
+        self.failures = 0
+
+    def release(self, *, failed: bool, now: float) -> None:
+        """Count a request out that ended before its answer; not `failed` says nothing: the client left, for example."""
         self.in_flight -= 1
         if not failed:
-            if failed is not None:
-                self.failures = 0
             return
         self.failures += 1
         if self.failures >= FAILURES_BEFORE_OPEN:

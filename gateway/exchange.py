@@ -2,16 +2,15 @@
 
 import asyncio
 import logging
-import math
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import orjson
 
 from gateway import api_server, framing, meter, own_answers, routes
-from gateway.answer import Answer
+from gateway.answer import AnswerSide
 from gateway.balancer import Load
-from gateway.callers import ANONYMOUS, Caller, read_identity
+from gateway.callers import ANONYMOUS, read_identity
 from gateway.errors import GatewayError
 from gateway.framing import RequestHead
 from gateway.journal import NO_INSTANCE, File
@@ -32,38 +31,27 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NO_TOKENS = Tokens()
 
 
-class Exchange:
+class Exchange(AnswerSide):
     """Lives from a sound request head to the last byte of the answer, or to whatever ends it before."""
 
     __slots__ = (
-        "_address", "_answer", "_body", "_body_bytes", "_buffering", "_connecting", "_connection", "_file", "_forwarded",
-        "_gateway", "_length", "_load", "_retried", "_route", "_sent_body", "_sequence", "_started", "_strips_usage",
-        "_target", "_upstream_blocked", "caller", "client", "deadline", "done", "head", "keep_alive", "request_done",
-        "request_id",
+        "_address", "_body", "_body_bytes", "_buffering", "_connecting", "_file", "_forwarded", "_length", "_load",
+        "_parties", "_retried", "_sent_body", "_sequence", "_started", "_target", "_upstream_blocked",
     )  # fmt: skip
 
     def __init__(self, client: "ClientConnection", head: RequestHead) -> None:
-        self.client = client
-        self._gateway = client.gateway
-        self.head = head
-        self._sequence, self.request_id = client.gateway.next_request(head.request_id)
-        # Behind a websocket's request the connection speaks another protocol, whatever becomes of it.
-        self.keep_alive = head.keep_alive and not head.websocket
-        self.request_done = self.done = False
-        self.deadline = math.inf
-        self.caller: Caller = ANONYMOUS
+        self._sequence, request_id = client.gateway.next_request(head.request_id)
+        AnswerSide.__init__(self, client, head, request_id)
         self._length = head.length
-        self._buffering = self._strips_usage = self._retried = self._upstream_blocked = False
+        self._buffering = self._retried = self._upstream_blocked = False
         self._body: list[bytes] | None = None
         self._body_bytes = self._sent_body = 0
-        self._route: Route | None = None
         self._target: Target | None = None
         self._address: Address | None = None
         self._load: Load | None = None
-        self._connection: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._answer: Answer | None = None
         self._file: File | None = None
+        self._parties = b""
         self._started = self._forwarded = 0.0
 
     # From the client
@@ -72,7 +60,8 @@ class Exchange:
         """Check, route, forward as far as the request is there."""
         gateway, head = self._gateway, self.head
         self._started = now = monotonic()
-        self.deadline = now + gateway.timeouts.body_idle_s
+        if not self.request_done:
+            self.deadline = now + gateway.timeouts.body_idle_s
         try:
             route = head.route
             if type(route) is not Route or route.snapshot is not gateway.snapshot:
@@ -130,9 +119,7 @@ class Exchange:
         self.request_done = True
         if self.done:
             return
-        if not self._started:
-            self.begin()
-        elif self._buffering:
+        if self._buffering:
             try:
                 self._dispatch_buffered(monotonic())
             except GatewayError as error:
@@ -144,7 +131,7 @@ class Exchange:
 
     def client_data(self, data: bytes) -> None:
         """Bytes of a websocket. Before the instance has agreed they wait with the client."""
-        if self._answer is not None and self._answer.is_tunnel and self._connection is not None:
+        if self._tunnels and self._connection is not None:
             self.deadline = monotonic() + self._gateway.timeouts.stream_idle_s
             self._connection.transport.write(data)
             return
@@ -153,43 +140,34 @@ class Exchange:
         self._body.append(data)
         self.client.pause_reading()
 
-    def client_writable(self, writable: bool) -> None:
-        if self._answer is not None:
-            self._answer.client_writable(writable)
-
     def client_lost(self) -> None:
         """The client left: close upstream at once and settle what was produced."""
         if not self.done:
             # A websocket has no end of its own but this one.
-            is_tunnel = self._answer is not None and self._answer.is_tunnel
-            self._end_upstream(failed=None)
-            self._finish(meter.COMPLETED if is_tunnel else meter.CANCELLED, monotonic())
+            self._end_upstream(failed=False)
+            self._finish(meter.COMPLETED if self._tunnels else meter.CANCELLED, monotonic())
 
     def check_deadline(self, now: float) -> None:
-        connection, answer = self._connection, self._answer
+        connection = self._connection
         if connection is not None and connection.was_heard:
             connection.was_heard = False
             self.deadline = now + self._gateway.timeouts.stream_idle_s
         if self.deadline < now:
-            self._on_deadline(answer)
-        elif (
-            self._started
-            and now - self._started > self._gateway.timeouts.total_s
-            and not (answer is not None and answer.is_tunnel)
-        ):
+            self._on_deadline()
+        elif self._started and now - self._started > self._gateway.timeouts.total_s and not self._tunnels:
             # Says nothing of the instance, which may be halfway through a long answer.
             self.fail(
                 GatewayError(504, "total_timeout", "The request took longer than a request may take."),
                 outcome=meter.FAILED,
             )
 
-    def _on_deadline(self, answer: Answer | None) -> None:
-        if answer is not None and (answer.paused_at or answer.is_tunnel):
-            log.info("%s ended: %s", self.request_id.decode(), "slow_reader" if answer.paused_at else "idle_timeout")
+    def _on_deadline(self) -> None:
+        if self.paused_at or self._tunnels:
+            log.info("%s ended: %s", self.request_id.decode(), "slow_reader" if self.paused_at else "idle_timeout")
             self.client.abort()
         elif not self.request_done and not self._upstream_blocked:
             self.fail(GatewayError(408, "body_timeout", "The body did not arrive in time. Send it again."))
-        elif answer is None or not answer.has_begun:
+        elif not self.has_begun:
             self._time_out(GatewayError(504, "first_byte_timeout", "The instance did not begin to answer in time."))
         else:
             self._time_out(GatewayError(504, "idle_timeout", "The instance sent nothing for too long."))
@@ -235,10 +213,8 @@ class Exchange:
                 401, "identity_invalid", "The console's token is for another deployment. Reload the page."
             )
         gateway.in_flight += 1
-        self._file = gateway.journal.admitted(
-            self._sequence, target.deployment_id, target.version_id, caller.organization_id, caller.user_id, caller.key_id,
-            caller.source, now + gateway.wall_offset,
-        )  # fmt: skip
+        self._parties = parties = target.anonymous if caller is ANONYMOUS else target.parties_with(caller)
+        self._file = gateway.journal.admitted(self._sequence, now + gateway.wall_offset, parties)
         if not target.addresses:
             raise target.unavailable()
 
@@ -276,17 +252,15 @@ class Exchange:
     def _send(self, connection: UpstreamConnection, now: float) -> None:
         assert self._route is not None  # noqa: S101
         self._connection = connection
-        if self._answer is None:
-            self._answer = Answer(self, strips_usage=self._strips_usage)
-        self._answer.expect_from(connection)
+        connection.take(self)
         self._forwarded = now
         timeouts = self._gateway.timeouts
         self.deadline = now + (timeouts.first_byte_s if self.request_done else timeouts.body_idle_s)
-        length, server = self._length, connection.address.api_server
+        length, address = self._length, connection.address
         line = self._route.line
-        if server is not None:
-            line = api_server.request_line(server, connection.address.prefix, self.head, self._route.path)
-        head = line + framing.request_rest(self.head, self.request_id, connection.address.authority, length)
+        if address.api_server is not None:
+            line = api_server.request_line(address.api_server, address.prefix, self.head, self._route.path)
+        head = b"".join((line, self.request_id, framing.request_rest(self.head, address.host_line, length)))
         # A websocket's first bytes are not a body: they wait until the instance has agreed.
         if not length:
             connection.transport.write(head)
@@ -305,30 +279,32 @@ class Exchange:
     # From the answer
 
     def refused_for_instance(self, error: GatewayError) -> None:
-        """Who was asked to hand the request on could not, or may not."""
         self._end_upstream(failed=True)
         self.fail(error, outcome=meter.FAILED)
 
     def tunnel_opened(self, connection: UpstreamConnection) -> None:
-        """The instance agreed to the websocket; what the client sent ahead may go."""
+        """What the client sent ahead may go."""
         if self._body:
             connection.transport.write(b"".join(self._body))
             self._body = None
         self.client.resume_reading()
 
     def complete(self, data: bytes, now: float) -> None:
-        """The answer is whole; `data` is its last part."""
         self._connection = None
         # The books first: whoever has seen the last byte is in them, whenever this process is killed.
         self._finish(meter.COMPLETED, now)
         self.client.finish_exchange(self, data, now)
 
-    def upstream_lost(self, *, was_idle: bool) -> None:
-        """The instance closed the connection before its answer was whole."""
-        self._connection = None
-        begun = self._answer is not None and self._answer.has_begun
+    def instance_lost(self, *, was_idle: bool) -> None:
         sent_in_part = self._sent_body and not self._buffering
-        if was_idle and not begun and not self._retried and self.request_done and not sent_in_part and self._address:
+        if (
+            was_idle
+            and not self.has_begun
+            and not self._retried
+            and self.request_done
+            and not sent_in_part
+            and self._address
+        ):
             # It was closed while it lay idle: the instance never saw the request.
             self._retried = True
             self._connecting = self._gateway.loop.create_task(self._connect(self._address))
@@ -354,8 +330,8 @@ class Exchange:
         """End with an error of the gateway's own: an answer, or a cut where one has begun."""
         if self.done:
             return
-        self._end_upstream(failed=None)
-        if self._answer is not None and self._answer.has_begun:
+        self._end_upstream(failed=False)
+        if self.has_begun:
             # Cut off, so that the client can't take the torn answer for a whole one; a second head would be its body.
             log.info("%s ended: %s", self.request_id.decode(), error.code)
             self._finish(meter.CANCELLED if error.status < 500 else meter.FAILED, monotonic())
@@ -381,36 +357,39 @@ class Exchange:
         """Write the request's one final record. Requests that were never admitted have none."""
         self.done = True
         if self._load is not None:
-            self._load.release(failed=False, now=now)
+            self._load.served()
             self._load = None
-        file, target, answer = self._file, self._target, self._answer
-        if file is None or target is None:
+        file = self._file
+        if file is None:
             return
         self._file = None
-        first_byte = paused = 0.0
-        tokens = _NO_TOKENS
-        timed = True
-        if answer is not None:
-            status = status or answer.status
-            first_byte, paused, tokens = answer.first_byte, answer.paused_until(now), answer.tokens(self._body_bytes)
-            # A websocket's duration is no latency.
-            timed = not answer.is_tunnel
-        started, forwarded, address = self._started, self._forwarded, self._address
-        caller, gateway = self.caller, self._gateway
+        started, forwarded, first_byte, gateway = self._started, self._forwarded, self.first_byte, self._gateway
+        tokens = self._usage.tokens(self._body_bytes) if self._usage is not None else _NO_TOKENS
+        if first_byte and not (self._tunnels or self.paused_at or self._paused_s):
+            clocks = now - started, now - forwarded, forwarded - started, first_byte - started
+        else:
+            clocks = self._unusual_clocks(now)
         gateway.in_flight -= 1
         gateway.journal.finished(
-            file, outcome, status or (499 if outcome == meter.CANCELLED else 502), caller.source, tokens.estimated,
-            self._sequence, target.deployment_id, target.version_id,
-            address.key if address is not None and forwarded else NO_INSTANCE,
-            caller.organization_id, caller.user_id, caller.key_id, now + gateway.wall_offset,
+            file, outcome, status or self.status or (499 if outcome == meter.CANCELLED else 502), tokens.estimated,
+            self._sequence, now + gateway.wall_offset, self._parties,
+            self._address.key if forwarded else NO_INSTANCE,  # type: ignore[union-attr]
+            *clocks, tokens.input, tokens.output,
+        )  # fmt: skip
+
+    def _unusual_clocks(self, now: float) -> tuple[float, float, float, float]:
+        """End-to-end, inference, queue and first-token time of a request that lacks some, or whose client was slow."""
+        started, forwarded, paused = self._started, self._forwarded, self._paused_until(now)
+        # A websocket's duration is no latency.
+        timed = not self._tunnels
+        return (
             now - started - paused if timed else -1.0,
             now - forwarded - paused if forwarded and timed else -1.0,
             (forwarded or now) - started,
-            first_byte - started if first_byte and timed else -1.0,
-            tokens.input, tokens.output,
-        )  # fmt: skip
+            self.first_byte - started if self.first_byte and timed else -1.0,
+        )
 
-    def _end_upstream(self, *, failed: bool | None) -> None:
+    def _end_upstream(self, *, failed: bool) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
             self._connecting = None
@@ -426,10 +405,6 @@ class Exchange:
     def is_tunnel(self) -> bool:
         """What comes behind the request's head is not HTTP any more."""
         return self.head.websocket
-
-    @property
-    def tells_usage(self) -> bool:
-        return self._route is not None and self._route.tells_usage
 
     @property
     def admitted_deployment(self) -> int | None:

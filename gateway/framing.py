@@ -197,15 +197,15 @@ def request_line(head: RequestHead, path: bytes) -> bytes:
     return b"%b %b HTTP/1.1\r\n%bx-request-id: " % (head.method, path, head.passed)
 
 
-def request_rest(head: RequestHead, request_id: bytes, host: bytes, length: int | None) -> bytes:
-    """The rest of the head to the instance; `length` as in RequestHead, of the body that is sent."""
+def request_rest(head: RequestHead, host_line: bytes, length: int | None) -> bytes:
+    """The head to the instance behind the request's id; `length` as in RequestHead, of the body that is sent."""
     if length is None:
         if head.websocket:
-            return b"%b\r\nhost: %b\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n" % (request_id, host)
-        return b"%b\r\nhost: %b\r\n\r\n" % (request_id, host)
+            return b"%bconnection: Upgrade\r\nupgrade: websocket\r\n\r\n" % host_line
+        return host_line + b"\r\n"
     if length == -1:
-        return b"%b\r\nhost: %b\r\ntransfer-encoding: chunked\r\n\r\n" % (request_id, host)
-    return b"%b\r\nhost: %b\r\ncontent-length: %d\r\n\r\n" % (request_id, host, length)
+        return b"%btransfer-encoding: chunked\r\n\r\n" % host_line
+    return b"%bcontent-length: %d\r\n\r\n" % (host_line, length)
 
 
 def status_line(status: int) -> bytes:

@@ -18,19 +18,26 @@ RECORDS_PER_FILE = 65_536
 # One finished request: times in seconds, `at` since the epoch, durations below 0 were never reached.
 RECORD = np.dtype(
     [
-        ("kind", "u1"), ("outcome", "u1"), ("status", "<u2"), ("source", "u1"), ("estimated", "u1"), ("_", "V2"),
-        ("sequence", "<u8"), ("deployment", "<u4"), ("version", "<u4"), ("instance", "V16"),
-        ("organization", "<u4"), ("user", "<u4"), ("key", "<u4"), ("_2", "V4"), ("at", "<f8"),
+        ("kind", "u1"), ("outcome", "u1"), ("status", "<u2"), ("estimated", "u1"), ("_", "V3"),
+        ("sequence", "<u8"), ("at", "<f8"), ("deployment", "<u4"), ("version", "<u4"),
+        ("organization", "<u4"), ("user", "<u4"), ("key", "<u4"), ("source", "u1"), ("_2", "V3"), ("instance", "V16"),
         ("end_to_end", "<f4"), ("inference", "<f4"), ("queue", "<f4"), ("first_token", "<f4"),
         ("input_tokens", "<u4"), ("output_tokens", "<u4"),
     ]
 )  # fmt: skip
 SIZE = RECORD.itemsize
 # The kind is written last: a record that a kill tore apart has none, and the reading ends there.
-_FINISHED = struct.Struct("<xBHBBxxQII16sIIIxxxxdffffII")
-_ADMITTED = struct.Struct("<xxxxBxxxQII16sIIIxxxxd")
+_FINISHED = struct.Struct("<xBHBxxxQd24s16sffffII")
+_ADMITTED = struct.Struct("<xxxxxxxxQd24s16s")
+# From `deployment` to `source`: what a request's records say of whose it is.
+_PARTIES = struct.Struct("<IIIIIBxxx")
 _FOLDED = struct.Struct("<xxxxxxxxQ")
 NO_INSTANCE = b"\0" * 16
+
+
+def parties(deployment: int, version: int, organization: int, user: int, key: int, source: int) -> bytes:
+    """Whose request it is, as records hold it: packed once, not in each of them."""
+    return _PARTIES.pack(deployment, version, organization, user, key, source)
 
 
 class File:
@@ -59,31 +66,19 @@ class Journal:
         self._current = self._open_file()
         self._end = RECORDS_PER_FILE
 
-    def admitted(
-        self,
-        sequence: int,
-        deployment: int,
-        version: int,
-        organization: int,
-        user: int,
-        key: int,
-        source: int,
-        at: float,
-    ) -> File:
-        """Note an admission; the returned file is handed back to `finished`."""
+    def admitted(self, sequence: int, at: float, parties: bytes) -> File:
+        """Note an admission; the returned file is handed back to `finished`. `parties` is what `parties` packs."""
         position = self.position
         file = self._current if position != self._end else self._turn()
         offset = (position - file.first) * SIZE
-        _ADMITTED.pack_into(
-            file.map, offset, source, sequence, deployment, version, NO_INSTANCE, organization, user, key, at
-        )
+        _ADMITTED.pack_into(file.map, offset, sequence, at, parties, NO_INSTANCE)
         file.map[offset] = ADMITTED
         self.position = position + 1
         file.unfinished += 1
         return file
 
     def finished(self, file: File, *values: object) -> None:
-        """Note an end; `values` are RECORD's fields from `outcome` on."""
+        """Note an end; `values` are RECORD's fields from `outcome` on, those of the parties packed into one."""
         position = self.position
         current = self._current if position != self._end else self._turn()
         offset = (position - current.first) * SIZE

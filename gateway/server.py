@@ -67,7 +67,11 @@ class ClientConnection(asyncio.Protocol):
         if self._lingering or self._closing:
             return
         exchange = self._exchange
-        if exchange is None or not exchange.request_done:
+        if exchange is None and not self._in_body:
+            data = self._take_head(data)
+            if data:
+                self._feed(data)
+        elif exchange is None or not exchange.request_done:
             self._feed(data)
         elif exchange.is_tunnel:
             exchange.client_data(data)
@@ -159,7 +163,8 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = exchange = Exchange(self, head)
         if not head.length:
             self._parser = None
-            exchange.request_complete()
+            exchange.request_done = True
+            exchange.begin()
             return
         self._in_body = True
         self._body_left = head.length

@@ -9,7 +9,9 @@ from typing import Any
 import orjson
 
 from common import atomic_file
+from gateway import journal
 from gateway.api_server import ApiServer, ApiServerUnusableError, unseal
+from gateway.callers import ANONYMOUS, Caller
 from gateway.errors import GatewayError
 
 log = logging.getLogger(__name__)
@@ -29,13 +31,14 @@ class Address:
     port: int
     prefix: str = ""
     api_server: ApiServer | None = None
-    # Made once per snapshot, not once per request: the uid as the journal stores it and the Host header.
+    # Made once per snapshot, not once per request: the uid as the journal stores it; the Host header, begun by the end
+    # of the line before.
     key: bytes = field(init=False, repr=False, compare=False)
-    authority: bytes = field(init=False, repr=False, compare=False)
+    host_line: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", bytes.fromhex(self.uid))
-        object.__setattr__(self, "authority", f"{self.host}:{self.port}".encode())
+        object.__setattr__(self, "host_line", f"\r\nhost: {self.host}:{self.port}\r\n".encode())
 
     @classmethod
     def behind(cls, api_server: ApiServer, uid: str, prefix: str) -> "Address":
@@ -68,9 +71,20 @@ class Target:
     cause_message: str
     created: int
     addresses: tuple[Address, ...]
+    # Made once per snapshot: how the journal's records name a request of nobody known.
+    anonymous: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "anonymous", self.parties_with(ANONYMOUS))
+
+    def parties_with(self, caller: Caller) -> bytes:
+        """How the journal's records name a request of `caller` to this deployment."""
+        return journal.parties(
+            self.deployment_id, self.version_id, caller.organization_id, caller.user_id, caller.key_id, caller.source
+        )
 
     def to_json(self) -> dict[str, object]:
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.init}
         return values | {"addresses": [address.to_json() for address in self.addresses]}
 
     def unavailable(self) -> GatewayError:

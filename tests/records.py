@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from gateway.journal import ADMITTED, FINISHED, RECORD, File, Journal
+from gateway.journal import ADMITTED, FINISHED, RECORD, File, Journal, parties
 
+PARTIES = ("deployment", "version", "organization", "user", "key", "source")
 FIELDS = tuple(name for name in RECORD.names if name not in ("kind", "_", "_2"))
 DEFAULTS: dict[str, Any] = {
     "outcome": 0, "status": 200, "source": 1, "estimated": 0, "sequence": 1, "deployment": 1, "version": 2, "instance": b"\x01" * 16,
@@ -27,12 +28,14 @@ def records(*changes: dict[str, Any], admitted: bool = True) -> np.ndarray:
 
 
 def admit(journal: Journal, sequence: int) -> File:
-    return journal.admitted(sequence, 1, 2, 3, 4, 0, 1, 999.0)
+    return journal.admitted(sequence, 999.0, parties(1, 2, 3, 4, 0, 1))
 
 
 def finish(journal: Journal, file: File, sequence: int) -> None:
     values = DEFAULTS | {"sequence": sequence}
-    journal.finished(file, *(values[name] for name in FIELDS))
+    packed = parties(*(values[name] for name in PARTIES))
+    before, behind = FIELDS[: FIELDS.index(PARTIES[0])], FIELDS[FIELDS.index(PARTIES[-1]) + 1 :]
+    journal.finished(file, *(values[name] for name in before), packed, *(values[name] for name in behind))
 
 
 def ended(rows: np.ndarray) -> list[Any]:
