@@ -60,6 +60,13 @@ def post_script(folder: Path, body: bytes) -> Path:
     return path
 
 
+def pause_script(folder: Path, pause_ms: int) -> Path:
+    """A script for wrk that rests between an answer and the next request, so that servers are compared below their limit."""
+    path = folder / "pause.lua"
+    path.write_text(f"function delay() return math.random({pause_ms // 2}, {pause_ms * 3 // 2}) end\n")
+    return path
+
+
 def streams(port: int, path: str, *, connections: int) -> int:
     """Read one stream on each of `connections` at once, to the end; the number of events that came."""
     return uvloop.run(_streams(port, path, connections))

@@ -1,5 +1,6 @@
 """The servers beside the gateway under test: nginx as upstream and as the peer it is compared with, and a source of streams."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -55,6 +56,34 @@ def nginx_proxy(folder: Path, upstream_port: int, *, buffering: bool = True) -> 
     proxy_pass http://instance; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering {switch}; }} }}"""
     with _nginx(folder, f"proxy-{switch}", body, port) as pid:
         yield port, pid
+
+
+@contextmanager
+def litellm_proxy(folder: Path, upstream_port: int) -> Iterator[tuple[int, int] | None]:
+    """LiteLLM's proxy with one worker before the upstream, its model `bench/chat`; None where it isn't installed."""
+    program = os.environ.get("LITELLM") or shutil.which("litellm")
+    if program is None:
+        yield None
+        return
+    port = free_port()
+    model = {"model": "openai/chat", "api_base": f"http://127.0.0.1:{upstream_port}/v1", "api_key": "none"}
+    configuration = folder / "litellm.json"
+    configuration.write_bytes(orjson.dumps({"model_list": [{"model_name": "bench/chat", "litellm_params": model}]}))
+    # Nothing of ours, Django's settings above all, is its business.
+    environment = {
+        "PATH": os.environ["PATH"], "HOME": str(folder), "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [program, "--config", str(configuration), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"],
+        env=environment, stdout=(folder / "litellm.log").open("wb"), stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        await_port(port, within_s=120)
+        yield port, process.pid
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ class Row:
     target: float | None = None
 
     def __str__(self) -> str:
-        ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
+        ratio = "" if self.ratio is None else f"{self.ratio:.3g}"
         verdict = ""
         if self.ratio is not None and self.target is not None:
             verdict = f"≤ {self.target:g} {'held' if self.ratio <= self.target else 'MISSED'}"

@@ -121,6 +121,8 @@ class AnswerSide(ABC):
         elif usage is None:
             connection.passes_on = self.client.write
             self.client.write(raw)
+        elif usage.counted(raw, start):
+            self.client.write(raw)
         else:
             data = raw[start:-2]
             kept = usage.feed(data)

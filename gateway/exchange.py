@@ -5,9 +5,7 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING
 
-import orjson
-
-from gateway import api_server, framing, meter, own_answers, routes
+from gateway import api_server, framing, meter, own_answers, request_body, routes
 from gateway.answer import AnswerSide
 from gateway.balancer import Load
 from gateway.callers import ANONYMOUS, read_identity
@@ -17,7 +15,7 @@ from gateway.journal import NO_INSTANCE, File
 from gateway.routes import Route
 from gateway.snapshot import Address, Target
 from gateway.upstream import UpstreamConnection
-from gateway.usage import Tokens, ask_for_usage
+from gateway.usage import Tokens
 
 if TYPE_CHECKING:
     from gateway.server import ClientConnection
@@ -179,26 +177,12 @@ class Exchange(AnswerSide):
     # To the instance
 
     def _dispatch_buffered(self, now: float) -> None:
-        """The whole body is here: find the deployment, ask for usage, forward."""
+        """The whole body is here: find the deployment, forward."""
         self._started = now
         pieces = self._body or []
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        parsed: dict[str, object] | None = None
-        if self._target is None:
-            if not self._length:
-                raise GatewayError(400, "model_missing", "This path needs a JSON body with the field “model”.")
-            model, parsed = routes.model_of(body, self.head.content_type.lower())
-            self._target = self._gateway.snapshot.by_model(model)
-        elif self.tells_usage:
-            try:
-                loaded = orjson.loads(body)
-                parsed = loaded if isinstance(loaded, dict) else None
-            except orjson.JSONDecodeError:
-                parsed = None
-        if parsed is not None and self.tells_usage and self._route is not None and b"completions" in self._route.path:
-            asking = ask_for_usage(body, parsed)
-            if asking is not None:
-                body, self._strips_usage = asking, True
+        assert self._route is not None  # noqa: S101
+        self._target, body, self._strips_usage = request_body.read(self._gateway.snapshot, self._route, self.head, body)
         self._body, self._length = [body], len(body)
         self._admit(now)
         self._forward(now)

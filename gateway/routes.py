@@ -1,17 +1,12 @@
-"""Which deployment a request is for, by its path or by the model in its body."""
+"""Which deployment a request is for, as far as its path tells."""
 
-import re
-
-import orjson
-
-from gateway.errors import GatewayError, bad_request
+from gateway.errors import GatewayError
 from gateway.framing import RequestHead, request_line
 from gateway.snapshot import Snapshot, Target
 
 OPENAI_PREFIX = b"/v1/"
 # Paths whose answers carry token usage; only these bodies are read on a deployment's own address.
 USAGE_PATHS = frozenset({b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/responses"})
-_MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n')
 
 
 class Route:
@@ -69,22 +64,3 @@ def resolve(snapshot: Snapshot, target: bytes) -> tuple[Target, bytes]:
 def tells_usage(path: bytes) -> bool:
     """Whether answers at this path, as the instance is asked it, tell how many tokens were used."""
     return path.startswith(OPENAI_PREFIX) and path.partition(b"?")[0] in USAGE_PATHS
-
-
-def model_of(body: bytes, content_type: bytes) -> tuple[str, dict[str, object] | None]:
-    """(the model that an OpenAI-style body names, the parsed JSON body or None for a form)."""
-    if content_type.startswith(b"multipart/form-data"):
-        found = _MULTIPART_MODEL.search(body)
-        if not found:
-            raise bad_request("The form has no field “model”.", "model_missing")
-        return found.group(1).decode("utf-8", "replace"), None
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise bad_request(f"The body is not JSON: {error}.", "body_not_json") from None
-    model = parsed.get("model") if isinstance(parsed, dict) else None
-    if not isinstance(model, str) or not model:
-        raise bad_request(
-            "The body needs a field “model” with the id of a deployment, for example “demo/chat”.", "model_missing"
-        )
-    return model, parsed

@@ -67,18 +67,17 @@ class ClientConnection(asyncio.Protocol):
         if self._lingering or self._closing:
             return
         exchange = self._exchange
-        if exchange is None and not self._in_body:
-            data = self._take_head(data)
-            if data:
-                self._feed(data)
-        elif exchange is None or not exchange.request_done:
-            self._feed(data)
-        elif exchange.is_tunnel:
-            exchange.client_data(data)
-        else:
+        if self._ahead or (exchange is not None and exchange.request_done and not exchange.is_tunnel):
+            # Behind what waits already, be it only until the loop's next turn.
             self._ahead += data
             if len(self._ahead) > AHEAD_LIMIT:
                 self.transport.pause_reading()
+        elif exchange is None and not self._in_body:
+            data = self._take_head(data)
+            if data:
+                self._feed(data)
+        else:
+            self._feed(data)
 
     def pause_writing(self) -> None:
         self.is_writable = False

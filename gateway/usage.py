@@ -47,6 +47,10 @@ class BodyUsage:
     def __init__(self) -> None:
         self._tail = b""
 
+    def counted(self, raw: bytes, start: int) -> bool:
+        """As StreamUsage.counted: a JSON answer in chunks has no events."""
+        return False
+
     def feed(self, data: bytes) -> bytes:
         self._tail = data[-TAIL_BYTES:] if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
         return data
@@ -72,12 +76,24 @@ class StreamUsage:
         self._usage: dict[str, Any] | None = None
         self._content_events = 0
 
+    def counted(self, raw: bytes, start: int) -> bool:
+        """Count the chunk `raw`, data from `start` to before its CRLF, if it is one whole event that tells no usage.
+
+        As nearly all are: nothing is copied for them. Engines that were asked for usage write a null into each event
+        before the last.
+        """
+        if (
+            raw.find(b"\n\n", start) == len(raw) - 4
+            and raw.startswith(b"data: {", start)
+            and not self._buffer
+            and (raw.find(b'"usage"', start) < 0 or b'"usage":null' in raw)
+        ):
+            self._content_events += 1
+            return True
+        return False
+
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the stream; the bytes to pass on now (whole events when something may have to be stripped)."""
-        if data.find(b"\n\n") == len(data) - 2 and not self._buffer and _is_text(data):
-            # One whole event, as nearly all come.
-            self._content_events += 1
-            return data
         self._buffer += data
         *events, self._buffer = self._split(self._buffer)
         passed = [event for event in events if self._keep(event)]
@@ -121,11 +137,6 @@ class StreamUsage:
                     return not self._strip
         self._content_events += 1
         return True
-
-
-def _is_text(event: bytes) -> bool:
-    """Whether an event tells no usage. Engines that were asked for it write a null into each event before the last."""
-    return event.startswith(b"data: {") and (b'"usage"' not in event or b'"usage":null' in event)
 
 
 def _object_at(text: bytes, start: int) -> dict[str, Any] | None:

@@ -123,6 +123,39 @@ async def test_requests_sent_ahead_wait_their_turn(gateway, upstream):
     assert most == 1
 
 
+async def test_what_comes_between_an_answer_and_the_next_turn_keeps_its_place(gateway, upstream):
+    """The next request waits for the loop's next turn; bytes that are read in this very turn belong behind it."""
+
+    hold = asyncio.Event()
+
+    async def named(request, writer):
+        await hold.wait()
+        await json_answer(request.path.encode())(request, writer)
+
+    server = await upstream(named)
+    await gateway.start(server)
+    reader, writer = await gateway.connect()
+    asked = [b"GET /main/chat/%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(3)]
+    writer.write(asked[0])
+    while not server.requests:
+        await asyncio.sleep(0.01)
+    (connection,) = gateway.core.connections
+    finish = connection.finish_exchange
+
+    def finish_and_read(*args):
+        finish(*args)
+        connection.finish_exchange = finish
+        connection.data_received(asked[2])
+
+    connection.finish_exchange = finish_and_read
+    connection.data_received(asked[1])
+    hold.set()
+    for path in (b"/0", b"/1", b"/2"):
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(2) == path
+    writer.close()
+
+
 async def test_what_a_client_sends_ahead_is_bounded(gateway, upstream):
     hold = asyncio.Event()
 
