@@ -77,7 +77,8 @@ if ! have_programs || [ ! -e "$K/.runtime" ]; then
   touch "$K/.runtime"
 fi
 if ! have_programs; then
-  if [ -n "${SLIPWAY_TEST_CLUSTER_BINARIES:-}" ]; then copy_binaries "$SLIPWAY_TEST_CLUSTER_BINARIES"; else build_from_source; fi
+  # In a shell of its own: it works in the folder that it removes.
+  if [ -n "${SLIPWAY_TEST_CLUSTER_BINARIES:-}" ]; then copy_binaries "$SLIPWAY_TEST_CLUSTER_BINARIES"; else (build_from_source) || exit 1; fi
 fi
 have_programs || die "the programs are not complete: $PROGRAMS"
 exec bash "$HERE/images.sh"
