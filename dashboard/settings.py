@@ -56,6 +56,7 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "accounts",
     "deployments",
+    "apikeys",
     "monitoring",
     "dashboard",
 ]

@@ -52,6 +52,19 @@ def manageable_deployments(actor: Actor) -> QuerySet[Deployment]:
     return _scoped(Deployment.objects.all(), actor, managed_organizations(actor))
 
 
+def usable_deployments(actor: Actor) -> QuerySet[Deployment]:
+    """What the Developer Hub shows the actor and his keys may open: his organizations' own, and what they share."""
+    if is_operator(actor):
+        return Deployment.objects.all()
+    if not actor.is_authenticated:
+        return Deployment.objects.none()
+    his = visible_organizations(actor)
+    shared = Q(sharing=Deployment.Sharing.SPECIFIC) & Exists(
+        Deployment.shared_with.through.objects.filter(deployment=OuterRef("pk"), organization__in=his)
+    )
+    return Deployment.objects.filter(Q(organization__in=his) | Q(sharing=Deployment.Sharing.ALL) | shared)
+
+
 def visible_models(actor: Actor) -> QuerySet[Model]:
     return _scoped(Model.objects.all(), actor, visible_organizations(actor))
 

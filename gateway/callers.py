@@ -1,30 +1,80 @@
-"""Who sends a request, as far as the gateway knows."""
+"""Who sends a request, as far as the gateway knows, and which deployments he may call."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from common import identity_token
 from gateway.errors import GatewayError
+
+if TYPE_CHECKING:
+    from gateway.snapshot import Target
 
 API, CONSOLE = 0, 1
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Ids of 0 mean nobody known. `deployment_id`, when set, is the only deployment that the caller may reach."""
+    """Ids of 0 mean nobody known. `deployment_id`, when set, is the only deployment that a console's token is for.
+
+    `organizations` are those whose deployments, own and shared, the user may use. `deployments`, when it isn't None,
+    narrows that to what the key was made for. `expires_at` in seconds since the epoch.
+    """
 
     organization_id: int = 0
     user_id: int = 0
     key_id: int = 0
     source: int = API
     deployment_id: int = 0
+    organizations: frozenset[int] = frozenset()
+    deployments: frozenset[int] | None = None
+    is_operator: bool = False
+    expires_at: float = float("inf")
+    # How the journal names his requests, by deployment; filled as he calls.
+    packed: dict[bytes, bytes] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def is_console(self) -> bool:
         return self.source == CONSOLE
 
+    def to_json(self) -> list[object]:
+        """A key's caller, as the snapshot on disk has it. JSON knows no infinity."""
+        narrowed = sorted(self.deployments) if self.deployments is not None else None
+        expires_at = self.expires_at if self.expires_at < float("inf") else None
+        ids = [self.key_id, self.user_id, self.organization_id]
+        return [*ids, sorted(self.organizations), narrowed, self.is_operator, expires_at]
+
+    @classmethod
+    def from_json(cls, item: list[Any]) -> "Caller":
+        key_id, user_id, organization_id, organizations, narrowed, is_operator, expires_at = item
+        return cls(
+            organization_id=organization_id,
+            user_id=user_id,
+            key_id=key_id,
+            organizations=frozenset(organizations),
+            deployments=None if narrowed is None else frozenset(narrowed),
+            is_operator=is_operator,
+            expires_at=float("inf") if expires_at is None else expires_at,
+        )
+
+    def may_call(self, target: "Target") -> bool:
+        """Whether the deployment exists for this caller."""
+        if self.source == CONSOLE:
+            # The console has asked before it signed the token, which is for one deployment.
+            return self.deployment_id == target.deployment_id
+        if self.deployments is not None and target.deployment_id not in self.deployments:
+            return False
+        return (
+            target.is_public
+            or target.organization_id in self.organizations
+            or self.is_operator
+            or (target.is_shared_with_all and self.key_id != 0)
+            or not self.organizations.isdisjoint(target.shared_with)
+        )
+
 
 ANONYMOUS = Caller()
+Keys = dict[bytes, Caller]
 
 
 def read_identity(token: bytes, secret: bytes) -> Caller:
@@ -35,3 +85,19 @@ def read_identity(token: bytes, secret: bytes) -> Caller:
             401, "identity_invalid", "The console's token has expired or is not valid. Send the request again."
         )
     return Caller(identity.organization_id, identity.user_id, 0, CONSOLE, identity.deployment_id)
+
+
+def by_key(keys: Keys, digest: bytes, now: float) -> Caller:
+    """Whose key it is; `now` in seconds since the epoch. Raises a 401 that tells nothing about keys of others."""
+    caller = keys.get(digest)
+    if caller is None:
+        raise GatewayError(
+            401,
+            "key_invalid",
+            "This API key is not known, or was revoked. Developer Hub → API Keys shows those that are.",
+        )
+    if caller.expires_at <= now:
+        raise GatewayError(
+            401, "key_expired", "This API key has expired. Make another one in Developer Hub → API Keys."
+        )
+    return caller

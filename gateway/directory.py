@@ -6,6 +6,7 @@ last good snapshot, which lies on disk too, stays in force.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,10 +15,14 @@ from pathlib import Path
 import psycopg
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections, transaction
+from django.db.models import Prefetch
 
-from deployments.models import Cluster, DirectoryVersion, Instance, Status
+from accounts.models import Member, Organization
+from apikeys.models import ApiKey
+from deployments.models import Cluster, Deployment, DirectoryVersion, Instance, Status
 from deployments.selectors import current_versions, serving_versions, visible_deployments
 from gateway.api_server import ApiServerUnusableError, pod_proxy_path, unseal
+from gateway.callers import Caller, Keys
 from gateway.snapshot import Address, Snapshot, Target
 from runtimes.observation import READY
 
@@ -78,7 +83,7 @@ class Directory:
             return
         snapshot = read_snapshot()
         self._read_at = time.monotonic()
-        if snapshot.version != self._snapshot.version or snapshot.targets != self._snapshot.targets:
+        if snapshot != self._snapshot:
             # On disk first: a gateway that restarts without PostgreSQL must not go back behind what it served by.
             snapshot.save(self._path)
             self._snapshot = snapshot
@@ -92,7 +97,12 @@ def read_snapshot() -> Snapshot:
         with transaction.get_connection().cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         version = DirectoryVersion.objects.get(pk=1).v
-        deployments = list(visible_deployments(None).select_related("organization", "endpoint").order_by("pk"))
+        deployments = list(
+            visible_deployments(None)
+            .select_related("organization", "endpoint")
+            .prefetch_related(Prefetch("shared_with", Organization.objects.only("pk")))
+            .order_by("pk")
+        )
         current = {item.deployment_id: item for item in current_versions()} | serving_versions()
         addresses: dict[int, list[Address]] = {}
         ready = Instance.objects.filter(ended_at=None, phase=READY).exclude(address="").order_by("pk")
@@ -100,6 +110,7 @@ def read_snapshot() -> Snapshot:
             address = _address(instance, instance.version.deployment.endpoint.cluster)
             if address is not None:
                 addresses.setdefault(instance.version_id, []).append(address)
+        keys = _read_keys()
     targets = []
     for deployment in deployments:
         found = current.get(deployment.pk)
@@ -120,9 +131,41 @@ def read_snapshot() -> Snapshot:
                 cause_message=cause.message if cause else "",
                 created=int(deployment.created_at.timestamp()),
                 addresses=tuple(addresses.get(found.pk, ())) if serving and found else (),
+                is_public=deployment.is_public,
+                is_shared_with_all=deployment.sharing == Deployment.Sharing.ALL,
+                shared_with=tuple(sorted(item.pk for item in deployment.shared_with.all())),
             )
         )
-    return Snapshot.of(version, targets)
+    return Snapshot.of(version, targets, keys)
+
+
+def _read_keys() -> Keys:
+    """Whose each key is, by its digest; a rotated key's secret before has an end of its own."""
+    organizations: dict[int, set[int]] = {}
+    for user_id, organization_id in Member.objects.values_list("user_id", "organization_id"):
+        organizations.setdefault(user_id, set()).add(organization_id)
+    chosen: dict[int, set[int]] = {}
+    for key_id, deployment_id in ApiKey.deployments.through.objects.values_list("apikey_id", "deployment_id"):
+        chosen.setdefault(key_id, set()).add(deployment_id)
+    keys: Keys = {}
+    good = ApiKey.objects.filter(revoked_at=None, user__is_active=True).order_by("pk")
+    fields = ("pk", "user_id", "organization_id", "scope", "digest", "expires_at", "previous_digest", "previous_until", "user__is_operator")  # fmt: skip
+    for pk, user_id, organization_id, scope, digest, expires_at, previous, until, is_operator in good.values_list(
+        *fields
+    ):
+        ends = expires_at.timestamp() if expires_at else math.inf
+        known = {
+            "organization_id": organization_id,
+            "user_id": user_id,
+            "key_id": pk,
+            "organizations": frozenset(organizations.get(user_id, ())),
+            "deployments": frozenset(chosen.get(pk, ())) if scope == ApiKey.Scope.DEPLOYMENTS else None,
+            "is_operator": is_operator,
+        }
+        keys[bytes(digest)] = Caller(**known, expires_at=ends)
+        if previous and until:
+            keys[bytes(previous)] = Caller(**known, expires_at=min(ends, until.timestamp()))
+    return keys
 
 
 def _address(instance: Instance, cluster: Cluster) -> Address | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gateway import api_server, framing, meter, own_answers, request_body, routes
 from gateway.answer import AnswerSide
 from gateway.balancer import Load
-from gateway.callers import ANONYMOUS, read_identity
+from gateway.callers import ANONYMOUS, by_key, read_identity
 from gateway.errors import GatewayError
 from gateway.framing import RequestHead
 from gateway.journal import NO_INSTANCE, File
@@ -61,19 +61,23 @@ class Exchange(AnswerSide):
         if not self.request_done:
             self.deadline = now + gateway.timeouts.body_idle_s
         try:
+            if head.identity:
+                self.caller = read_identity(head.identity, gateway.secret)
+            elif head.key:
+                self.caller = by_key(gateway.snapshot.keys, head.key, now + gateway.wall_offset)
             route = head.route
             if type(route) is not Route or route.snapshot is not gateway.snapshot:
-                own = own_answers.to(head, gateway.snapshot)
+                own = own_answers.to(head, gateway.snapshot, self.caller)
                 if own is not None:
                     self._reply(200, own.body, content_type=own.content_type)
                     return
                 route = routes.route_of(gateway.snapshot, head)
             self._route = route
-            if head.identity:
-                self.caller = read_identity(head.identity, gateway.secret)
             length = self._length
-            self._target = route.target
-            if route.target is None:
+            self._target = target = route.target
+            if target is not None and not (target.is_public and self.caller is ANONYMOUS):
+                self._check_access(target)
+            if target is None:
                 self._buffering = True
                 if length is not None and length > MAX_BUFFERED_BODY:
                     raise _too_large()
@@ -87,7 +91,7 @@ class Exchange(AnswerSide):
             elif self.request_done:
                 self._dispatch_buffered(now)
             else:
-                if route.target is not None and not route.target.addresses:
+                if target is not None and not target.addresses:
                     # Known before the body: it need not be sent.
                     self._admit(now)
                 if head.expects:
@@ -182,7 +186,9 @@ class Exchange(AnswerSide):
         pieces = self._body or []
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         assert self._route is not None  # noqa: S101
-        self._target, body, self._strips_usage = request_body.read(self._gateway.snapshot, self._route, self.head, body)
+        self._target, body, self._strips_usage = request_body.read(
+            self._gateway.snapshot, self._route, self.head, self.caller, body
+        )
         self._body, self._length = [body], len(body)
         self._admit(now)
         self._forward(now)
@@ -192,15 +198,21 @@ class Exchange(AnswerSide):
         target = self._target
         assert target is not None  # noqa: S101
         caller, gateway = self.caller, self._gateway
-        if caller.deployment_id and caller.deployment_id != target.deployment_id:
-            raise GatewayError(
-                401, "identity_invalid", "The console's token is for another deployment. Reload the page."
-            )
         gateway.in_flight += 1
         self._parties = parties = target.anonymous if caller is ANONYMOUS else target.parties_with(caller)
         self._file = gateway.journal.admitted(self._sequence, now + gateway.wall_offset, parties)
         if not target.addresses:
             raise target.unavailable()
+
+    def _check_access(self, target: Target) -> None:
+        """What the caller may not use isn't there for him."""
+        if self.caller.may_call(target):
+            return
+        if self.caller.is_console:
+            raise GatewayError(
+                401, "identity_invalid", "The console's token is for another deployment. Reload the page."
+            )
+        raise routes.not_found(f"/{target.endpoint}/{target.name}".encode())
 
     def _forward(self, now: float) -> None:
         assert self._target is not None and self._route is not None  # noqa: S101

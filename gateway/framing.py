@@ -1,5 +1,6 @@
 """The strict half of HTTP/1.1: what httptools lets through but a gateway must not, and the heads we write."""
 
+import hashlib
 import re
 from http import HTTPStatus
 from typing import TypeVar
@@ -18,19 +19,19 @@ STRICT_HEAD = re.compile(
     rb"[A-Z-]+ [!-~]+ HTTP/[0-9]\.[0-9]\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n)*\r\n"
 )
 OWN_COOKIES = (b"slipway_session", b"slipway_csrf")
-OWN_TOKENS = (b"slk_", b"slt_")
+OWN_KEY, OWN_TOKENS = b"slk_", (b"slk_", b"slt_")
 NO_BODY_STATUS = frozenset({204, 304})
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 # What a header means to a gateway. PASS is everything that it only hands on.
 (
     PASS, HOP, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, IDENTITY, REQUEST_ID, COOKIE, AUTHORIZATION,
-    CONTENT_TYPE,
-) = range(13)  # fmt: skip
+    CONTENT_TYPE, API_KEY,
+) = range(14)  # fmt: skip
 _KIND_OF_NAME = {
     b"host": HOST, b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION,
     b"upgrade": UPGRADE, b"expect": EXPECT, identity_token.HEADER: IDENTITY, b"x-request-id": REQUEST_ID,
-    b"cookie": COOKIE, b"authorization": AUTHORIZATION, b"content-type": CONTENT_TYPE,
+    b"cookie": COOKIE, b"authorization": AUTHORIZATION, b"content-type": CONTENT_TYPE, b"api-key": API_KEY,
     b"keep-alive": HOP, b"proxy-connection": HOP, b"proxy-authenticate": HOP, b"proxy-authorization": HOP,
     b"te": HOP, b"trailer": HOP, b"x-slipway-instance": HOP,
 }  # fmt: skip
@@ -57,13 +58,13 @@ def looks_like_head(part: bytes) -> bool:
 class RequestHead:
     """A request's head once it is known to be sound. Shared by all requests with the same bytes: nobody changes it.
 
-    `passed` are the header lines to hand on. `length` is the body's, -1 for chunked, None for no body. `route` is where
-    it led last time (the router's memory).
+    `passed` are the header lines to hand on. `length` is the body's, -1 for chunked, None for no body. `key` is the
+    digest of the API key that was sent, empty without one. `route` is where it led last time (the router's memory).
     """
 
     __slots__ = (
-        "content_type", "expects", "identity", "is_1_0", "keep_alive", "length", "method", "passed", "request_id", "route",
-        "target", "websocket",
+        "content_type", "expects", "identity", "is_1_0", "keep_alive", "key", "length", "method", "passed", "request_id",
+        "route", "target", "websocket",
     )  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, *, is_1_0: bool, keep_alive: bool) -> None:
@@ -74,7 +75,7 @@ class RequestHead:
         self.keep_alive = keep_alive
         self.length: int | None = None
         self.expects = self.websocket = False
-        self.request_id = self.identity = self.content_type = b""
+        self.request_id = self.identity = self.content_type = self.key = b""
         self.route: object = None
 
 
@@ -134,7 +135,15 @@ def read_head(
                 raise bad_request("Transfer-Encoding is stated twice.")
             is_chunked = True
         elif kind == AUTHORIZATION:
-            if not (value[:7].lower() == b"bearer " and value[7:].lstrip().startswith(OWN_TOKENS)):
+            token = value[7:].lstrip() if value[:7].lower() == b"bearer " else b""
+            if not token.startswith(OWN_TOKENS):
+                passed += (name, b": ", value, b"\r\n")
+            elif token.startswith(OWN_KEY):
+                _take_key(head, token)
+        elif kind == API_KEY:
+            if value.startswith(OWN_KEY):
+                _take_key(head, value)
+            else:
                 passed += (name, b": ", value, b"\r\n")
         elif kind == COOKIE:
             if value := _without_own_cookies(value):
@@ -167,6 +176,13 @@ def read_head(
         drop_named(passed, named)
     head.passed = b"".join(passed)
     return head
+
+
+def _take_key(head: RequestHead, key: bytes) -> None:
+    digest = hashlib.sha256(key).digest()
+    if head.key not in (b"", digest):
+        raise bad_request("Two different API keys were sent. Send one.", "two_keys")
+    head.key = digest
 
 
 def _check_upgrade(head: RequestHead, upgrade: bytes, named: set[bytes]) -> None:

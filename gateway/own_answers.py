@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from gateway.callers import Caller
 from gateway.framing import RequestHead
 from gateway.snapshot import RUNNING, Snapshot, Target
 
@@ -17,7 +18,7 @@ class OwnAnswer:
 _HEALTHY = OwnAnswer(b"ok\n", b"text/plain")
 
 
-def to(head: RequestHead, snapshot: Snapshot) -> OwnAnswer | None:
+def to(head: RequestHead, snapshot: Snapshot, caller: Caller) -> OwnAnswer | None:
     """The gateway's own answer to a request; None for one that a deployment answers. Raises a 404 for no such model."""
     path = head.target.partition(b"?")[0]
     if path == b"/healthz":
@@ -25,10 +26,12 @@ def to(head: RequestHead, snapshot: Snapshot) -> OwnAnswer | None:
     if head.method not in (b"GET", b"HEAD"):
         return None
     if path == b"/v1/models":
-        running = [_description(target) for target in snapshot.targets if target.status == RUNNING]
+        running = [
+            _description(target) for target in snapshot.targets if target.status == RUNNING and caller.may_call(target)
+        ]
         return OwnAnswer(orjson.dumps({"object": "list", "data": running}))
     if path.startswith(b"/v1/models/"):
-        return OwnAnswer(orjson.dumps(_description(snapshot.by_model(path[11:].decode("latin-1")))))
+        return OwnAnswer(orjson.dumps(_description(snapshot.by_model(path[11:].decode("latin-1"), caller))))
     return None
 
 

@@ -4,6 +4,7 @@ import re
 
 import orjson
 
+from gateway.callers import Caller
 from gateway.errors import GatewayError, bad_request
 from gateway.framing import RequestHead
 from gateway.routes import Route
@@ -13,7 +14,9 @@ from gateway.usage import ask_for_usage
 _MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n')
 
 
-def read(snapshot: Snapshot, route: Route, head: RequestHead, body: bytes) -> tuple[Target, bytes, bool]:
+def read(
+    snapshot: Snapshot, route: Route, head: RequestHead, caller: Caller, body: bytes
+) -> tuple[Target, bytes, bool]:
     """(deployment, the body to send, whether the answer's usage event is the gateway's alone). Raises GatewayError."""
     target = route.target
     parsed: dict[str, object] | None = None
@@ -21,7 +24,7 @@ def read(snapshot: Snapshot, route: Route, head: RequestHead, body: bytes) -> tu
         if not body:
             raise GatewayError(400, "model_missing", "This path needs a JSON body with the field “model”.")
         model, parsed = model_of(body, head.content_type.lower())
-        target = snapshot.by_model(model)
+        target = snapshot.by_model(model, caller)
     elif route.tells_usage:
         try:
             loaded = orjson.loads(body)

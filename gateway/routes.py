@@ -55,10 +55,15 @@ def resolve(snapshot: Snapshot, target: bytes) -> tuple[Target, bytes]:
             raise GatewayError(
                 404, "not_found", "Nothing is here. Addresses are /v1/… with a model, or /{endpoint}/{deployment}/…."
             )
-        address = prefix.decode("latin-1")
-        raise GatewayError(404, "deployment_not_found", f"There is no deployment at {address}, or you may not use it.")
+        raise not_found(prefix)
     rest = target[end:]
     return found, rest if rest.startswith(b"/") else b"/" + rest
+
+
+def not_found(prefix: bytes) -> GatewayError:
+    """What a caller is told of a deployment that isn't there, for him."""
+    message = f"There is no deployment at {prefix.decode('latin-1')}, or it wants a key that may use it."
+    return GatewayError(404, "deployment_not_found", message)
 
 
 def tells_usage(path: bytes) -> bool:

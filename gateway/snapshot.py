@@ -11,7 +11,7 @@ import orjson
 from common import atomic_file
 from gateway import journal
 from gateway.api_server import ApiServer, ApiServerUnusableError, unseal
-from gateway.callers import ANONYMOUS, Caller
+from gateway.callers import ANONYMOUS, Caller, Keys
 from gateway.errors import GatewayError
 
 log = logging.getLogger(__name__)
@@ -71,14 +71,24 @@ class Target:
     cause_message: str
     created: int
     addresses: tuple[Address, ...]
+    # Who may call it: everybody, or keys of the owner's organization and those that it is shared with.
+    is_public: bool = True
+    is_shared_with_all: bool = False
+    shared_with: tuple[int, ...] = ()
     # Made once per snapshot: how the journal's records name a request of nobody known.
     anonymous: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "anonymous", self.parties_with(ANONYMOUS))
+        object.__setattr__(self, "anonymous", self._parties_with(ANONYMOUS))
 
     def parties_with(self, caller: Caller) -> bytes:
         """How the journal's records name a request of `caller` to this deployment."""
+        found = caller.packed.get(self.anonymous)
+        if found is None:
+            found = caller.packed[self.anonymous] = self._parties_with(caller)
+        return found
+
+    def _parties_with(self, caller: Caller) -> bytes:
         return journal.parties(
             self.deployment_id, self.version_id, caller.organization_id, caller.user_id, caller.key_id, caller.source
         )
@@ -112,13 +122,14 @@ class Snapshot:
 
     version: int
     targets: tuple[Target, ...]
-    by_prefix: dict[bytes, Target] = field(default_factory=dict)
-    by_api_id: dict[str, Target] = field(default_factory=dict)
-    by_name: dict[str, list[Target]] = field(default_factory=dict)
+    keys: Keys = field(default_factory=dict, repr=False)
+    by_prefix: dict[bytes, Target] = field(default_factory=dict, compare=False, repr=False)
+    by_api_id: dict[str, Target] = field(default_factory=dict, compare=False, repr=False)
+    by_name: dict[str, list[Target]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, version: int, targets: list[Target]) -> "Snapshot":
-        snapshot = cls(version, tuple(targets))
+    def of(cls, version: int, targets: list[Target], keys: Keys | None = None) -> "Snapshot":
+        snapshot = cls(version, tuple(targets), keys or {})
         for target in targets:
             snapshot.by_prefix[f"/{target.endpoint}/{target.name}".encode()] = target
             snapshot.by_api_id[target.api_id] = target
@@ -129,12 +140,12 @@ class Snapshot:
     def empty(cls) -> "Snapshot":
         return cls.of(0, [])
 
-    def by_model(self, model: str) -> Target:
-        """The deployment that `model` names: its API id, or its bare name where only one has it."""
+    def by_model(self, model: str, caller: Caller) -> Target:
+        """The deployment that `model` names: its API id, or its bare name where the caller knows only one of it."""
         target = self.by_api_id.get(model)
-        if target:
+        if target and caller.may_call(target):
             return target
-        same_name = self.by_name.get(model, [])
+        same_name = [item for item in self.by_name.get(model, []) if caller.may_call(item)]
         if len(same_name) == 1:
             return same_name[0]
         if same_name:
@@ -143,12 +154,19 @@ class Snapshot:
         raise GatewayError(
             404,
             "model_not_found",
-            f"There is no deployment “{model}”, or you may not use it. GET /v1/models lists those you may use.",
+            f"There is no deployment “{model}”, or it wants a key that may use it. GET /v1/models lists what you may use.",
         )
 
     def save(self, path: Path) -> None:
         atomic_file.write_bytes(
-            path, orjson.dumps({"version": self.version, "targets": [target.to_json() for target in self.targets]})
+            path,
+            orjson.dumps(
+                {
+                    "version": self.version,
+                    "targets": [target.to_json() for target in self.targets],
+                    "keys": {digest.hex(): caller.to_json() for digest, caller in self.keys.items()},
+                }
+            ),
         )
 
     @classmethod
@@ -158,9 +176,14 @@ class Snapshot:
         if not stored:
             return cls.empty()
         targets = [
-            Target(**{**item, "addresses": tuple(_usable(item["addresses"], secret))}) for item in stored["targets"]
+            Target(
+                **item
+                | {"addresses": tuple(_usable(item["addresses"], secret)), "shared_with": tuple(item["shared_with"])}
+            )
+            for item in stored["targets"]
         ]
-        return cls.of(stored["version"], targets)
+        keys = {bytes.fromhex(digest): Caller.from_json(item) for digest, item in stored["keys"].items()}
+        return cls.of(stored["version"], targets, keys)
 
 
 def _usable(items: list[list[Any]], secret: str) -> Iterator[Address]:

@@ -13,12 +13,25 @@ class Deployment(models.Model):
         STAGING = "staging", "Staging"
         DEVELOPMENT = "development", "Development"
 
+    class Access(models.TextChoices):
+        PUBLIC = "public", "Public: whoever knows the address"
+        KEY_ONLY = "key_only", "With a key only"
+
+    class Sharing(models.TextChoices):
+        NONE = "none", "Only the owner's organization"
+        ALL = "all", "All organizations"
+        SPECIFIC = "specific", "These organizations as well"
+
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="deployments")
     model = models.ForeignKey(Model, on_delete=models.PROTECT, related_name="deployments")
     endpoint = models.ForeignKey(Endpoint, on_delete=models.PROTECT, related_name="deployments")
     name = models.CharField(max_length=63)
     description = models.TextField(blank=True, max_length=2000)
     environment = models.CharField(max_length=16, choices=Environment.choices, default=Environment.DEVELOPMENT)
+    # Who may call it; and, with a key only, which organizations' keys are good besides the owner's.
+    access = models.CharField(max_length=16, choices=Access.choices, default=Access.PUBLIC)
+    sharing = models.CharField(max_length=16, choices=Sharing.choices, default=Sharing.NONE)
+    shared_with = models.ManyToManyField(Organization, related_name="shared_deployments", blank=True)
     created_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -31,6 +44,10 @@ class Deployment(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_public(self) -> bool:
+        return self.access == self.Access.PUBLIC
 
     @property
     def api_id(self) -> str:

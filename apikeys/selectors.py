@@ -1,0 +1,38 @@
+"""Which keys an actor sees, and what a key may open."""
+
+from django.db.models import Q, QuerySet
+
+from accounts.models import Organization, User
+from accounts.permissions import Actor, is_operator, managed_organizations
+from apikeys.models import ApiKey
+from deployments.models import Deployment
+from deployments.selectors import usable_deployments
+
+
+def visible_keys(actor: Actor) -> QuerySet[ApiKey]:
+    """The actor's own, those of the organizations that he manages, and all of them for operators."""
+    keys = ApiKey.objects.select_related("user", "organization").prefetch_related("deployments__organization")
+    if is_operator(actor):
+        return keys
+    if not actor.is_authenticated:
+        return keys.none()
+    return keys.filter(Q(user=actor) | Q(organization__in=managed_organizations(actor)))
+
+
+def keys_for(deployment: Deployment) -> QuerySet[ApiKey]:
+    """Keys that name the deployment; those for all that their user may use aren't among them."""
+    return ApiKey.objects.filter(scope=ApiKey.Scope.DEPLOYMENTS, deployments=deployment).select_related(
+        "user", "organization"
+    )
+
+
+def paying_organizations(user: User) -> QuerySet[Organization]:
+    """On whose account the user may call: his organizations, and any for operators."""
+    if is_operator(user):
+        return Organization.objects.all()
+    return Organization.objects.filter(members__user=user)
+
+
+def openable_deployments(user: User) -> QuerySet[Deployment]:
+    """What a key of the user may be made for."""
+    return usable_deployments(user).select_related("organization").order_by("organization__name", "name")

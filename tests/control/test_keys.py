@@ -1,0 +1,165 @@
+"""Keys and access in the control plane: who may make, change and revoke them, and what the gateways read of it."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from accounts.models import AuditEntry, Member, User
+from accounts.services import add_member, create_organization
+from apikeys import services
+from apikeys.models import ApiKey
+from deployments.models import Deployment, DirectoryVersion
+from deployments.selectors import usable_deployments
+from deployments.services import versions
+from deployments.services.access import set_access, set_sharing
+from deployments.services.deployments import delete_deployment
+from deployments.services.errors import ForbiddenError, ServiceError
+from gateway.directory import read_snapshot
+from tests.control.test_reconcile import becomes
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def caller(secret: str):
+    """What the gateways know of a key; None when they refuse it."""
+    return read_snapshot().keys.get(ApiKey.digest_of(secret))
+
+
+@pytest.fixture
+def deployment(deploy) -> Deployment:
+    return deploy()
+
+
+def test_a_key_is_known_to_gateways_from_creation_to_revocation(people, deployment):
+    key, secret = services.create_key(people.member, people.ours, "notebook")
+    known = caller(secret)
+    assert (known.key_id, known.user_id, known.organization_id) == (key.pk, people.member.pk, people.ours.pk)
+    assert known.organizations == {people.ours.pk} and known.deployments is None
+    assert secret not in str(ApiKey.objects.values().get()) and key.prefix == secret[:10]
+    before = DirectoryVersion.objects.get(pk=1).v
+    services.revoke_key(key, actor=people.member)
+    services.revoke_key(key, actor=people.member)
+    assert caller(secret) is None and DirectoryVersion.objects.get(pk=1).v > before
+    actions = AuditEntry.objects.filter(object_type="apikey").order_by("pk").values_list("action", flat=True)
+    assert list(actions) == ["create", "revoke"], "twice is once"
+    assert secret not in str(list(AuditEntry.objects.values()))
+
+
+def test_the_secret_before_a_rotation_is_good_for_its_grace(people, deployment):
+    key, first = services.create_key(people.member, people.ours, "notebook")
+    second = services.rotate_key(key, timedelta(hours=1), actor=people.member)
+    assert caller(second).key_id == caller(first).key_id == key.pk
+    assert caller(second).expires_at == float("inf")
+    assert caller(first).expires_at == pytest.approx((timezone.now() + timedelta(hours=1)).timestamp(), abs=5)
+    third = services.rotate_key(key, timedelta(), actor=people.member)
+    assert caller(first) is None, "only one secret before is good"
+    assert caller(second).expires_at <= timezone.now().timestamp()
+    services.revoke_key(key, actor=people.member)
+    assert [caller(secret) for secret in (first, second, third)] == [None] * 3
+    with pytest.raises(ServiceError, match="revoked"):
+        services.rotate_key(key, timedelta(), actor=people.member)
+    with pytest.raises(ServiceError, match="30 days"):
+        services.rotate_key(key, timedelta(days=31), actor=people.member)
+
+
+def test_a_key_for_chosen_deployments_opens_those_and_is_converted_both_ways(people, deployment):
+    key, secret = services.create_key(people.member, people.ours, "narrow", deployments=[deployment])
+    assert caller(secret).deployments == {deployment.pk}
+    services.change_scope(key, None, actor=people.member)
+    assert caller(secret).deployments is None
+    key.refresh_from_db()
+    services.change_scope(key, [deployment], actor=people.member)
+    assert caller(secret).deployments == {deployment.pk}
+    changes = (
+        AuditEntry.objects.filter(object_type="apikey", action="update")
+        .order_by("pk")
+        .values_list("changes", flat=True)
+    )
+    assert [item["deployments"] for item in changes] == [[["chat"], "all"], ["all", ["chat"]]]
+    with pytest.raises(ServiceError, match="at least one"):
+        services.change_scope(key, [], actor=people.member)
+
+
+def test_a_key_whose_deployments_are_gone_opens_nothing(people, deployment):
+    _, secret = services.create_key(people.member, people.ours, "narrow", deployments=[deployment])
+    version = deployment.versions.get()
+    versions.stop_version(version, actor=people.operator)
+    becomes(version, "stopped")
+    delete_deployment(deployment, actor=people.operator)
+    assert caller(secret).deployments == frozenset()
+
+
+def test_nobody_makes_or_changes_keys_beyond_his_rights(people, deployment):
+    with pytest.raises(ForbiddenError):
+        services.create_key(people.stranger, people.ours, "on their account")
+    with pytest.raises(ForbiddenError):
+        services.create_key(people.stranger, people.theirs, "narrow", deployments=[deployment])
+    key, _ = services.create_key(people.member, people.ours, "notebook")
+    for actor in (people.stranger,):
+        with pytest.raises(ForbiddenError):
+            services.revoke_key(key, actor=actor)
+        with pytest.raises(ForbiddenError):
+            services.change_scope(key, None, actor=actor)
+    with pytest.raises(ForbiddenError):
+        services.rotate_key(key, timedelta(), actor=people.admin)
+    services.revoke_key(key, actor=people.admin)
+    with pytest.raises(ServiceError, match="has passed"):
+        services.create_key(people.member, people.ours, "late", expires_at=timezone.now())
+
+
+def test_who_leaves_an_organization_or_is_deactivated_loses_its_deployments_with_his_keys(people, deployment):
+    _, secret = services.create_key(people.member, people.ours, "notebook")
+    version = DirectoryVersion.objects.get(pk=1).v
+    Member.objects.get(user=people.member).delete()
+    assert caller(secret).organizations == frozenset()
+    people.member.is_active = False
+    people.member.save()
+    assert caller(secret) is None
+    assert DirectoryVersion.objects.get(pk=1).v == version + 2, "gateways are told of each"
+    people.member.save(update_fields=["last_login"])
+    assert DirectoryVersion.objects.get(pk=1).v == version + 2
+
+
+def test_access_and_sharing_reach_the_gateways_and_the_audit_log(people, deployment):
+    friends = create_organization("friends", "Friends")
+    set_access(deployment, Deployment.Access.KEY_ONLY, actor=people.admin)
+    set_sharing(deployment, Deployment.Sharing.SPECIFIC, [friends, people.ours], actor=people.admin)
+    (target,) = read_snapshot().targets
+    assert (target.is_public, target.is_shared_with_all, target.shared_with) == (False, False, (friends.pk,))
+    friend = User.objects.create(username="friend")
+    add_member(friends, friend, "member")
+    assert list(usable_deployments(friend)) == [deployment]
+    assert not usable_deployments(people.stranger).filter(pk=deployment.pk).exists()
+    _, secret = services.create_key(friend, friends, "theirs", deployments=[deployment])
+    assert caller(secret).may_call(target)
+    set_sharing(deployment, Deployment.Sharing.NONE, [], actor=people.admin)
+    (target,) = read_snapshot().targets
+    assert not caller(secret).may_call(target)
+    set_sharing(deployment, Deployment.Sharing.ALL, [], actor=people.admin)
+    assert read_snapshot().targets[0].is_shared_with_all and usable_deployments(people.stranger).count() == 1
+    told = [
+        item.changes for item in AuditEntry.objects.filter(object_type="deployment", action="update").order_by("pk")
+    ]
+    assert told == [
+        {"access": ["public", "key_only"]},
+        {"sharing": ["none", "specific"], "shared_with": [[], ["friends"]]},
+        {"sharing": ["specific", "none"], "shared_with": [["friends"], []]},
+        {"sharing": ["none", "all"]},
+    ]
+    with pytest.raises(ServiceError, match="at least one other"):
+        set_sharing(deployment, Deployment.Sharing.SPECIFIC, [people.ours], actor=people.admin)
+    for actor in (people.member, people.stranger):
+        with pytest.raises(ForbiddenError):
+            set_access(deployment, Deployment.Access.PUBLIC, actor=actor)
+
+
+def test_the_directory_takes_a_fixed_number_of_queries(people, deployment, django_assert_num_queries):
+    for number in range(3):
+        services.create_key(people.member, people.ours, f"key {number}", deployments=[deployment])
+    with django_assert_num_queries(12):
+        read_snapshot()
+    for number in range(20):
+        services.create_key(people.member, people.ours, f"more {number}")
+    with django_assert_num_queries(12):
+        read_snapshot()
