@@ -1,8 +1,9 @@
 """The writers of keys: one transaction each, with its audit row and the directory's next version."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
+from django.db.models import Q
 from django.utils import timezone
 
 from accounts import audit
@@ -86,6 +87,17 @@ def revoke_key(key: ApiKey, *, actor: User) -> None:
         if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now(), previous_until=None):
             audit.record(actor=actor, action="revoke", thing=key, organization_id=key.organization_id)
             publish_on_commit("apikey", key.pk)
+
+
+def mark_used(minutes: dict[int, int]) -> None:
+    """Note by key when it was last used, seconds since the epoch; an older moment than the known one changes nothing."""
+    by_minute: dict[int, list[int]] = {}
+    for key_id, minute in minutes.items():
+        by_minute.setdefault(minute, []).append(key_id)
+    for minute, key_ids in by_minute.items():
+        at = datetime.fromtimestamp(minute, UTC)
+        keys = ApiKey.objects.filter(pk__in=key_ids)
+        keys.filter(Q(last_used_at=None) | Q(last_used_at__lt=at)).update(last_used_at=at)
 
 
 def _check_may_change(key: ApiKey, actor: User) -> None:

@@ -23,6 +23,7 @@ urlpatterns = [
     path("accounts/signup/", lambda request: redirect("account_login"), name="account_signup"),
     path("accounts/password/", lambda request: redirect("account_login"), name="account_reset_password"),
     path("account/", include("accounts.urls")),
+    path("", include("apikeys.urls")),
     path("console/", include("monitoring.urls")),
     path("console/", include("deployments.urls")),
     path("api/v1/", include("deployments.api.urls")),

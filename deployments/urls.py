@@ -29,6 +29,7 @@ urlpatterns = [
     path(_DEPLOYMENT + "testing/", testing.testing, name="testing"),
     path(_DEPLOYMENT + "testing/send/", testing.send_test, name="send-test"),
     path(_DEPLOYMENT + "settings/", detail.settings, name="settings"),
+    path(_DEPLOYMENT + "settings/access/", detail.access, name="access"),
     path(_DEPLOYMENT + "settings/scale/", detail.scale, name="scale"),
     path(_DEPLOYMENT + "settings/delete/", detail.delete, name="delete"),
     path("instances/<slug:uid>/log/", logs.earlier_lines, name="log-lines"),

@@ -18,6 +18,7 @@ import orjson
 import redis
 from django.db import DatabaseError, DataError, IntegrityError, close_old_connections
 
+from apikeys.services import mark_used
 from common import atomic_file
 from deployments.models import GatewayProcess
 from gateway.meter import Batch, Meter
@@ -187,6 +188,7 @@ class Recorder:
                 continue
             try:
                 ingest.store(self._gateway, batch["id"], batch["series"], batch["usage"], batch["books"])
+                mark_used({row["key_id"]: row["minute"] for row in batch["usage"] if row["key_id"]})
             except (IntegrityError, DataError):
                 # It would be refused for ever and hold up everything behind it; kept for whoever looks into it.
                 log.exception("%s is refused by the database; set aside", path.name)

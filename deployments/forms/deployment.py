@@ -5,6 +5,7 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 
+from accounts.models import Organization
 from accounts.permissions import Actor
 from common.naming import name_error
 from common.numbers import whole
@@ -58,3 +59,29 @@ class DeploymentForm(forms.Form):
 class SettingsForm(forms.Form):
     description = forms.CharField(max_length=2000, required=False, widget=forms.Textarea(attrs={"rows": 2}))
     environment = forms.ChoiceField(choices=Deployment.Environment.choices)
+
+
+class AccessForm(forms.Form):
+    """Who may call a deployment, and who sees it in the Developer Hub."""
+
+    access = forms.ChoiceField(choices=Deployment.Access.choices)
+    sharing = forms.ChoiceField(
+        choices=Deployment.Sharing.choices,
+        help_text="Whose Developer Hub shows it, and whose keys are good when it wants one.",
+    )
+    shared_with = forms.ModelMultipleChoiceField(
+        Organization.objects.none(),
+        label="Organizations",
+        required=False,
+        widget=forms.SelectMultiple(attrs={"class": "form-select", "size": 6}),
+        help_text="Hold Ctrl (⌘ on a Mac) to choose several.",
+    )
+
+    def __init__(self, data: Any = None, *, deployment: Deployment) -> None:
+        values = {
+            "access": deployment.access,
+            "sharing": deployment.sharing,
+            "shared_with": deployment.shared_with.all(),
+        }
+        super().__init__(data, initial=values)
+        self.fields["shared_with"].queryset = Organization.objects.exclude(pk=deployment.organization_id)

@@ -13,11 +13,12 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from common.numbers import whole
-from deployments.forms.deployment import SettingsForm
+from deployments.forms.deployment import AccessForm, SettingsForm
 from deployments.models import Cluster, Deployment, DesiredState, Rollout, Status, Version
 from deployments.selectors import serving_versions
 from deployments.services import deployments as deployment_services
 from deployments.services import versions as version_services
+from deployments.services.access import set_access
 from deployments.services.errors import ServiceError
 from deployments.views.access import get_deployment, get_managed_deployment, get_version, tab_context
 
@@ -110,8 +111,29 @@ def settings(request: HttpRequest, organization: str, name: str) -> HttpResponse
         return redirect("deployments:settings", organization, name)
     refusal = deployment_services.deletion_refusal(deployment)
     return render(
-        request, "deployments/settings.html", tab_context(deployment, "settings", form=form, deletion_refusal=refusal)
+        request,
+        "deployments/settings.html",
+        tab_context(
+            deployment, "settings", form=form, access=AccessForm(deployment=deployment), deletion_refusal=refusal
+        ),
     )
+
+
+@login_required
+@require_POST
+def access(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    """Who may call it, and with whom it is shared."""
+    deployment = get_managed_deployment(request, organization, name)
+    form = AccessForm(request.POST, deployment=deployment)
+    try:
+        if not form.is_valid():
+            raise ServiceError(" ".join(str(text) for texts in form.errors.values() for text in texts))
+        values = form.cleaned_data
+        set_access(deployment, values["access"], values["sharing"], values["shared_with"], actor=request.user)
+        messages.success(request, "Saved. Gateways apply it within a second.")
+    except ServiceError as error:
+        messages.error(request, str(error))
+    return redirect("deployments:settings", organization, name)
 
 
 @login_required

@@ -1,8 +1,10 @@
 """Keys and access in the control plane: who may make, change and revoke them, and what the gateways read of it."""
 
+import re
 from datetime import timedelta
 
 import pytest
+from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import AuditEntry, Member, User
@@ -12,13 +14,14 @@ from apikeys.models import ApiKey
 from deployments.models import Deployment, DirectoryVersion
 from deployments.selectors import usable_deployments
 from deployments.services import versions
-from deployments.services.access import set_access, set_sharing
+from deployments.services.access import set_access
 from deployments.services.deployments import delete_deployment
 from deployments.services.errors import ForbiddenError, ServiceError
 from gateway.directory import read_snapshot
 from tests.control.test_reconcile import becomes
 
 pytestmark = pytest.mark.django_db(transaction=True)
+KEY_ONLY = Deployment.Access.KEY_ONLY
 
 
 def caller(secret: str):
@@ -123,8 +126,7 @@ def test_who_leaves_an_organization_or_is_deactivated_loses_its_deployments_with
 
 def test_access_and_sharing_reach_the_gateways_and_the_audit_log(people, deployment):
     friends = create_organization("friends", "Friends")
-    set_access(deployment, Deployment.Access.KEY_ONLY, actor=people.admin)
-    set_sharing(deployment, Deployment.Sharing.SPECIFIC, [friends, people.ours], actor=people.admin)
+    set_access(deployment, KEY_ONLY, "specific", [friends, people.ours], actor=people.admin)
     (target,) = read_snapshot().targets
     assert (target.is_public, target.is_shared_with_all, target.shared_with) == (False, False, (friends.pk,))
     friend = User.objects.create(username="friend")
@@ -133,25 +135,25 @@ def test_access_and_sharing_reach_the_gateways_and_the_audit_log(people, deploym
     assert not usable_deployments(people.stranger).filter(pk=deployment.pk).exists()
     _, secret = services.create_key(friend, friends, "theirs", deployments=[deployment])
     assert caller(secret).may_call(target)
-    set_sharing(deployment, Deployment.Sharing.NONE, [], actor=people.admin)
+    set_access(deployment, KEY_ONLY, "none", [friends], actor=people.admin)
     (target,) = read_snapshot().targets
     assert not caller(secret).may_call(target)
-    set_sharing(deployment, Deployment.Sharing.ALL, [], actor=people.admin)
+    set_access(deployment, KEY_ONLY, "all", actor=people.admin)
+    set_access(deployment, KEY_ONLY, "all", actor=people.admin)
     assert read_snapshot().targets[0].is_shared_with_all and usable_deployments(people.stranger).count() == 1
     told = [
         item.changes for item in AuditEntry.objects.filter(object_type="deployment", action="update").order_by("pk")
     ]
     assert told == [
-        {"access": ["public", "key_only"]},
-        {"sharing": ["none", "specific"], "shared_with": [[], ["friends"]]},
+        {"access": ["public", "key_only"], "sharing": ["none", "specific"], "shared_with": [[], ["friends"]]},
         {"sharing": ["specific", "none"], "shared_with": [["friends"], []]},
         {"sharing": ["none", "all"]},
     ]
     with pytest.raises(ServiceError, match="at least one other"):
-        set_sharing(deployment, Deployment.Sharing.SPECIFIC, [people.ours], actor=people.admin)
+        set_access(deployment, KEY_ONLY, "specific", [people.ours], actor=people.admin)
     for actor in (people.member, people.stranger):
         with pytest.raises(ForbiddenError):
-            set_access(deployment, Deployment.Access.PUBLIC, actor=actor)
+            set_access(deployment, "public", "none", actor=actor)
 
 
 def test_the_directory_takes_a_fixed_number_of_queries(people, deployment, django_assert_num_queries):
@@ -163,3 +165,96 @@ def test_the_directory_takes_a_fixed_number_of_queries(people, deployment, djang
         services.create_key(people.member, people.ours, f"more {number}")
     with django_assert_num_queries(12):
         read_snapshot()
+
+
+def test_last_used_only_moves_forward(people, deployment):
+    key, _ = services.create_key(people.member, people.ours, "notebook")
+    for minute in (1_800_000_060, 1_800_000_000):
+        services.mark_used({key.pk: minute, key.pk + 1000: minute})
+    key.refresh_from_db()
+    assert key.last_used_at.timestamp() == 1_800_000_060
+
+
+class TestPages:
+    def test_a_key_from_creation_to_revocation(self, client, people, deployment):
+        client.force_login(people.member)
+        data = {"name": "notebook", "organization": people.ours.pk, "expires": "30", "scope": "deployments", "deployments": [deployment.pk]}  # fmt: skip
+        page = client.post(reverse("apikeys:new"), data).content.decode()
+        key = ApiKey.objects.get()
+        secret = re.search(r'data-testid="new-key">(slk_[^<]+)<', page)[1]
+        assert ApiKey.digest_of(secret) == bytes(key.digest)
+        assert 29 <= (key.expires_at - timezone.now()).days <= 30
+        for name, arguments in (("own", []), ("key", [key.pk])):
+            shown = client.get(reverse(f"apikeys:{name}", args=arguments)).content.decode()
+            assert "notebook" in shown and secret not in shown and key.prefix in shown
+        rotated = client.post(reverse("apikeys:rotate", args=[key.pk]), {"grace": "3600"}).content.decode()
+        assert "slk_" in rotated and secret not in rotated and "good until" in rotated
+        client.post(reverse("apikeys:key", args=[key.pk]), {"scope": "user"})
+        key.refresh_from_db()
+        assert key.scope == "user"
+        client.post(reverse("apikeys:revoke", args=[key.pk]))
+        shown = client.get(reverse("apikeys:key", args=[key.pk])).content.decode()
+        assert "Revoked" in shown and "Revoke this key" not in shown
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"name": ""}, "This field is required"),
+            ({"name": "x" * 121}, "at most 120"),
+            ({"organization": 999_999}, "Select a valid choice"),
+            ({"expires": "tomorrow"}, "Select a valid choice"),
+            ({"scope": "deployments", "deployments": []}, "at least one deployment"),
+            ({"scope": "deployments", "deployments": ["9" * 30]}, "Select a valid choice"),
+            ({"name": "nul\0"}, "Null characters"),
+        ],
+    )
+    def test_bad_input_names_its_field_and_loses_nothing(self, client, people, deployment, changes, message):
+        client.force_login(people.member)
+        data = {"name": "kept name", "organization": people.ours.pk, "expires": "", "scope": "user"} | changes
+        answer = client.post(reverse("apikeys:new"), data)
+        page = answer.content.decode()
+        assert answer.status_code == 422 and message in page and not ApiKey.objects.exists()
+        assert "name" in changes or "kept name" in page
+
+    def test_keys_of_others_are_not_there(self, client, people, deployment):
+        key, _ = services.create_key(people.member, people.ours, "notebook")
+        client.force_login(people.stranger)
+        assert b"notebook" not in client.get(reverse("apikeys:all")).content
+        assert client.get(reverse("apikeys:key", args=[key.pk])).status_code == 404
+        for name in ("rotate", "revoke"):
+            assert client.post(reverse(f"apikeys:{name}", args=[key.pk])).status_code == 404
+        client.force_login(people.admin)
+        assert b"notebook" in client.get(reverse("apikeys:all")).content
+        client.post(reverse("apikeys:rotate", args=[key.pk]), {"grace": "0"})
+        key.refresh_from_db()
+        assert key.previous_digest is None, "a manager must not get to know a user's secret"
+        client.post(reverse("apikeys:revoke", args=[key.pk]))
+        key.refresh_from_db()
+        assert key.state == "revoked"
+
+    def test_access_and_sharing_are_set_in_the_settings(self, client, people, deployment):
+        client.force_login(people.admin)
+        url = reverse("deployments:access", args=["acme", "chat"])
+        client.post(url, {"access": "key_only", "sharing": "specific", "shared_with": [people.theirs.pk]})
+        deployment.refresh_from_db()
+        assert (deployment.access, list(deployment.shared_with.all())) == ("key_only", [people.theirs])
+        refused = client.post(url, {"access": "secret", "sharing": "all"}, follow=True)
+        assert b"Select a valid choice" in refused.content
+        client.force_login(people.member)
+        assert client.post(url, {"access": "public", "sharing": "none"}).status_code == 404
+
+    def test_a_long_list_is_read_page_by_page_with_a_fixed_number_of_queries(self, client, people, django_assert_max_num_queries):  # fmt: skip
+        keys = [
+            ApiKey(user=people.member, organization=people.ours, name=f"key {number}", digest=ApiKey.digest_of(str(number)), prefix="slk_x")
+            for number in range(120)
+        ]  # fmt: skip
+        ApiKey.objects.bulk_create(keys)
+        client.force_login(people.operator)
+        seen, url = 0, reverse("apikeys:all")
+        while url:
+            with django_assert_max_num_queries(8):
+                page = client.get(url).content.decode()
+            seen += page.count('data-label="State"')
+            older = re.search(r'href="(\?before=\d+)"', page)
+            url = reverse("apikeys:all") + older[1] if older else None
+        assert seen == 120

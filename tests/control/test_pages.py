@@ -90,13 +90,29 @@ def pages(deployment: Deployment) -> dict[str, str]:
         "clusters": reverse("deployments:catalog", args=["clusters"]),
         "cluster": reverse("deployments:catalog-detail", args=["clusters", deployment.endpoint.cluster_id]),
         "tokens": reverse("accounts:tokens"),
+        "keys": reverse("apikeys:own"),
+        "key-new": reverse("apikeys:new"),
+        "keys-applied": reverse("apikeys:applied"),
+        "keys-all": reverse("apikeys:all"),
+        "keys-of-deployment": reverse("apikeys:of-deployment", args=path),
         "docs": reverse("api-docs"),
     }
 
 
-OPEN_TO_ALL_SIGNED_IN = {"list", "rows", "models", "endpoints", "rates", "tokens", "docs"}
+OPEN_TO_ALL_SIGNED_IN = {
+    "list",
+    "rows",
+    "models",
+    "endpoints",
+    "rates",
+    "tokens",
+    "docs",
+    "keys",
+    "key-new",
+    "keys-applied",
+}
 # A stranger is an admin of another organization: these exist for him, with his own things only.
-OWN_FOR_ADMINS = {"new", "model-new"}
+OWN_FOR_ADMINS = {"new", "model-new", "keys-all"}
 
 
 def test_operators_see_every_page(operator, deployment):
