@@ -90,12 +90,13 @@ def revoke_key(key: ApiKey, *, actor: User) -> None:
 
 
 def mark_used(minutes: dict[int, int]) -> None:
-    """Note by key when it was last used, seconds since the epoch; an older moment than the known one changes nothing."""
+    """Note by key the minute in which it was last used, its start in seconds since the epoch. Time doesn't run back."""
     by_minute: dict[int, list[int]] = {}
     for key_id, minute in minutes.items():
         by_minute.setdefault(minute, []).append(key_id)
     for minute, key_ids in by_minute.items():
-        at = datetime.fromtimestamp(minute, UTC)
+        # Its end: else a new key would have been used before it was made.
+        at = min(datetime.fromtimestamp(minute + 60, UTC), timezone.now())
         keys = ApiKey.objects.filter(pk__in=key_ids)
         keys.filter(Q(last_used_at=None) | Q(last_used_at__lt=at)).update(last_used_at=at)
 

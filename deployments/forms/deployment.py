@@ -84,4 +84,7 @@ class AccessForm(forms.Form):
             "shared_with": deployment.shared_with.all(),
         }
         super().__init__(data, initial=values)
-        self.fields["shared_with"].queryset = Organization.objects.exclude(pk=deployment.organization_id)
+        others = Organization.objects.exclude(pk=deployment.organization_id)
+        self.fields["shared_with"].queryset = others
+        if not others:
+            self.fields["shared_with"].help_text = "There is no other organization yet."

@@ -160,6 +160,9 @@ PAGES = {
     "cluster": "/console/clusters/1/",
     "cluster-new": "/console/clusters/new/",
     "gateways": "/console/gateways/",
+    "keys": "/hub/keys/",
+    "key-new": "/hub/keys/new/",
+    "keys-all": "/console/keys/",
     "tokens": "/account/tokens/",
 }
 
