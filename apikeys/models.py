@@ -8,7 +8,7 @@ from django.db import models
 from django.utils import timezone
 
 from accounts.models import Organization, User
-from deployments.models import Deployment
+from deployments.models import Deployment, DirectoryVersion
 
 PREFIX = "slk_"
 SHOWN = 10
@@ -40,6 +40,9 @@ class ApiKey(models.Model):
     previous_digest = models.BinaryField(max_length=32, null=True)
     previous_until = models.DateTimeField(null=True)
 
+    # The directory's version that last changed what the key opens: gateways read what lies behind theirs.
+    changed_version = models.BigIntegerField(default=0, db_index=True)
+
     class Meta:
         ordering = ["-created_at", "-pk"]
         indexes = [models.Index(fields=["user", "-created_at"])]
@@ -62,6 +65,11 @@ class ApiKey(models.Model):
     def retiring_until(self) -> datetime | None:
         """Until when the secret before the last rotation is good, while it is."""
         return self.previous_until if self.previous_until and self.previous_until > timezone.now() else None
+
+    @staticmethod
+    def mark_changed(keys: models.QuerySet["ApiKey"]) -> None:
+        """Take the directory's next version for these keys. The last statements of a changing transaction."""
+        keys.update(changed_version=DirectoryVersion.bump())
 
     @staticmethod
     def digest_of(secret: str) -> bytes:

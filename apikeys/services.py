@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -12,7 +13,6 @@ from apikeys.models import SHOWN, ApiKey
 from apikeys.selectors import openable_deployments, paying_organizations, visible_keys
 from common.broadcast import publish_on_commit
 from deployments.models import Deployment
-from deployments.services.change import change
 from deployments.services.errors import ForbiddenError, ServiceError
 
 MOST_ACTIVE_KEYS = 1000
@@ -35,7 +35,7 @@ def create_key(
     if ApiKey.objects.filter(user=user, revoked_at=None).count() >= MOST_ACTIVE_KEYS:
         raise ServiceError(f"You have {MOST_ACTIVE_KEYS} keys. Revoke some that nobody uses.", code="too_many")
     secret = ApiKey.new_secret()
-    with change():
+    with transaction.atomic():
         key = ApiKey.objects.create(
             user=user,
             organization=organization,
@@ -46,6 +46,7 @@ def create_key(
         )
         _set_scope(key, deployments)
         audit.record(actor=user, action="create", thing=key, organization_id=organization.pk)
+        _mark(key)
     return key, secret
 
 
@@ -53,12 +54,13 @@ def change_scope(key: ApiKey, deployments: Sequence[Deployment] | None, *, actor
     """Convert the key: for chosen deployments, or with None for all that its user may use."""
     _check_may_change(key, actor)
     before = sorted(str(item) for item in key.deployments.all()) if key.scope == ApiKey.Scope.DEPLOYMENTS else "all"
-    with change():
+    with transaction.atomic():
         _set_scope(key, deployments)
         after = "all" if deployments is None else sorted(str(item) for item in deployments)
         changes = {"deployments": [before, after]}
         audit.record(actor=actor, action="update", thing=key, organization_id=key.organization_id, changes=changes)
         publish_on_commit("apikey", key.pk)
+        _mark(key)
 
 
 def rotate_key(key: ApiKey, grace: timedelta, *, actor: User) -> str:
@@ -68,7 +70,7 @@ def rotate_key(key: ApiKey, grace: timedelta, *, actor: User) -> str:
     if not timedelta() <= grace <= LONGEST_GRACE:
         raise ServiceError(f"The old secret stays good for at most {LONGEST_GRACE.days} days.", field="grace")
     secret = ApiKey.new_secret()
-    with change():
+    with transaction.atomic():
         locked = ApiKey.objects.select_for_update().get(pk=key.pk)
         if not locked.is_active:
             raise ServiceError(f"The key is {locked.state}. Create another one.", code="conflict")
@@ -77,16 +79,18 @@ def rotate_key(key: ApiKey, grace: timedelta, *, actor: User) -> str:
         locked.save(update_fields=["previous_digest", "previous_until", "digest", "prefix"])
         audit.record(actor=actor, action="rotate", thing=locked, organization_id=locked.organization_id)
         publish_on_commit("apikey", key.pk)
+        _mark(key)
     return secret
 
 
 def revoke_key(key: ApiKey, *, actor: User) -> None:
     """Refused from now on, both secrets of a rotation. Twice is once."""
     _check_may_change(key, actor)
-    with change():
+    with transaction.atomic():
         if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now(), previous_until=None):
             audit.record(actor=actor, action="revoke", thing=key, organization_id=key.organization_id)
             publish_on_commit("apikey", key.pk)
+            _mark(key)
 
 
 def mark_used(minutes: dict[int, int]) -> None:
@@ -99,6 +103,10 @@ def mark_used(minutes: dict[int, int]) -> None:
         at = min(datetime.fromtimestamp(minute + 60, UTC), timezone.now())
         keys = ApiKey.objects.filter(pk__in=key_ids)
         keys.filter(Q(last_used_at=None) | Q(last_used_at__lt=at)).update(last_used_at=at)
+
+
+def _mark(key: ApiKey) -> None:
+    ApiKey.mark_changed(ApiKey.objects.filter(pk=key.pk))
 
 
 def _check_may_change(key: ApiKey, actor: User) -> None:

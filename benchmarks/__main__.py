@@ -5,7 +5,7 @@ import os
 import platform
 from importlib import import_module
 
-SUITES = ("gateway_cost", "sweep")
+SUITES = ("gateway_cost", "keys", "sweep")
 
 
 def main() -> None:

@@ -61,6 +61,13 @@ def _below_the_limit(ours: tuple[int, int], nginx: tuple[int, int], path: str, f
     yield _paired("The same at about 4,500 requests/s", pairs)
 
 
+def paired_costs(
+    what: str, ours: tuple[int, int], nginx: tuple[int, int], path: str, script: Path, rounds: int, target: float
+) -> Row:
+    """CPU per request of a gateway beside nginx, both asked the same way."""
+    return _paired(what, [(_cost(ours, path, script), _cost(nginx, path, script)) for _ in range(rounds)], target)
+
+
 def _paired(what: str, pairs: list[tuple[float, float]], target: float | None = None) -> Row:
     """Medians of both, and the median of the rounds' own ratios: a slow second is slow for both halves of its round."""
     mine, peer = (median(costs) for costs in zip(*pairs, strict=True))

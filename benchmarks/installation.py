@@ -18,10 +18,13 @@ import django
 django.setup()
 
 from django.core.management import call_command
+from django.db import connection
 from django.utils import timezone
 
-from accounts.models import Organization, User
+from accounts.models import Member, Organization, User
 from accounts.services import create_organization
+from apikeys.models import ApiKey
+from apikeys.services import create_key, revoke_key
 from benchmarks import peers
 from deployments.models import Cluster, Deployment, DirectoryVersion, Endpoint, Instance, Model, Status
 from deployments.services.deployments import create_deployment
@@ -56,6 +59,42 @@ class Installation:
         version.save(update_fields=["status"])
         DirectoryVersion.bump()
         return f"/e/{name}"
+
+    def want_keys(self, name: str) -> None:
+        Deployment.objects.filter(name=name).update(access=Deployment.Access.KEY_ONLY)
+        DirectoryVersion.bump()
+
+    def new_key(self) -> tuple[ApiKey, str]:
+        return create_key(self.operator, self.organization, "bench")
+
+    def revoke(self, key: ApiKey) -> None:
+        revoke_key(key, actor=self.operator)
+
+    def fill_keys(self, keys: int, organizations: int) -> None:
+        """So many keys of a tenth as many users, spread over organizations; made as if by many clicks long ago."""
+        made = Organization.objects.bulk_create(
+            [Organization(name=f"tenant-{number}") for number in range(organizations)]
+        )
+        people = User.objects.bulk_create([User(username=f"user-{number}") for number in range(keys // 10)])
+        Member.objects.bulk_create(
+            [Member(user=user, organization=made[number % len(made)]) for number, user in enumerate(people)]
+        )
+        ApiKey.objects.bulk_create(
+            [
+                ApiKey(
+                    user=(user := people[number % len(people)]),
+                    organization=made[number % len(people) % len(made)],
+                    name=f"key {number}",
+                    digest=ApiKey.digest_of(f"{user.pk}-{number}"),
+                    prefix="slk_bench",
+                )
+                for number in range(keys)
+            ],
+            batch_size=5000,
+        )
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE")
+        DirectoryVersion.bump()
 
 
 @contextmanager

@@ -67,6 +67,13 @@ def pause_script(folder: Path, pause_ms: int) -> Path:
     return path
 
 
+def header_script(folder: Path, headers: dict[str, str]) -> Path:
+    """A script for wrk that sends these headers too."""
+    path = folder / "headers.lua"
+    path.write_text("".join(f"wrk.headers['{name}']='{value}'\n" for name, value in headers.items()))
+    return path
+
+
 def streams(port: int, path: str, *, connections: int) -> int:
     """Read one stream on each of `connections` at once, to the end; the number of events that came."""
     return uvloop.run(_streams(port, path, connections))
@@ -89,13 +96,16 @@ async def _streams(port: int, path: str, connections: int) -> int:
     return sum(await asyncio.gather(*[one() for _ in range(connections)]))
 
 
-def at_rate(port: int, path: str, *, rate: float, seconds: float, connections: int = 64) -> tuple[float, float]:
+def at_rate(
+    port: int, path: str, *, rate: float, seconds: float, connections: int = 64, headers: dict[str, str] | None = None
+) -> tuple[float, float]:
     """(p50, p99) in milliseconds of requests sent at a fixed rate, counted from when each should have left."""
-    return uvloop.run(_at_rate(port, path, rate, seconds, connections))
+    lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    request = f"GET {path} HTTP/1.1\r\nHost: bench\r\n{lines}\r\n".encode()
+    return uvloop.run(_at_rate(port, request, rate, seconds, connections))
 
 
-async def _at_rate(port: int, path: str, rate: float, seconds: float, connections: int) -> tuple[float, float]:
-    request = f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+async def _at_rate(port: int, request: bytes, rate: float, seconds: float, connections: int) -> tuple[float, float]:
     total = int(rate * seconds)
     latencies: list[float] = []
     start = time.perf_counter() + 0.2

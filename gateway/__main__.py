@@ -22,6 +22,7 @@ from django.conf import settings  # noqa: E402
 
 from gateway.core import Gateway, settle_earlier_epochs  # noqa: E402
 from gateway.directory import Directory  # noqa: E402
+from gateway.key_ring import KeyRing  # noqa: E402
 from gateway.recorder import Recorder  # noqa: E402
 from gateway.server import ClientConnection  # noqa: E402
 from gateway.snapshot import Snapshot  # noqa: E402
@@ -43,7 +44,10 @@ async def serve(host: str, port: int, name: str) -> None:
     def changed(snapshot: Snapshot) -> None:
         loop.call_soon_threadsafe(gateway.set_snapshot, snapshot)
 
-    directory = Directory(folder / "snapshot.json", changed, recorder.acknowledge)
+    ring = KeyRing(folder / "keys")
+    ring.load()
+    gateway.keys = ring.callers
+    directory = Directory(folder, ring, changed, recorder.acknowledge)
     directory.start()
     # Several gateways may share a port on one machine: the kernel spreads connections over them.
     server = await loop.create_server(

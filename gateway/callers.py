@@ -2,9 +2,10 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common import identity_token
+from gateway import journal
 from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 API, CONSOLE = 0, 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Ids of 0 mean nobody known. `deployment_id`, when set, is the only deployment that a console's token is for.
 
@@ -30,32 +31,25 @@ class Caller:
     deployments: frozenset[int] | None = None
     is_operator: bool = False
     expires_at: float = float("inf")
-    # How the journal names his requests, by deployment; filled as he calls.
-    packed: dict[bytes, bytes] = field(default_factory=dict, init=False, compare=False, repr=False)
+    # How the journal names his requests, by deployment; made when he first calls: most keys are never used here.
+    packed: dict[bytes, bytes] | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def is_console(self) -> bool:
         return self.source == CONSOLE
 
-    def to_json(self) -> list[object]:
-        """A key's caller, as the snapshot on disk has it. JSON knows no infinity."""
-        narrowed = sorted(self.deployments) if self.deployments is not None else None
-        expires_at = self.expires_at if self.expires_at < float("inf") else None
-        ids = [self.key_id, self.user_id, self.organization_id]
-        return [*ids, sorted(self.organizations), narrowed, self.is_operator, expires_at]
-
-    @classmethod
-    def from_json(cls, item: list[Any]) -> "Caller":
-        key_id, user_id, organization_id, organizations, narrowed, is_operator, expires_at = item
-        return cls(
-            organization_id=organization_id,
-            user_id=user_id,
-            key_id=key_id,
-            organizations=frozenset(organizations),
-            deployments=None if narrowed is None else frozenset(narrowed),
-            is_operator=is_operator,
-            expires_at=float("inf") if expires_at is None else expires_at,
-        )
+    def parties(self, target: "Target") -> bytes:
+        """How the journal's records name a request of this caller to a deployment."""
+        packed = self.packed
+        if packed is None:
+            packed = {}
+            object.__setattr__(self, "packed", packed)
+        found = packed.get(target.anonymous)
+        if found is None:
+            found = packed[target.anonymous] = journal.parties(
+                target.deployment_id, target.version_id, self.organization_id, self.user_id, self.key_id, self.source
+            )
+        return found
 
     def may_call(self, target: "Target") -> bool:
         """Whether the deployment exists for this caller."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from gateway import journal
 from gateway.balancer import Balancer
+from gateway.callers import Keys
 from gateway.journal import Journal
 from gateway.meter import BUCKET_S, FAILED
 from gateway.snapshot import Snapshot
@@ -71,6 +72,8 @@ class Gateway:
         self.name, self.epoch, self.secret = name, epoch, secret
         self.timeouts = timeouts or Timeouts()
         self.snapshot = Snapshot.empty()
+        # Filled by the directory's thread.
+        self.keys: Keys = {}
         self.balancer = Balancer()
         self.pool = Pool(self.loop)
         self.journal = Journal(folder, epoch)

@@ -9,7 +9,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -17,12 +18,12 @@ from django.conf import settings
 from django.db import DatabaseError, close_old_connections, transaction
 from django.db.models import Prefetch
 
-from accounts.models import Member, Organization
-from apikeys.models import ApiKey
+from accounts.models import Organization
+from apikeys import directory as key_directory
 from deployments.models import Cluster, Deployment, DirectoryVersion, Instance, Status
 from deployments.selectors import current_versions, serving_versions, visible_deployments
 from gateway.api_server import ApiServerUnusableError, pod_proxy_path, unseal
-from gateway.callers import Caller, Keys
+from gateway.key_ring import KeyRing
 from gateway.snapshot import Address, Snapshot, Target
 from runtimes.observation import READY
 
@@ -36,12 +37,15 @@ RETRY_S = 1.0
 class Directory:
     """Calls `on_change(snapshot)` from its thread, first with what lies on disk; `acknowledge(version)` when it is saved."""
 
-    def __init__(self, path: Path, on_change: Callable[[Snapshot], None], acknowledge: Callable[[int], None]) -> None:
-        self._path = path
+    def __init__(
+        self, folder: Path, keys: KeyRing, on_change: Callable[[Snapshot], None], acknowledge: Callable[[int], None]
+    ) -> None:
+        self._path = folder / "snapshot.json"
+        self._keys = keys
         self._on_change = on_change
         self._acknowledge = acknowledge
-        self._snapshot = Snapshot.load(path, settings.SECRET_KEY)
-        self._read_at = 0.0
+        self._snapshot = Snapshot.load(self._path, settings.SECRET_KEY)
+        self._read_at = -math.inf
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="directory", daemon=True)
 
@@ -79,10 +83,14 @@ class Directory:
 
     def _refresh(self) -> None:
         version = DirectoryVersion.objects.get(pk=1).v
-        if version == self._snapshot.version and time.monotonic() - self._read_at < FULL_READ_S:
+        is_full = time.monotonic() - self._read_at >= FULL_READ_S
+        if version == self._snapshot.version == self._keys.version and not is_full:
             return
-        snapshot = read_snapshot()
-        self._read_at = time.monotonic()
+        with _one_moment():
+            snapshot = read_snapshot()
+            self._refresh_keys(snapshot.version, is_full=is_full)
+        if is_full:
+            self._read_at = time.monotonic()
         if snapshot != self._snapshot:
             # On disk first: a gateway that restarts without PostgreSQL must not go back behind what it served by.
             snapshot.save(self._path)
@@ -90,27 +98,41 @@ class Directory:
             self._on_change(snapshot)
         self._acknowledge(snapshot.version)
 
+    def _refresh_keys(self, version: int, *, is_full: bool) -> None:
+        """Read the changed ones; all of them where that leaves a difference, as after deletions."""
+        keys = self._keys
+        if keys.version >= 0:
+            keys.apply(key_directory.rows(changed_since=keys.version), version)
+        as_known = key_directory.fingerprint() == keys.fingerprint if is_full else key_directory.count() == keys.count
+        if not as_known or keys.has_grown_long:
+            keys.replace(key_directory.rows(), version)
 
-def read_snapshot() -> Snapshot:
-    """One consistent reading of all deployments."""
+
+@contextmanager
+def _one_moment() -> Iterator[None]:
+    """All queries in it see the database as it was at the first."""
     with transaction.atomic():
         with transaction.get_connection().cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        version = DirectoryVersion.objects.get(pk=1).v
-        deployments = list(
-            visible_deployments(None)
-            .select_related("organization", "endpoint")
-            .prefetch_related(Prefetch("shared_with", Organization.objects.only("pk")))
-            .order_by("pk")
-        )
-        current = {item.deployment_id: item for item in current_versions()} | serving_versions()
-        addresses: dict[int, list[Address]] = {}
-        ready = Instance.objects.filter(ended_at=None, phase=READY).exclude(address="").order_by("pk")
-        for instance in ready.select_related("version__deployment__endpoint__cluster"):
-            address = _address(instance, instance.version.deployment.endpoint.cluster)
-            if address is not None:
-                addresses.setdefault(instance.version_id, []).append(address)
-        keys = _read_keys()
+        yield
+
+
+def read_snapshot() -> Snapshot:
+    """All deployments and their ready instances. Within `_one_moment`, else a change may come in between."""
+    version = DirectoryVersion.objects.get(pk=1).v
+    deployments = list(
+        visible_deployments(None)
+        .select_related("organization", "endpoint")
+        .prefetch_related(Prefetch("shared_with", Organization.objects.only("pk")))
+        .order_by("pk")
+    )
+    current = {item.deployment_id: item for item in current_versions()} | serving_versions()
+    addresses: dict[int, list[Address]] = {}
+    ready = Instance.objects.filter(ended_at=None, phase=READY).exclude(address="").order_by("pk")
+    for instance in ready.select_related("version__deployment__endpoint__cluster"):
+        address = _address(instance, instance.version.deployment.endpoint.cluster)
+        if address is not None:
+            addresses.setdefault(instance.version_id, []).append(address)
     targets = []
     for deployment in deployments:
         found = current.get(deployment.pk)
@@ -136,36 +158,7 @@ def read_snapshot() -> Snapshot:
                 shared_with=tuple(sorted(item.pk for item in deployment.shared_with.all())),
             )
         )
-    return Snapshot.of(version, targets, keys)
-
-
-def _read_keys() -> Keys:
-    """Whose each key is, by its digest; a rotated key's secret before has an end of its own."""
-    organizations: dict[int, set[int]] = {}
-    for user_id, organization_id in Member.objects.values_list("user_id", "organization_id"):
-        organizations.setdefault(user_id, set()).add(organization_id)
-    chosen: dict[int, set[int]] = {}
-    for key_id, deployment_id in ApiKey.deployments.through.objects.values_list("apikey_id", "deployment_id"):
-        chosen.setdefault(key_id, set()).add(deployment_id)
-    keys: Keys = {}
-    good = ApiKey.objects.filter(revoked_at=None, user__is_active=True).order_by("pk")
-    fields = ("pk", "user_id", "organization_id", "scope", "digest", "expires_at", "previous_digest", "previous_until", "user__is_operator")  # fmt: skip
-    for pk, user_id, organization_id, scope, digest, expires_at, previous, until, is_operator in good.values_list(
-        *fields
-    ):
-        ends = expires_at.timestamp() if expires_at else math.inf
-        known = {
-            "organization_id": organization_id,
-            "user_id": user_id,
-            "key_id": pk,
-            "organizations": frozenset(organizations.get(user_id, ())),
-            "deployments": frozenset(chosen.get(pk, ())) if scope == ApiKey.Scope.DEPLOYMENTS else None,
-            "is_operator": is_operator,
-        }
-        keys[bytes(digest)] = Caller(**known, expires_at=ends)
-        if previous and until:
-            keys[bytes(previous)] = Caller(**known, expires_at=min(ends, until.timestamp()))
-    return keys
+    return Snapshot.of(version, targets)
 
 
 def _address(instance: Instance, cluster: Cluster) -> Address | None:

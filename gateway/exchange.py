@@ -64,7 +64,7 @@ class Exchange(AnswerSide):
             if head.identity:
                 self.caller = read_identity(head.identity, gateway.secret)
             elif head.key:
-                self.caller = by_key(gateway.snapshot.keys, head.key, now + gateway.wall_offset)
+                self.caller = by_key(gateway.keys, head.key, now + gateway.wall_offset)
             route = head.route
             if type(route) is not Route or route.snapshot is not gateway.snapshot:
                 own = own_answers.to(head, gateway.snapshot, self.caller)
@@ -199,7 +199,7 @@ class Exchange(AnswerSide):
         assert target is not None  # noqa: S101
         caller, gateway = self.caller, self._gateway
         gateway.in_flight += 1
-        self._parties = parties = target.anonymous if caller is ANONYMOUS else target.parties_with(caller)
+        self._parties = parties = target.anonymous if caller is ANONYMOUS else caller.parties(target)
         self._file = gateway.journal.admitted(self._sequence, now + gateway.wall_offset, parties)
         if not target.addresses:
             raise target.unavailable()

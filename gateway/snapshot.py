@@ -11,7 +11,7 @@ import orjson
 from common import atomic_file
 from gateway import journal
 from gateway.api_server import ApiServer, ApiServerUnusableError, unseal
-from gateway.callers import ANONYMOUS, Caller, Keys
+from gateway.callers import API, Caller
 from gateway.errors import GatewayError
 
 log = logging.getLogger(__name__)
@@ -79,19 +79,7 @@ class Target:
     anonymous: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "anonymous", self._parties_with(ANONYMOUS))
-
-    def parties_with(self, caller: Caller) -> bytes:
-        """How the journal's records name a request of `caller` to this deployment."""
-        found = caller.packed.get(self.anonymous)
-        if found is None:
-            found = caller.packed[self.anonymous] = self._parties_with(caller)
-        return found
-
-    def _parties_with(self, caller: Caller) -> bytes:
-        return journal.parties(
-            self.deployment_id, self.version_id, caller.organization_id, caller.user_id, caller.key_id, caller.source
-        )
+        object.__setattr__(self, "anonymous", journal.parties(self.deployment_id, self.version_id, 0, 0, 0, API))
 
     def to_json(self) -> dict[str, object]:
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.init}
@@ -122,14 +110,13 @@ class Snapshot:
 
     version: int
     targets: tuple[Target, ...]
-    keys: Keys = field(default_factory=dict, repr=False)
     by_prefix: dict[bytes, Target] = field(default_factory=dict, compare=False, repr=False)
     by_api_id: dict[str, Target] = field(default_factory=dict, compare=False, repr=False)
     by_name: dict[str, list[Target]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, version: int, targets: list[Target], keys: Keys | None = None) -> "Snapshot":
-        snapshot = cls(version, tuple(targets), keys or {})
+    def of(cls, version: int, targets: list[Target]) -> "Snapshot":
+        snapshot = cls(version, tuple(targets))
         for target in targets:
             snapshot.by_prefix[f"/{target.endpoint}/{target.name}".encode()] = target
             snapshot.by_api_id[target.api_id] = target
@@ -164,7 +151,6 @@ class Snapshot:
                 {
                     "version": self.version,
                     "targets": [target.to_json() for target in self.targets],
-                    "keys": {digest.hex(): caller.to_json() for digest, caller in self.keys.items()},
                 }
             ),
         )
@@ -182,8 +168,7 @@ class Snapshot:
             )
             for item in stored["targets"]
         ]
-        keys = {bytes.fromhex(digest): Caller.from_json(item) for digest, item in stored["keys"].items()}
-        return cls.of(stored["version"], targets, keys)
+        return cls.of(stored["version"], targets)
 
 
 def _usable(items: list[list[Any]], secret: str) -> Iterator[Address]:

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from accounts.models import AuditEntry, Member, User
 from accounts.services import add_member, create_organization
-from apikeys import services
+from apikeys import directory, services
 from apikeys.models import ApiKey
 from deployments.models import Deployment, DirectoryVersion
 from deployments.selectors import usable_deployments
@@ -17,16 +17,13 @@ from deployments.services import versions
 from deployments.services.access import set_access
 from deployments.services.deployments import delete_deployment
 from deployments.services.errors import ForbiddenError, ServiceError
-from gateway.directory import read_snapshot
+from gateway.callers import Caller
+from gateway.directory import Directory, read_snapshot
+from gateway.key_ring import KeyRing
 from tests.control.test_reconcile import becomes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 KEY_ONLY = Deployment.Access.KEY_ONLY
-
-
-def caller(secret: str):
-    """What the gateways know of a key; None when they refuse it."""
-    return read_snapshot().keys.get(ApiKey.digest_of(secret))
 
 
 @pytest.fixture
@@ -34,7 +31,29 @@ def deployment(deploy) -> Deployment:
     return deploy()
 
 
-def test_a_key_is_known_to_gateways_from_creation_to_revocation(people, deployment):
+class Reader:
+    """The keys of a gateway that follows the directory as the real one's thread does."""
+
+    def __init__(self, folder) -> None:
+        self.ring = KeyRing(folder / "keys")
+        self._directory = Directory(folder, self.ring, lambda snapshot: None, lambda version: None)
+        self._directory._refresh()
+
+    def follow(self) -> KeyRing:
+        self._directory._refresh_keys(DirectoryVersion.objects.get(pk=1).v, is_full=False)
+        return self.ring
+
+    def __call__(self, secret: str) -> Caller | None:
+        """What is known of a key when the changes have been read; None when it is refused."""
+        return self.follow().callers.get(ApiKey.digest_of(secret))
+
+
+@pytest.fixture
+def caller(tmp_path, people) -> Reader:
+    return Reader(tmp_path)
+
+
+def test_a_key_is_known_to_gateways_from_creation_to_revocation(people, deployment, caller):
     key, secret = services.create_key(people.member, people.ours, "notebook")
     known = caller(secret)
     assert (known.key_id, known.user_id, known.organization_id) == (key.pk, people.member.pk, people.ours.pk)
@@ -49,7 +68,7 @@ def test_a_key_is_known_to_gateways_from_creation_to_revocation(people, deployme
     assert secret not in str(list(AuditEntry.objects.values()))
 
 
-def test_the_secret_before_a_rotation_is_good_for_its_grace(people, deployment):
+def test_the_secret_before_a_rotation_is_good_for_its_grace(people, deployment, caller):
     key, first = services.create_key(people.member, people.ours, "notebook")
     second = services.rotate_key(key, timedelta(hours=1), actor=people.member)
     assert caller(second).key_id == caller(first).key_id == key.pk
@@ -66,7 +85,7 @@ def test_the_secret_before_a_rotation_is_good_for_its_grace(people, deployment):
         services.rotate_key(key, timedelta(days=31), actor=people.member)
 
 
-def test_a_key_for_chosen_deployments_opens_those_and_is_converted_both_ways(people, deployment):
+def test_a_key_for_chosen_deployments_opens_those_and_is_converted_both_ways(people, deployment, caller):
     key, secret = services.create_key(people.member, people.ours, "narrow", deployments=[deployment])
     assert caller(secret).deployments == {deployment.pk}
     services.change_scope(key, None, actor=people.member)
@@ -84,7 +103,7 @@ def test_a_key_for_chosen_deployments_opens_those_and_is_converted_both_ways(peo
         services.change_scope(key, [], actor=people.member)
 
 
-def test_a_key_whose_deployments_are_gone_opens_nothing(people, deployment):
+def test_a_key_whose_deployments_are_gone_opens_nothing(people, deployment, caller):
     _, secret = services.create_key(people.member, people.ours, "narrow", deployments=[deployment])
     version = deployment.versions.get()
     versions.stop_version(version, actor=people.operator)
@@ -111,7 +130,7 @@ def test_nobody_makes_or_changes_keys_beyond_his_rights(people, deployment):
         services.create_key(people.member, people.ours, "late", expires_at=timezone.now())
 
 
-def test_who_leaves_an_organization_or_is_deactivated_loses_its_deployments_with_his_keys(people, deployment):
+def test_who_leaves_an_organization_or_is_deactivated_loses_its_deployments_with_his_keys(people, deployment, caller):
     _, secret = services.create_key(people.member, people.ours, "notebook")
     version = DirectoryVersion.objects.get(pk=1).v
     Member.objects.get(user=people.member).delete()
@@ -124,7 +143,7 @@ def test_who_leaves_an_organization_or_is_deactivated_loses_its_deployments_with
     assert DirectoryVersion.objects.get(pk=1).v == version + 2
 
 
-def test_access_and_sharing_reach_the_gateways_and_the_audit_log(people, deployment):
+def test_access_and_sharing_reach_the_gateways_and_the_audit_log(people, deployment, caller):
     friends = create_organization("friends", "Friends")
     set_access(deployment, KEY_ONLY, "specific", [friends, people.ours], actor=people.admin)
     (target,) = read_snapshot().targets
@@ -156,15 +175,36 @@ def test_access_and_sharing_reach_the_gateways_and_the_audit_log(people, deploym
             set_access(deployment, "public", "none", actor=actor)
 
 
-def test_the_directory_takes_a_fixed_number_of_queries(people, deployment, django_assert_num_queries):
+def test_a_change_is_read_alone_and_a_fingerprint_tells_of_what_was_missed(people, deployment, caller):
+    for number in range(20):
+        services.create_key(people.member, people.ours, f"key {number}")
+    key, secret = services.create_key(people.member, people.ours, "one", deployments=[deployment])
+    ring = caller.follow()
+    read_at = ring.version
+    services.change_scope(key, None, actor=people.member)
+    assert [row[0] for row in directory.rows(changed_since=read_at)] == [key.pk]
+    caller.follow()
+    assert directory.fingerprint() == ring.fingerprint
+    # Past the services, as a hand in the database does.
+    ApiKey.objects.filter(pk=key.pk).update(user=people.stranger)
+    assert directory.fingerprint() != ring.fingerprint
+    key.delete()
+    assert directory.count() != ring.count
+    assert caller(secret) is None, "a deleted one is missed at once"
+
+
+def test_the_directory_takes_a_fixed_number_of_queries(people, deployment, caller, django_assert_num_queries):
     for number in range(3):
         services.create_key(people.member, people.ours, f"key {number}", deployments=[deployment])
-    with django_assert_num_queries(12):
+    caller.follow()
+    with django_assert_num_queries(6):
         read_snapshot()
     for number in range(20):
         services.create_key(people.member, people.ours, f"more {number}")
-    with django_assert_num_queries(12):
+    with django_assert_num_queries(6):
         read_snapshot()
+    with django_assert_num_queries(3):
+        caller.follow()
 
 
 def test_last_used_only_moves_forward(people, deployment):
