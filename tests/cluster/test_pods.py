@@ -154,6 +154,31 @@ def test_a_gpu_where_there_is_none_is_unschedulable(deploy):
     assert "nvidia.com/gpu" in cause_is(version, "unschedulable").evidence[0]
 
 
+def test_vllm_reaches_the_cluster_with_all_that_it_needs(deploy, api, namespace):
+    """It can't run without a GPU; the cluster takes the pod and waits for one."""
+    version = deploy(
+        Specification(
+            "vllm", "acme/chat", model_uri="org/model", image="vllm/vllm-openai:v0.18.0", context_length=4096, gpu=2, cpu=0.1, memory=1 << 30,
+            secret_environment={"HF_TOKEN": "planted-4712"}, engine_settings={"max_num_seqs": 64},
+        )
+    )  # fmt: skip
+    assert "nvidia.com/gpu" in cause_is(version, "unschedulable").evidence[0]
+    (pod,) = [
+        item
+        for item in api.list(f"/api/v1/namespaces/{namespace}/pods")
+        if item["metadata"]["labels"].get("slipway.dev/version") == version.key
+    ]
+    (container,) = pod["spec"]["containers"]
+    command = " ".join([*container.get("command", ()), *container.get("args", ())])
+    for words in ("vllm serve org/model", "--tensor-parallel-size 2", "--max-model-len 4096", "--max-num-seqs 64"):
+        assert words in command
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "2" and container["image"].endswith(":v0.18.0")
+    (memory,) = [volume for volume in pod["spec"]["volumes"] if volume.get("emptyDir", {}).get("medium") == "Memory"]
+    assert {"name": memory["name"], "mountPath": "/dev/shm"} in container["volumeMounts"]
+    assert container["startupProbe"]["httpGet"]["path"] == "/health"
+    assert "planted-4712" not in str(pod)
+
+
 def test_a_quota_that_is_used_up_is_told_and_waited_for(deploy, api, namespace):
     quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
     spec = {"hard": {"pods": "0"}}
