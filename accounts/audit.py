@@ -1,11 +1,25 @@
 """Writes audit entries; called inside the transaction of the change itself."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from accounts.models import AuditEntry
 from accounts.permissions import Actor
 
 SYSTEM = "Slipway"
+_source: ContextVar[str] = ContextVar("audit_source", default="")
+
+
+@contextmanager
+def called_from(source: str) -> Iterator[None]:
+    """Note with all entries inside that the change was asked for from this address."""
+    token = _source.set(source)
+    try:
+        yield
+    finally:
+        _source.reset(token)
 
 
 def record(
@@ -26,4 +40,5 @@ def record(
         object_id=str(thing.pk),
         object_label=str(thing)[:200],
         changes=changes or {},
+        source=_source.get(),
     )

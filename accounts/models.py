@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from typing import Any
 
 from django.contrib.auth.models import AbstractUser
 from django.db import models
@@ -87,9 +88,41 @@ class AuditEntry(models.Model):
     object_id = models.CharField(max_length=64)
     object_label = models.CharField(max_length=200)
     changes = models.JSONField(default=dict)
+    # The address that the request came from; empty for what Slipway does by itself.
+    source = models.CharField(max_length=45, blank=True)
 
     class Meta:
         ordering = ["-at"]
+        indexes = [models.Index(fields=["organization", "-id"])]
 
     def __str__(self) -> str:
         return f"{self.actor_label}: {self.action} {self.object_type} {self.object_label}"
+
+    @property
+    def action_label(self) -> str:
+        return self.action.replace("_", " ")
+
+    @property
+    def object_type_label(self) -> str:
+        return AUDITED.get(self.object_type, self.object_type)
+
+    @property
+    def changed(self) -> list[tuple[str, str, str]]:
+        """(field, old, new) as people read them."""
+        read = [(name.replace("_", " "), _readable(old), _readable(new)) for name, (old, new) in self.changes.items()]
+        return sorted(item for item in read if item[1] != item[2])
+
+
+# What entries are about, by the kind that is stored.
+AUDITED = {
+    "deployment": "Deployment", "version": "Version", "model": "Model", "endpoint": "Endpoint", "cluster": "Cluster",
+    "apikey": "API key", "apitoken": "API token", "user": "User", "organization": "Organization",
+}  # fmt: skip
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)

@@ -8,6 +8,8 @@ from django.urls import include, path
 from django.views.generic import TemplateView
 from drf_spectacular.views import SpectacularAPIView
 
+from accounts.audit_log import audit_log
+
 
 def healthz(request: HttpRequest) -> HttpResponse:
     """Alive: answers without asking any store, so that a restart of one doesn't take the page down too."""
@@ -23,6 +25,7 @@ urlpatterns = [
     path("accounts/signup/", lambda request: redirect("account_login"), name="account_signup"),
     path("accounts/password/", lambda request: redirect("account_login"), name="account_reset_password"),
     path("account/", include("accounts.urls")),
+    path("console/audit/", audit_log, name="audit-log"),
     path("", include("apikeys.urls")),
     path("console/", include("monitoring.urls")),
     path("console/", include("deployments.urls")),

@@ -163,6 +163,7 @@ PAGES = {
     "keys": "/hub/keys/",
     "key-new": "/hub/keys/new/",
     "keys-all": "/console/keys/",
+    "audit": "/console/audit/",
     "tokens": "/account/tokens/",
 }
 

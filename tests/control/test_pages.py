@@ -94,6 +94,7 @@ def pages(deployment: Deployment) -> dict[str, str]:
         "key-new": reverse("apikeys:new"),
         "keys-applied": reverse("apikeys:applied"),
         "keys-all": reverse("apikeys:all"),
+        "audit-log": reverse("audit-log"),
         "keys-of-deployment": reverse("apikeys:of-deployment", args=path),
         "docs": reverse("api-docs"),
     }
@@ -112,7 +113,7 @@ OPEN_TO_ALL_SIGNED_IN = {
     "keys-applied",
 }
 # A stranger is an admin of another organization: these exist for him, with his own things only.
-OWN_FOR_ADMINS = {"new", "model-new", "keys-all"}
+OWN_FOR_ADMINS = {"new", "model-new", "keys-all", "audit-log"}
 
 
 def test_operators_see_every_page(operator, deployment):
