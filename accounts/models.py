@@ -2,10 +2,12 @@
 
 import hashlib
 import secrets
+from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth.models import AbstractUser
 from django.db import models
+from django.utils import timezone
 
 
 class User(AbstractUser):
@@ -48,6 +50,36 @@ class Member(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} in {self.organization} ({self.role})"
+
+
+class Invitation(models.Model):
+    """A link by which one person joins an organization, once; only the digest of its secret is stored."""
+
+    LIFETIME = timedelta(days=7)
+
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="invitations")
+    role = models.CharField(max_length=16, choices=Member.Role.choices, default=Member.Role.MEMBER)
+    # For whom, in the inviter's words.
+    label = models.CharField(max_length=120)
+    digest = models.BinaryField(max_length=32, unique=True)
+    created_by = models.ForeignKey(User, on_delete=models.CASCADE, related_name="invitations")
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+    accepted_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.label} as {self.role}"
+
+    @staticmethod
+    def digest_of(secret: str) -> bytes:
+        return hashlib.sha256(secret.encode()).digest()
+
+    @property
+    def is_open(self) -> bool:
+        return self.accepted_at is None and self.expires_at > timezone.now()
 
 
 class ApiToken(models.Model):
@@ -117,6 +149,7 @@ class AuditEntry(models.Model):
 AUDITED = {
     "deployment": "Deployment", "version": "Version", "model": "Model", "endpoint": "Endpoint", "cluster": "Cluster",
     "apikey": "API key", "apitoken": "API token", "user": "User", "organization": "Organization",
+    "member": "Member", "invitation": "Invitation",
 }  # fmt: skip
 
 

@@ -1,10 +1,17 @@
 """The writers of accounts: one transaction each, with its audit row."""
 
-from django.db import transaction
+import secrets
+
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+from django.utils import timezone
 
 from accounts import audit
-from accounts.models import ApiToken, Member, Organization, User
-from accounts.permissions import Actor
+from accounts.models import ApiToken, Invitation, Member, Organization, User
+from accounts.permissions import Actor, is_operator, may_manage
+from common.naming import name_error
+from common.service_error import ForbiddenError, ServiceError
 
 
 @transaction.atomic
@@ -14,10 +21,18 @@ def create_operator(username: str, password: str, *, actor: Actor = None) -> Use
     return user
 
 
-@transaction.atomic
 def create_organization(name: str, title: str, *, actor: Actor = None) -> Organization:
-    organization = Organization.objects.create(name=name, title=title)
-    audit.record(actor=actor, action="create", thing=organization, organization_id=organization.pk)
+    if not is_operator(actor):
+        raise ForbiddenError("Organizations are made by operators.")
+    problem = name_error(name)
+    if problem:
+        raise ServiceError(problem, field="name")
+    try:
+        with transaction.atomic():
+            organization = Organization.objects.create(name=name, title=title)
+            audit.record(actor=actor, action="create", thing=organization, organization_id=organization.pk)
+    except IntegrityError:
+        raise ServiceError("An organization of this name exists.", code="duplicate", field="name") from None
     return organization
 
 
@@ -28,6 +43,119 @@ def add_member(organization: Organization, user: User, role: str, *, actor: Acto
         actor=actor, action="add_member", thing=user, organization_id=organization.pk, changes={"role": [None, role]}
     )
     return member
+
+
+@transaction.atomic
+def change_role(member: Member, role: str, *, actor: Actor) -> None:
+    locked = _locked(member, actor)
+    if locked.role == role:
+        return
+    _check_admin_left(locked, actor)
+    changes = {"role": [locked.role, role]}
+    locked.role = role
+    locked.save(update_fields=["role"])
+    audit.record(actor=actor, action="update", thing=locked, organization_id=locked.organization_id, changes=changes)
+
+
+@transaction.atomic
+def remove_member(member: Member, *, actor: Actor) -> None:
+    """His keys open nothing of the organization any more; what he made stays."""
+    locked = _locked(member, actor)
+    _check_admin_left(locked, actor)
+    audit.record(actor=actor, action="remove", thing=locked, organization_id=locked.organization_id)
+    locked.delete()
+
+
+def _locked(member: Member, actor: Actor) -> Member:
+    """The member as it is now; nobody else changes the organization's members until the transaction's end."""
+    if not may_manage(actor, member.organization_id):
+        raise ForbiddenError("You may not change the members of this organization.")
+    Organization.objects.select_for_update(no_key=True).get(pk=member.organization_id)
+    found = Member.objects.filter(pk=member.pk).select_related("user", "organization").first()
+    if found is None:
+        raise ServiceError("The member was removed meanwhile.", code="conflict")
+    return found
+
+
+def _check_admin_left(member: Member, actor: Actor) -> None:
+    others = Member.objects.filter(organization=member.organization_id, role=Member.Role.ADMIN).exclude(pk=member.pk)
+    if member.role == Member.Role.ADMIN and not is_operator(actor) and not others.exists():
+        raise ServiceError("This is the last admin. Make another member admin first.", code="last_admin")
+
+
+@transaction.atomic
+def invite(organization: Organization, role: str, label: str, *, actor: User) -> tuple[Invitation, str]:
+    """An invitation and the secret of its link, which can't be shown again."""
+    if not may_manage(actor, organization.pk):
+        raise ForbiddenError("You may not invite into this organization.")
+    if role not in Member.Role.values:
+        raise ServiceError("Choose a role.", field="role")
+    if not label or len(label) > 120:
+        raise ServiceError("Say for whom it is, in at most 120 characters.", field="label")
+    secret = secrets.token_urlsafe(32)
+    invitation = Invitation.objects.create(
+        organization=organization,
+        role=role,
+        label=label,
+        digest=Invitation.digest_of(secret),
+        created_by=actor,
+        expires_at=timezone.now() + Invitation.LIFETIME,
+    )
+    audit.record(actor=actor, action="create", thing=invitation, organization_id=organization.pk)
+    return invitation, secret
+
+
+@transaction.atomic
+def withdraw_invitation(invitation: Invitation, *, actor: Actor) -> None:
+    if not may_manage(actor, invitation.organization_id):
+        raise ForbiddenError("You may not withdraw this invitation.")
+    audit.record(actor=actor, action="delete", thing=invitation, organization_id=invitation.organization_id)
+    invitation.delete()
+
+
+def open_invitation(digest: bytes) -> Invitation | None:
+    """The invitation whose link's secret has this digest, while it is open and its inviter might still invite."""
+    found = Invitation.objects.select_related("organization", "created_by").filter(digest=digest).first()
+    if found is None or not found.is_open or not may_manage(found.created_by, found.organization_id):
+        return None
+    return found
+
+
+def register(digest: bytes, username: str, password: str) -> User:
+    """A new person joins by an invitation. Raises ServiceError with the field."""
+    user = User(username=username)
+    try:
+        user.full_clean(exclude=["password"])
+        validate_password(password, user)
+    except ValidationError as error:
+        field = "username" if hasattr(error, "error_dict") else "password"
+        raise ServiceError(" ".join(error.messages), field=field) from None
+    user.set_password(password)
+    try:
+        with transaction.atomic():
+            user.save(force_insert=True)
+            _accept(digest, user)
+    except IntegrityError:
+        raise ServiceError("This name is taken. Choose another one.", code="duplicate", field="username") from None
+    return user
+
+
+@transaction.atomic
+def join(digest: bytes, user: User) -> None:
+    """A person with an account joins by an invitation."""
+    _accept(digest, user)
+
+
+def _accept(digest: bytes, user: User) -> None:
+    found = open_invitation(digest)
+    locked = Invitation.objects.select_for_update().filter(pk=found.pk, accepted_at=None).first() if found else None
+    if locked is None:
+        raise ServiceError("This invitation is not good any more. Ask for another one.", code="invitation_gone")
+    if Member.objects.filter(organization=locked.organization_id, user=user).exists():
+        raise ServiceError("You are a member already.", code="duplicate")
+    locked.accepted_at = timezone.now()
+    locked.save(update_fields=["accepted_at"])
+    add_member(locked.organization, user, locked.role, actor=user)
 
 
 @transaction.atomic

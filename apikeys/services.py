@@ -12,8 +12,8 @@ from accounts.models import Organization, User
 from apikeys.models import SHOWN, ApiKey
 from apikeys.selectors import openable_deployments, paying_organizations, visible_keys
 from common.broadcast import publish_on_commit
+from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Deployment
-from deployments.services.errors import ForbiddenError, ServiceError
 
 MOST_ACTIVE_KEYS = 1000
 LONGEST_GRACE = timedelta(days=30)

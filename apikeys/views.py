@@ -15,8 +15,8 @@ from apikeys.forms import KeyForm, RotateForm, ScopeForm
 from apikeys.models import ApiKey
 from apikeys.selectors import keys_for, openable_deployments, visible_keys
 from common.numbers import whole
+from common.service_error import ServiceError
 from deployments.selectors import gateway_processes, manageable_deployments
-from deployments.services.errors import ServiceError
 
 PAGE_SIZE = 50
 

@@ -9,7 +9,7 @@ from rest_framework.pagination import CursorPagination
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as default_handler
 
-from deployments.services.errors import ForbiddenError, ServiceError
+from common.service_error import ForbiddenError, ServiceError
 
 STATUS_OF_CODE = {"active": 409, "conflict": 409, "duplicate": 409, "in_use": 409}
 

@@ -8,6 +8,7 @@ from django.urls import include, path
 from django.views.generic import TemplateView
 from drf_spectacular.views import SpectacularAPIView
 
+from accounts import organizations
 from accounts.audit_log import audit_log
 
 
@@ -25,7 +26,20 @@ urlpatterns = [
     path("accounts/signup/", lambda request: redirect("account_login"), name="account_signup"),
     path("accounts/password/", lambda request: redirect("account_login"), name="account_reset_password"),
     path("account/", include("accounts.urls")),
+    path("accounts/join/", organizations.join, name="join"),
+    path("accounts/join/<str:secret>/", organizations.follow_link, name="invitation"),
     path("console/audit/", audit_log, name="audit-log"),
+    path("console/organizations/", organizations.index, name="organizations"),
+    path("console/organizations/<slug:name>/", organizations.detail, name="organization"),
+    path("console/organizations/<slug:name>/invite/", organizations.invite, name="organization-invite"),
+    path(
+        "console/organizations/<slug:name>/invitations/<int:pk>/withdraw/",
+        organizations.withdraw,
+        name="organization-withdraw",
+    ),
+    path(
+        "console/organizations/<slug:name>/members/<int:pk>/", organizations.change_member, name="organization-member"
+    ),
     path("", include("apikeys.urls")),
     path("console/", include("monitoring.urls")),
     path("console/", include("deployments.urls")),

@@ -13,6 +13,7 @@ from rest_framework.response import Response
 from accounts.models import Organization
 from accounts.permissions import may_use_driver, visible_organizations
 from common.numbers import whole
+from common.service_error import ForbiddenError
 from deployments import log_store
 from deployments.api import serializers
 from deployments.models import Cluster, Deployment, Endpoint, Model, Version
@@ -30,7 +31,6 @@ from deployments.selectors import (
 from deployments.services import catalog
 from deployments.services import deployments as deployment_services
 from deployments.services import versions as version_services
-from deployments.services.errors import ForbiddenError
 
 READING = ("list", "retrieve")
 

@@ -6,9 +6,9 @@ from accounts import audit
 from accounts.models import Organization
 from accounts.permissions import Actor, may_manage
 from common.broadcast import publish_on_commit
+from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Deployment
 from deployments.services.change import change
-from deployments.services.errors import ForbiddenError, ServiceError
 
 
 def set_access(

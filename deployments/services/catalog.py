@@ -11,9 +11,9 @@ from accounts.permissions import Actor, may_manage, may_manage_clusters, may_use
 from common.broadcast import publish_on_commit
 from common.encryption import Cipher
 from common.naming import RESERVED_ENDPOINT_NAMES, name_error
+from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Cluster, Endpoint, Model
 from deployments.services.change import change
-from deployments.services.errors import ForbiddenError, ServiceError
 from runtimes.kubernetes import kubeconfig as kubeconfigs
 
 

@@ -6,10 +6,10 @@ from accounts import audit
 from accounts.permissions import Actor, may_manage
 from common.broadcast import publish_on_commit
 from common.naming import name_error
+from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Deployment, Status, Version
 from deployments.models.version import INACTIVE
 from deployments.services.change import change
-from deployments.services.errors import ForbiddenError, ServiceError
 from deployments.services.versions import create_version
 from runtimes.specification import Specification
 

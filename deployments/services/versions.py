@@ -7,10 +7,10 @@ from accounts import audit
 from accounts.permissions import Actor, may_manage, may_use_driver
 from common.broadcast import publish_on_commit
 from common.encryption import Cipher, SecretUnreadableError
+from common.service_error import ForbiddenError, ServiceError
 from deployments import lifecycle
 from deployments.models import Deployment, DesiredState, Rollout, Status, Version
 from deployments.services.change import change
-from deployments.services.errors import ForbiddenError, ServiceError
 from runtimes.engines.registry import UnknownEngineError, engine
 from runtimes.names import first_error, label_error, label_key_error, variable_error
 from runtimes.specification import Specification

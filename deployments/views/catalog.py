@@ -12,6 +12,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
 from accounts.permissions import managed_organizations, may_manage_clusters
+from common.service_error import ServiceError
 from deployments.drivers import driver_of
 from deployments.forms.catalog import ClusterForm, EndpointForm, ModelForm
 from deployments.models import Cluster, Endpoint, Model
@@ -25,7 +26,6 @@ from deployments.selectors import (
     visible_models,
 )
 from deployments.services import catalog as services
-from deployments.services.errors import ServiceError
 from runtimes.driver import DriverError
 from runtimes.kubernetes import access
 from runtimes.kubernetes.driver import KubernetesDriver

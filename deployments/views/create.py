@@ -12,6 +12,7 @@ from django.views.decorators.http import require_GET
 from accounts.permissions import managed_organizations
 from common.naming import suggest_name
 from common.numbers import whole
+from common.service_error import ServiceError
 from deployments.forms.deployment import DeploymentForm
 from deployments.forms.key_values import format_bytes
 from deployments.forms.specification import SpecificationForm
@@ -19,7 +20,6 @@ from deployments.models import Deployment, Model, Rollout, Version
 from deployments.selectors import deployable_endpoints, manageable_models
 from deployments.services import deployments as deployment_services
 from deployments.services import versions as version_services
-from deployments.services.errors import ServiceError
 from deployments.views.access import get_deployable, tab_context
 
 

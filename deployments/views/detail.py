@@ -13,13 +13,13 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from common.numbers import whole
+from common.service_error import ServiceError
 from deployments.forms.deployment import AccessForm, SettingsForm
 from deployments.models import Cluster, Deployment, DesiredState, Rollout, Status, Version
 from deployments.selectors import serving_versions
 from deployments.services import deployments as deployment_services
 from deployments.services import versions as version_services
 from deployments.services.access import set_access
-from deployments.services.errors import ServiceError
 from deployments.views.access import get_deployment, get_managed_deployment, get_version, tab_context
 
 STEP_LABELS = {

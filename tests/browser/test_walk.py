@@ -164,6 +164,8 @@ PAGES = {
     "key-new": "/hub/keys/new/",
     "keys-all": "/console/keys/",
     "audit": "/console/audit/",
+    "organizations": "/console/organizations/",
+    "organization": "/console/organizations/demo/",
     "tokens": "/account/tokens/",
 }
 

@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 import pytest
 from kubernetes.config import incluster_config
 
+from common.service_error import ServiceError
 from deployments.models import Cluster
 from deployments.services import catalog
-from deployments.services.errors import ServiceError
 from runtimes.kubernetes import access, kubeconfig
 from runtimes.kubernetes.client import KubernetesClient
 from runtimes.kubernetes.driver import KubernetesDriver

@@ -11,12 +11,12 @@ from accounts.models import AuditEntry, Member, User
 from accounts.services import add_member, create_organization
 from apikeys import directory, services
 from apikeys.models import ApiKey
+from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Deployment, DirectoryVersion
 from deployments.selectors import usable_deployments
 from deployments.services import versions
 from deployments.services.access import set_access
 from deployments.services.deployments import delete_deployment
-from deployments.services.errors import ForbiddenError, ServiceError
 from gateway.callers import Caller
 from gateway.directory import Directory, read_snapshot
 from gateway.key_ring import KeyRing

@@ -3,10 +3,10 @@
 import pytest
 from django.urls import reverse
 
+from common.service_error import ServiceError
 from deployments import reconcile
 from deployments.models import DirectoryVersion, Event, Instance, Status, Version
 from deployments.services import deployments, versions
-from deployments.services.errors import ServiceError
 from runtimes.specification import Specification
 from tests.control.test_reconcile import becomes, follow
 from tests.waiting import wait_for

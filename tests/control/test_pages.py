@@ -95,6 +95,8 @@ def pages(deployment: Deployment) -> dict[str, str]:
         "keys-applied": reverse("apikeys:applied"),
         "keys-all": reverse("apikeys:all"),
         "audit-log": reverse("audit-log"),
+        "organizations": reverse("organizations"),
+        "organization": reverse("organization", args=["acme"]),
         "keys-of-deployment": reverse("apikeys:of-deployment", args=path),
         "docs": reverse("api-docs"),
     }
@@ -113,7 +115,7 @@ OPEN_TO_ALL_SIGNED_IN = {
     "keys-applied",
 }
 # A stranger is an admin of another organization: these exist for him, with his own things only.
-OWN_FOR_ADMINS = {"new", "model-new", "keys-all", "audit-log"}
+OWN_FOR_ADMINS = {"new", "model-new", "keys-all", "audit-log", "organizations"}
 
 
 def test_operators_see_every_page(operator, deployment):

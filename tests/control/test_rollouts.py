@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
+from common.service_error import ServiceError
 from deployments import rollouts
 from deployments.models import DesiredState, DirectoryVersion, Event, GatewayProcess, Rollout, Status, Version
 from deployments.services import versions
-from deployments.services.errors import ServiceError
 from gateway.directory import read_snapshot
 from runtimes.specification import Specification
 from tests.conftest import simulator

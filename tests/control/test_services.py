@@ -6,9 +6,9 @@ import pytest
 from django.db import connection, transaction
 
 from accounts.models import AuditEntry
+from common.service_error import ForbiddenError, ServiceError
 from deployments.models import DirectoryVersion, Event, Model, Rollout, Status, Version
 from deployments.services import catalog, deployments, versions
-from deployments.services.errors import ForbiddenError, ServiceError
 from tests.conftest import simulator
 
 
