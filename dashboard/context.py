@@ -13,5 +13,5 @@ def console(request: HttpRequest) -> dict[str, Any]:
     return {
         "gateway_url": settings.GATEWAY_URL,
         "shows_clusters": bool(user and user.is_authenticated and may_manage_clusters(user)),
-        "manages_keys": bool(user and user.is_authenticated and managed_organizations(user).exists()),
+        "manages_something": bool(user and user.is_authenticated and managed_organizations(user).exists()),
     }

@@ -10,6 +10,7 @@ from drf_spectacular.views import SpectacularAPIView
 
 from accounts import organizations
 from accounts.audit_log import audit_log
+from dashboard.administration import administration
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
@@ -28,6 +29,7 @@ urlpatterns = [
     path("account/", include("accounts.urls")),
     path("accounts/join/", organizations.join, name="join"),
     path("accounts/join/<str:secret>/", organizations.follow_link, name="invitation"),
+    path("console/administration/", administration, name="administration"),
     path("console/audit/", audit_log, name="audit-log"),
     path("console/organizations/", organizations.index, name="organizations"),
     path("console/organizations/<slug:name>/", organizations.detail, name="organization"),

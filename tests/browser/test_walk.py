@@ -164,6 +164,7 @@ PAGES = {
     "key-new": "/hub/keys/new/",
     "keys-all": "/console/keys/",
     "audit": "/console/audit/",
+    "administration": "/console/administration/",
     "organizations": "/console/organizations/",
     "organization": "/console/organizations/demo/",
     "tokens": "/account/tokens/",

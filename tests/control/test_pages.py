@@ -95,6 +95,7 @@ def pages(deployment: Deployment) -> dict[str, str]:
         "keys-applied": reverse("apikeys:applied"),
         "keys-all": reverse("apikeys:all"),
         "audit-log": reverse("audit-log"),
+        "administration": reverse("administration"),
         "organizations": reverse("organizations"),
         "organization": reverse("organization", args=["acme"]),
         "keys-of-deployment": reverse("apikeys:of-deployment", args=path),
@@ -115,7 +116,7 @@ OPEN_TO_ALL_SIGNED_IN = {
     "keys-applied",
 }
 # A stranger is an admin of another organization: these exist for him, with his own things only.
-OWN_FOR_ADMINS = {"new", "model-new", "keys-all", "audit-log", "organizations"}
+OWN_FOR_ADMINS = {"new", "model-new", "keys-all", "audit-log", "organizations", "administration"}
 
 
 def test_operators_see_every_page(operator, deployment):

@@ -1,0 +1,24 @@
+"""The page of rare things: one click further, so that the menu stays short."""
+
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+
+from accounts.permissions import is_operator, managed_organizations
+
+
+@login_required
+def administration(request: HttpRequest) -> HttpResponse:
+    """What the user may manage beyond deployments, each with a sentence."""
+    if not managed_organizations(request.user).exists() and not is_operator(request.user):
+        raise Http404
+    entries = [
+        ("users", "Organizations", "Tenants, their members, and invitations.", reverse("organizations")),
+        ("key", "All API keys", "Who may call with which key; revoke any.", reverse("apikeys:all")),
+        ("history", "Audit log", "Who changed what, when, and from where.", reverse("audit-log")),
+    ]
+    if is_operator(request.user):
+        about = "The processes that requests go through, what they have applied, and their books."
+        entries.append(("arrows-split-2", "Gateways", about, reverse("monitoring:gateways")))
+    return render(request, "administration.html", {"entries": entries})
