@@ -66,4 +66,5 @@ def _day(text: str) -> datetime | None:
         day = parse_date(text)
     except ValueError:
         return None
-    return timezone.make_aware(datetime.combine(day, time())) if day else None
+    # The calendar's last year has no day behind it.
+    return timezone.make_aware(datetime.combine(day, time())) if day and day.year < 9999 else None

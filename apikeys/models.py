@@ -68,7 +68,11 @@ class ApiKey(models.Model):
 
     @staticmethod
     def mark_changed(keys: models.QuerySet["ApiKey"]) -> None:
-        """Take the directory's next version for these keys. The last statements of a changing transaction."""
+        """Take the directory's next version for these keys. The last statements of a changing transaction.
+
+        The keys' rows are locked before the version's, in one order, whoever changes them: else two wait for each other.
+        """
+        list(keys.select_for_update().order_by("pk").values_list("pk"))
         keys.update(changed_version=DirectoryVersion.bump())
 
     @staticmethod

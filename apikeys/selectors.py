@@ -1,6 +1,6 @@
 """Which keys an actor sees, and what a key may open."""
 
-from django.db.models import Q, QuerySet
+from django.db.models import Prefetch, Q, QuerySet
 
 from accounts.models import Organization, User
 from accounts.permissions import Actor, is_operator, managed_organizations
@@ -11,7 +11,9 @@ from deployments.selectors import usable_deployments
 
 def visible_keys(actor: Actor) -> QuerySet[ApiKey]:
     """The actor's own, those of the organizations that he manages, and all of them for operators."""
-    keys = ApiKey.objects.select_related("user", "organization").prefetch_related("deployments__organization")
+    # Of a key's deployments those that the actor may know of.
+    known = Prefetch("deployments", usable_deployments(actor).select_related("organization"))
+    keys = ApiKey.objects.select_related("user", "organization").prefetch_related(known)
     if is_operator(actor):
         return keys
     if not actor.is_authenticated:

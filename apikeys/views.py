@@ -63,15 +63,18 @@ def key_detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One key: what it opens, rotate, revoke."""
     key = _get_key(request, pk)
     initial = {"scope": key.scope, "deployments": [item.pk for item in key.deployments.all()]}
-    form = ScopeForm(request.POST or None, user=key.user, initial=initial)
-    if request.method == "POST" and form.is_valid():
+    is_mine = key.user_id == request.user.pk
+    form = ScopeForm(request.POST or None, user=request.user, initial=initial) if is_mine else None
+    if form is None and request.method == "POST":
+        raise Http404
+    if form is not None and request.method == "POST" and form.is_valid():
         try:
             services.change_scope(key, form.chosen(), actor=request.user)
             messages.success(request, f"{key.name} is changed.")
             return redirect("apikeys:key", pk)
         except ServiceError as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
-    context = {"key": key, "form": form, "rotate": RotateForm(), "is_mine": key.user_id == request.user.pk}
+    context = {"key": key, "form": form, "rotate": RotateForm(), "is_mine": is_mine}
     return render(request, "apikeys/key.html", context, status=422 if request.method == "POST" else 200)
 
 

@@ -180,9 +180,11 @@ class AnswerSide(ABC):
 
     def _is_refusal(self, connection: UpstreamConnection) -> bool:
         """Whether an API server has spoken for the instance, or may have: then the rest of it is awaited."""
-        if not api_server.may_be_refusal(connection.status, connection.content_type, connection.length):
+        status = connection.status
+        may_be = api_server.may_be_refusal(status, connection.content_type, connection.length)
+        if not may_be or self.head.method == b"HEAD":
             return False
-        error = api_server.refusal(b"".join(connection.body)) if connection.is_complete else None
+        error = api_server.refusal(status, b"".join(connection.body)) if connection.is_complete else None
         if error is not None:
             self.refused_for_instance(error)
         return error is not None or not connection.is_complete

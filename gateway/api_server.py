@@ -21,10 +21,11 @@ from gateway.errors import GatewayError, bad_request
 from gateway.framing import RequestHead
 from runtimes.kubernetes import kubeconfig
 
-_ITS_OWN = (b"authorization:", b"impersonate-", b"x-remote-", b"sec-websocket-protocol: base64url.bearer.")
-# An error of the API server's own is an object of the kind Status, and small.
+_ITS_OWN = (b"authorization:", b"impersonate-", b"x-remote-")
+_SUBPROTOCOLS, _BEARER = b"sec-websocket-protocol:", b"base64url.bearer."
+# An error of the API server's own is an object of the kind Status, and small; in which form depends on what was accepted.
 _LARGEST_STATUS = 8192
-_STATUS = b'{"kind":"Status"'
+_FORMS = (b"application/json", b"application/yaml", b"application/vnd.kubernetes.protobuf", b"text/plain")
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ def unseal(sealed: str, secret: str) -> ApiServer:
         config = kubeconfig.read(Cipher(secret).decrypt(sealed)["kubeconfig"])
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         server = urlsplit(cluster["server"])
-        tls = _tls(cluster, user)
-    except (SecretUnreadableError, ValueError, OSError) as error:
+        port, tls = server.port or 443, _tls(cluster, user)
+    except (SecretUnreadableError, ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         raise ApiServerUnusableError(f"{error} Enter the kubeconfig again.") from None
     return ApiServer(
         sealed,
         host=server.hostname or "",
-        port=server.port or 443,
+        port=port,
         path=server.path.rstrip("/").encode(),
         tls=tls,
         tls_name=cluster.get("tls-server-name") or server.hostname or "",
@@ -107,37 +108,52 @@ def check_path(path: bytes) -> None:
 
 def request_line(api_server: ApiServer, prefix: str, head: RequestHead, path: bytes) -> bytes:
     """As framing.request_line, for an instance behind `api_server`; `prefix` is the pod's own path there."""
-    lines = [line for line in head.passed.split(b"\r\n") if line and not line.lower().startswith(_ITS_OWN)]
+    lines = [
+        _without_bearer(line) for line in head.passed.split(b"\r\n") if line and not line.lower().startswith(_ITS_OWN)
+    ]
     passed = b"\r\n".join([*lines, b""]) if lines else b""
     return b"%b %b%b%b HTTP/1.1\r\n%b%bx-request-id: " % (
         head.method, api_server.path, prefix.encode(), path, passed, api_server.authorization,
     )  # fmt: skip
 
 
+def _without_bearer(line: bytes) -> bytes:
+    """A websocket's list of protocols may carry a token for the API server, as any of its items."""
+    if not line.lower().startswith(_SUBPROTOCOLS):
+        return line
+    name, _, value = line.partition(b":")
+    kept = [item.strip() for item in value.split(b",") if not item.strip().lower().startswith(_BEARER)]
+    return name + b": " + b", ".join(kept)
+
+
 def may_be_refusal(status: int, content_type: bytes, length: int | None) -> bool:
     """Whether an answer may be the API server's own, so that its body must be read before it is handed on."""
     return (
-        status >= 400
-        and content_type.startswith(b"application/json")
-        and length is not None
-        and length <= _LARGEST_STATUS
+        status >= 400 and content_type.lower().startswith(_FORMS) and length is not None and length <= _LARGEST_STATUS
     )
 
 
-def refusal(body: bytes) -> GatewayError | None:
+def refusal(status: int, body: bytes) -> GatewayError | None:
     """What the client is told when the API server did not reach the instance; None for the instance's own answer."""
-    if not body.startswith(_STATUS):
+    if not _is_status(body):
         return None
-    try:
-        status = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    if status.get("apiVersion") != "v1" or "message" not in status:
-        return None
-    if status.get("code") in (401, 403):
+    if status in (401, 403):
         message = (
             "The cluster's API server does not let the gateway through. The cluster's page shows the missing right."
         )
         return GatewayError(502, "cluster_refused", message)
     message = "The cluster's API server could not reach the instance. Try again in a few seconds."
     return GatewayError(502, "instance_unreachable", message, 2)
+
+
+def _is_status(body: bytes) -> bool:
+    if body.startswith(b"k8s\0") or body.lower().startswith(b"error trying to reach service"):
+        return True
+    if body.lstrip().startswith(b"{"):
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return False
+        return value.get("kind") == "Status" and value.get("apiVersion") == "v1" and "message" in value
+    lines = body.splitlines()
+    return b"kind: Status" in lines and b"apiVersion: v1" in lines

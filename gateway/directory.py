@@ -101,7 +101,7 @@ class Directory:
     def _refresh_keys(self, version: int, *, is_full: bool) -> None:
         """Read the changed ones; all of them where that leaves a difference, as after deletions."""
         keys = self._keys
-        if keys.version >= 0:
+        if keys.version >= 0 and not keys.has_grown_long:
             keys.apply(key_directory.rows(changed_since=keys.version), version)
         as_known = key_directory.fingerprint() == keys.fingerprint if is_full else key_directory.count() == keys.count
         if not as_known or keys.has_grown_long:

@@ -156,12 +156,27 @@ class Exchange(AnswerSide):
             self.deadline = now + self._gateway.timeouts.stream_idle_s
         if self.deadline < now:
             self._on_deadline()
+        elif self._tunnels and not self._is_still_allowed(now):
+            # A websocket has no next request at which it would be refused.
+            log.info("%s ended: access_ended", self.request_id.decode())
+            self.client.abort()
         elif self._started and now - self._started > self._gateway.timeouts.total_s and not self._tunnels:
             # Says nothing of the instance, which may be halfway through a long answer.
             self.fail(
                 GatewayError(504, "total_timeout", "The request took longer than a request may take."),
                 outcome=meter.FAILED,
             )
+
+    def _is_still_allowed(self, now: float) -> bool:
+        gateway, head = self._gateway, self.head
+        target = gateway.snapshot.by_api_id.get(self._target.api_id) if self._target is not None else None
+        caller = gateway.keys.get(head.key) if head.key and not head.identity else self.caller
+        return (
+            target is not None
+            and caller is not None
+            and caller.expires_at > now + gateway.wall_offset
+            and caller.may_call(target)
+        )
 
     def _on_deadline(self) -> None:
         if self.paused_at or self._tunnels:

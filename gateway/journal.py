@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 ADMITTED, FINISHED, FOLDED = 1, 2, 3
+# The number changes with the records' layout: those of another release would be read as nonsense.
+_NAME = "journal2"
 RECORDS_PER_FILE = 65_536
 # One finished request: times in seconds, `at` since the epoch, durations below 0 were never reached.
 RECORD = np.dtype(
@@ -123,13 +125,13 @@ class Journal:
         return self._current
 
     def _open_file(self) -> File:
-        file = File(self._folder / f"journal-{self._epoch}-{self.position:012d}", self.position)
+        file = File(self._folder / f"{_NAME}-{self._epoch}-{self.position:012d}", self.position)
         self._files.append(file)
         return file
 
 
 def earlier_epochs(folder: Path, current: int) -> list[int]:
-    epochs = {int(path.name.split("-")[1]) for path in folder.glob("journal-*")}
+    epochs = {int(path.name.split("-")[1]) for path in folder.glob(f"{_NAME}-*")}
     return sorted(epochs - {current})
 
 
@@ -146,7 +148,7 @@ def replay(folder: Path, epoch: int, folded: int) -> tuple[np.ndarray, np.ndarra
 
 
 def remove_epoch(folder: Path, epoch: int) -> None:
-    for path in sorted(folder.glob(f"journal-{epoch}-*")):
+    for path in sorted(folder.glob(f"{_NAME}-{epoch}-*")):
         path.unlink(missing_ok=True)
 
 
@@ -159,7 +161,7 @@ def _read(folder: Path, epoch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _files(folder: Path, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for path in sorted(folder.glob(f"journal-{epoch}-*")):
+    for path in sorted(folder.glob(f"{_NAME}-{epoch}-*")):
         data = path.read_bytes()
         records = np.frombuffer(data[: len(data) // SIZE * SIZE], RECORD)
         blank = np.flatnonzero(records["kind"] == 0)

@@ -45,7 +45,7 @@ class KeyRing:
 
     @property
     def has_grown_long(self) -> bool:
-        """Whether so much has been appended that the file is better written anew."""
+        """Whether so much has been appended that the file is better written anew; a torn one must be."""
         return self._appended > LONG + len(self._marks)
 
     @property
@@ -55,14 +55,18 @@ class KeyRing:
     def load(self) -> None:
         """Read what lies on disk; a last line that a kill tore apart is left out."""
         try:
-            lines = self._path.read_bytes().splitlines()
+            content = self._path.read_bytes()
         except FileNotFoundError:
             return
+        lines = content.splitlines()
+        if lines and not content.endswith(b"\n"):
+            # Nothing may be appended to a torn line; what is left of it may even look whole.
+            self._appended = TORN
+            lines.pop()
         for line in lines:
             try:
                 item = orjson.loads(line)
             except orjson.JSONDecodeError:
-                # Nothing may be appended to a torn line.
                 self._appended = TORN
                 break
             if isinstance(item, int):
@@ -71,31 +75,29 @@ class KeyRing:
                 self._put(item)
 
     def replace(self, rows: Iterable[Row], version: int) -> None:
-        """Take over a whole reading, on disk first."""
+        """Take over a whole reading. In memory first: a full disk must not keep a revoked key good."""
         fresh = list(rows)
-        atomic_file.write_bytes(
-            self._path, b"".join([*(orjson.dumps(row) + b"\n" for row in fresh), b"%d\n" % version])
-        )
-        gone = set(self._marks) - {row[_KEY_ID] for row in fresh}
+        for key_id in set(self._marks) - {row[_KEY_ID] for row in fresh}:
+            self._forget(key_id)
         for row in fresh:
             self._put(row)
-        for key_id in gone:
-            self._forget(key_id)
+        self._appended = TORN
+        atomic_file.write_bytes(self._path, _lines(fresh, version))
         self.version, self._appended = version, 0
 
     def apply(self, rows: Iterable[Row], version: int) -> None:
-        """Take over what has changed, on disk first: a gateway that restarts must not revive a revoked key."""
+        """Take over what has changed. It may be acknowledged only then: a restart must not revive a revoked key."""
         changed = list(rows)
-        if changed:
-            lines = b"".join([*(orjson.dumps(row) + b"\n" for row in changed), b"%d\n" % version])
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            with os.fdopen(descriptor, "ab") as file:
-                file.write(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            self._appended += len(changed)
         for row in changed:
             self._put(row)
+        if changed:
+            appended, self._appended = self._appended, TORN
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with os.fdopen(descriptor, "ab") as file:
+                file.write(_lines(changed, version))
+                file.flush()
+                os.fsync(file.fileno())
+            self._appended = appended + len(changed)
         self.version = version
 
     def _put(self, row: Row) -> None:
@@ -158,3 +160,7 @@ class KeyRing:
         if found is None:
             found = self._sets[key] = frozenset(ids)
         return found
+
+
+def _lines(rows: list[Row], version: int) -> bytes:
+    return b"".join([*(orjson.dumps(row) + b"\n" for row in rows), b"%d\n" % version])

@@ -159,8 +159,15 @@ class Snapshot:
     def load(cls, path: Path, secret: str) -> "Snapshot":
         """The snapshot on disk; an empty one when there is none that can be read. `secret` unseals kubeconfigs."""
         stored: dict[str, Any] | None = atomic_file.read_json(path)
-        if not stored:
+        try:
+            return cls._of_json(stored, secret) if stored else cls.empty()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            # Of another release, for example: the database has it all.
+            log.warning("%s can't be read and is left alone: %r", path, error)
             return cls.empty()
+
+    @classmethod
+    def _of_json(cls, stored: dict[str, Any], secret: str) -> "Snapshot":
         targets = [
             Target(
                 **item

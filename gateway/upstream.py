@@ -84,6 +84,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._chunk_ended = self._between_chunks = False
         self._named: set[bytes] | None = None
         self._head_bytes = 0
+        self._had_interim = False
 
     def take(self, taker: AnswerTaker) -> None:
         """Begin another exchange. Everything of the one before has been read: only such a connection is given back."""
@@ -191,13 +192,24 @@ class UpstreamConnection(asyncio.Protocol):
                 self.close()
                 taker.upstream_lost(answered=True, ended_by_close=False)
                 return
-        elif is_first and self.has_head and self.length is not None and not self._is_framed:
+        elif self._is_worth_keeping(data, is_first=is_first):
+            assert self.length is not None  # noqa: S101
             head = AnswerHead(self.status, self.passed, self.length, self.content_type, keeps_alive=self.keeps_alive)
             _KNOWN_HEADS.keep(data[: data.find(_END) + 4], head)
         # Behind a chunk only its own end can have come: anything more would have been the next one's beginning.
         self._between_chunks = self._chunk_ended and data.endswith(b"\r\n") and not self.is_complete
         if self.has_head:
             taker.progressed(self)
+
+    def _is_worth_keeping(self, data: bytes, *, is_first: bool) -> bool:
+        """Whether the bytes up to the first empty line are this head, whole and alone: no interim answer before it."""
+        return (
+            is_first
+            and self.has_head
+            and self.length is not None
+            and not (self._is_framed or self._had_interim)
+            and data.startswith(b"HTTP/1.")
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.remove(self)
@@ -248,6 +260,7 @@ class UpstreamConnection(asyncio.Protocol):
         if status < 200 or status > 599:
             # An interim answer is not the answer; only the one that switches protocols ends in HttpParserUpgrade.
             self._is_malformed = self._is_malformed or not 100 <= status <= 199
+            self._had_interim = True
             if status != 101:
                 self._lines, self.length, self.content_type, self._named = [], None, b"", None
             return
@@ -287,6 +300,12 @@ class Pool:
         connections = self._idle.get(address.uid)
         while connections:
             connection = connections.pop()
+            if connection.address is not address:
+                # The directory was read anew, or the cluster is reached another way now.
+                if connection.address != address:
+                    connection.close()
+                    continue
+                connection.address = address
             if now - connection.idle_since < IDLE_S and not connection.transport.is_closing():
                 connection.reused = True
                 return connection

@@ -112,9 +112,12 @@ def test_requests_reach_the_pod_as_they_were_sent(through):
             assert answer.json() == {"path": "/upload", "sha256": hashlib.sha256(body).hexdigest()}
             head = await client.head("/")
             assert head.status_code == 200 and not head.content
+            # It tells the length of a body that doesn't follow, and might be a refusal's.
+            missing = await client.head("/refuse", timeout=5)
+            assert missing.status_code == 403
             refused = await client.get("/refuse")
             assert (refused.status_code, refused.json()) == (403, {"kind": "not a Status"}), "the instance's own word"
-        assert [item.outcome for item in await gateway.finished(6)] == [COMPLETED] * 6
+        assert [item.outcome for item in await gateway.finished(7)] == [COMPLETED] * 7
 
     through(scenario)
 
@@ -160,20 +163,26 @@ def test_a_client_can_neither_pass_for_another_nor_leave_the_pod(through, api, n
 
 
 def test_what_the_api_server_refuses_is_told_as_such(through, pod, api, namespace):
-    async def told(gateway: RunningGateway) -> tuple[int, str]:
+    async def told(gateway: RunningGateway, **headers: str) -> tuple[int, str]:
         async with client_of(gateway) as client:
-            answer = await client.get("/")
+            answer = await client.get("/", headers=headers)
             return answer.status_code, answer.json()["error"]["code"]
 
-    async def refused(gateway: RunningGateway) -> None:
-        assert await told(gateway) == (502, "cluster_refused")
+    def refused(headers: dict[str, str]) -> Callable[[RunningGateway], Awaitable[None]]:
+        async def scenario(gateway: RunningGateway) -> None:
+            assert await told(gateway, **headers) == (502, "cluster_refused"), headers
+
+        return scenario
 
     async def absent(gateway: RunningGateway) -> None:
         assert await told(gateway) == (502, "instance_unreachable")
 
     config = yaml.safe_load(pod["kubeconfig"])
     config["users"][0]["user"] = {"token": "forged"}
-    through(refused, kubeconfig=yaml.safe_dump(config))
+    # It writes its refusals in the form that the client accepts, and prettily for some.
+    accepted = ("text/event-stream", "application/yaml", "application/vnd.kubernetes.protobuf")
+    for headers in ({}, {"User-Agent": "curl/8.0"}, *({"Accept": form} for form in accepted)):
+        through(refused(headers), kubeconfig=yaml.safe_dump(config))
     through(absent, name="no-such-pod")
     elsewhere = yaml.safe_load(pod["kubeconfig"])
     elsewhere["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"

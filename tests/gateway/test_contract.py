@@ -9,7 +9,7 @@ from websockets.asyncio.server import serve
 
 from gateway import meter
 from gateway.core import Timeouts
-from tests.gateway.conftest import json_answer
+from tests.gateway.conftest import json_answer, snapshot
 from tests.gateway.test_passing import client
 
 pytestmark = pytest.mark.asyncio
@@ -98,6 +98,33 @@ async def test_an_answer_whose_frame_is_in_doubt_is_502(gateway, upstream, head)
     async with client(gateway) as http:
         response = await http.get("/main/chat/x")
     assert (response.status_code, response.json()["error"]["code"]) == (502, "instance_closed")
+
+
+async def test_what_an_interim_answer_hid_is_not_remembered_for_others(gateway, upstream):
+    """Heads are remembered by their bytes, for all deployments: those up to the first empty line, and no others."""
+
+    async def both_at_once(request, writer):
+        writer.write(
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nSet-Cookie: of-a=secret\r\nContent-Length: 9\r\n\r\nfrom A ok"
+        )
+        await writer.drain()
+
+    async def one_by_one(request, writer):
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nfrom B")
+        await writer.drain()
+
+    first, second = await upstream(both_at_once), await upstream(one_by_one)
+    await gateway.start(first)
+    async with client(gateway) as http:
+        for _ in range(2):
+            assert (await http.get("/main/chat/x")).content == b"from A ok"
+        gateway.core.set_snapshot(snapshot([second]))
+        for _ in range(2):
+            answer = await http.get("/main/chat/x")
+            assert answer.content == b"from B" and "set-cookie" not in answer.headers
 
 
 async def test_requests_sent_ahead_wait_their_turn(gateway, upstream):

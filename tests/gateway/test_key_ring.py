@@ -80,6 +80,29 @@ def test_a_torn_last_line_costs_only_itself_and_is_never_appended_to(ring):
     assert not torn.has_grown_long and known(again(torn)) == {2}
 
 
+@pytest.mark.parametrize("cut", [1, 2, 4])
+def test_a_tear_that_looks_whole_is_seen(ring, cut):
+    ring.replace([row(1, "a"), row(2, "b")], 1234)
+    ring._path.write_bytes(ring._path.read_bytes()[:-cut])
+    assert again(ring).has_grown_long
+
+
+def test_a_full_disk_revokes_in_memory_and_the_file_is_written_anew(ring, monkeypatch):
+    ring.replace([row(1, "a"), row(2, "b")], 1)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("os.fsync", full)
+        with pytest.raises(OSError):
+            ring.apply([row(1, "a", live=False)], 2)
+    assert known(ring) == {2} and ring.version == 1, "refused at once, and not acknowledged"
+    assert ring.has_grown_long
+    ring.replace([row(2, "b")], 3)
+    assert known(again(ring)) == {2}
+
+
 def test_a_file_that_has_grown_long_is_written_anew(ring):
     ring.replace([row(1, "a")], 1)
     ring.apply([row(1, "a", mark=number) for number in range(LONG + 2)], 2)

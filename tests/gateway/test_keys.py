@@ -8,6 +8,7 @@ import httpx
 import pytest
 import pytest_asyncio
 import websockets
+from websockets.asyncio.server import serve
 
 from gateway.callers import Caller
 from gateway.snapshot import Address, Snapshot, Target
@@ -187,3 +188,25 @@ async def test_a_websocket_needs_the_key_too(http, gateway):
         await websockets.connect(f"ws://127.0.0.1:{gateway.port}/ours/closed/ws", proxy=None)
     assert refused.value.response.status_code == 404
     assert http.upstream.requests == []
+
+
+async def test_a_websocket_ends_with_the_key_that_opened_it(gateway):
+    async def echo(connection):
+        async for message in connection:
+            await connection.send(message)
+
+    async with serve(echo, "127.0.0.1", 0) as server:
+        await gateway.start()
+        gateway.core.set_snapshot(Snapshot.of(2, targets(server.sockets[0].getsockname()[1])))
+        gateway.core.keys[digest("slk_member")] = KEYS["slk_member"]
+        url = f"ws://127.0.0.1:{gateway.port}/ours/closed/ws"
+        async with websockets.connect(url, additional_headers=bearer("slk_member"), proxy=None) as connection:
+            await connection.send("one")
+            assert await connection.recv() == "one"
+            await asyncio.sleep(1.2)
+            await connection.send("two")
+            assert await connection.recv() == "two", "a good key's stays"
+            del gateway.core.keys[digest("slk_member")]
+            with pytest.raises(websockets.ConnectionClosed):
+                async with asyncio.timeout(5):
+                    await connection.recv()

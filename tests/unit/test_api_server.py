@@ -41,11 +41,11 @@ def test_nothing_that_means_something_to_the_api_server_comes_from_a_client():
     head = RequestHead(b"GET", b"/m/c/x", is_1_0=False, keep_alive=True)
     head.passed = (
         b"Accept: */*\r\nAuthorization: Basic x\r\nIMPERSONATE-user: root\r\nImpersonate-Extra-a: b\r\nX-Remote-Group: r\r\n"
-        b"Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.dG9r\r\nX-Mine: 1\r\n"
+        b"Sec-WebSocket-Protocol: chat, base64url.bearer.authorization.k8s.io.dG9r, v2\r\nX-Mine: 1\r\n"
     )
     line = api_server.request_line(api_server.unseal(sealed(), "secret"), "/pods/p:1/proxy", head, b"/x?y=1")
     assert line == (
-        b"GET /base/pods/p:1/proxy/x?y=1 HTTP/1.1\r\nAccept: */*\r\nX-Mine: 1\r\n"
+        b"GET /base/pods/p:1/proxy/x?y=1 HTTP/1.1\r\nAccept: */*\r\nSec-WebSocket-Protocol: chat, v2\r\nX-Mine: 1\r\n"
         b"authorization: Bearer t0k3n\r\nx-request-id: "
     )
 
@@ -64,11 +64,31 @@ def test_other_paths_pass(path):
 def test_only_the_api_servers_own_words_count_as_its_refusal():
     assert not api_server.may_be_refusal(200, b"application/json", 10)
     assert not api_server.may_be_refusal(500, b"application/json", None)
-    assert not api_server.may_be_refusal(500, b"text/plain", 10)
+    assert not api_server.may_be_refusal(500, b"text/html", 10)
     assert api_server.may_be_refusal(403, b"application/json", 300)
-    assert api_server.refusal(b'{"error":"of the instance"}') is None
-    assert api_server.refusal(b'{"kind":"Status" and no JSON') is None
-    said = b'{"kind":"Status","apiVersion":"v1","metadata":{},"message":"no","code":%d}'
-    assert [api_server.refusal(said % code).code for code in (403, 401, 404, 503)] == [
-        "cluster_refused", "cluster_refused", "instance_unreachable", "instance_unreachable",
-    ]  # fmt: skip
+    assert api_server.refusal(500, b'{"error":"of the instance"}') is None
+    assert api_server.refusal(500, b'{"kind":"Status" and no JSON') is None
+    said = b'{"kind":"Status","apiVersion":"v1","metadata":{},"message":"no","code":403}'
+    for form in (
+        said,
+        b'{\n  "kind": "Status",\n  "apiVersion": "v1",\n  "message": "pretty, as for curl"\n}',
+        b"apiVersion: v1\nkind: Status\nmessage: as for those who accept YAML\n",
+        b"k8s\0\n\x0c\n\x02v1\x12\x06Status",
+        b"Error trying to reach service: 'dial tcp 10.0.0.1:80: connect: connection refused'",
+    ):
+        codes = [api_server.refusal(status, form).code for status in (403, 401, 404, 503)]
+        assert codes == ["cluster_refused", "cluster_refused", "instance_unreachable", "instance_unreachable"], form
+
+
+@pytest.mark.parametrize(
+    ("cluster", "user"),
+    [
+        ({"server": "https://api.example:644433"}, {"token": "t"}),
+        ({"server": "https://api.example", "certificate-authority-data": 123}, {"token": "t"}),
+        ({"server": "https://api.example", "certificate-authority-data": "bm9uZQ=="}, {"token": "t"}),
+    ],
+)
+def test_whatever_is_wrong_with_a_kubeconfig_costs_that_cluster_alone(cluster, user):
+    config = CONFIG | {"clusters": [{"name": "a", "cluster": cluster}], "users": [{"name": "a", "user": user}]}
+    with pytest.raises(api_server.ApiServerUnusableError):
+        api_server.unseal(Cipher("secret").encrypt({"kubeconfig": yaml.safe_dump(config)}), "secret")

@@ -33,7 +33,7 @@ def test_a_record_torn_by_a_kill_is_not_read(tmp_path):
     file = admit(journal, 1)
     finish(journal, file, 1)
     journal.close()
-    path = next(tmp_path.glob("journal-5-*"))
+    path = next(tmp_path.glob("journal2-5-*"))
     data = bytearray(path.read_bytes())
     assert data[SIZE] == FINISHED
     data[SIZE] = 0  # the kind is written last
@@ -64,12 +64,12 @@ def test_files_go_when_folded_and_finished(tmp_path):
     kept_open = admit(journal, 1)
     for sequence in range(2, RECORDS_PER_FILE // 2 + 3):
         finish(journal, admit(journal, sequence), sequence)
-    assert len(list(tmp_path.glob("journal-5-*"))) == 2
+    assert len(list(tmp_path.glob("journal2-5-*"))) == 2
     journal.forget_before(journal.position)
-    assert len(list(tmp_path.glob("journal-5-*"))) == 2
+    assert len(list(tmp_path.glob("journal2-5-*"))) == 2
     finish(journal, kept_open, 1)
     journal.forget_before(journal.position)
-    assert len(list(tmp_path.glob("journal-5-*"))) == 1
+    assert len(list(tmp_path.glob("journal2-5-*"))) == 1
 
 
 def test_epochs(tmp_path):
