@@ -10,6 +10,7 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
 from accounts.models import ApiToken, User
+from common import secret_token
 
 # "Last used" is for people; once a minute spares a write at every call.
 LAST_USED_RESOLUTION = timedelta(minutes=1)
@@ -21,7 +22,9 @@ class TokenAuthentication(BaseAuthentication):
         if scheme.lower() != b"bearer":
             return None
         token = (
-            ApiToken.objects.select_related("user").filter(digest=ApiToken.digest_of(value.decode("latin-1"))).first()
+            ApiToken.objects.select_related("user")
+            .filter(digest=secret_token.digest_of(value.decode("latin-1")))
+            .first()
         )
         if token is None or not token.user.is_active:
             raise AuthenticationFailed(

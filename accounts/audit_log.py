@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_date
 
 from accounts.models import AUDITED, AuditEntry
-from accounts.permissions import managed_organizations
+from accounts.permissions import may_administer
 from accounts.selectors import visible_audit_entries
 from common.numbers import whole
 
@@ -20,7 +20,7 @@ PAGE_SIZE = 50
 @login_required
 def audit_log(request: HttpRequest) -> HttpResponse:
     """Who changed what, from what to what, when, from where: for operators and organization admins."""
-    if not managed_organizations(request.user).exists():
+    if not may_administer(request.user):
         raise Http404
     wanted = {name: request.GET.get(name, "").strip()[:100] for name in ("search", "kind", "since", "until")}
     found = _narrowed(visible_audit_entries(request.user).select_related("organization"), wanted)

@@ -1,7 +1,5 @@
 """Who there is: users, organizations, membership, and the record of who changed what."""
 
-import hashlib
-import secrets
 from datetime import timedelta
 from typing import Any
 
@@ -73,10 +71,6 @@ class Invitation(models.Model):
     def __str__(self) -> str:
         return f"{self.label} as {self.role}"
 
-    @staticmethod
-    def digest_of(secret: str) -> bytes:
-        return hashlib.sha256(secret.encode()).digest()
-
     @property
     def is_open(self) -> bool:
         return self.accepted_at is None and self.expires_at > timezone.now()
@@ -84,6 +78,8 @@ class Invitation(models.Model):
 
 class ApiToken(models.Model):
     """A token for the management API, of one user; only its SHA-256 digest is stored."""
+
+    PREFIX = "slt_"
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_tokens")
     label = models.CharField(max_length=120)
@@ -97,14 +93,6 @@ class ApiToken(models.Model):
 
     def __str__(self) -> str:
         return f"{self.label} ({self.prefix}…)"
-
-    @staticmethod
-    def digest_of(token: str) -> bytes:
-        return hashlib.sha256(token.encode()).digest()
-
-    @staticmethod
-    def new_token() -> str:
-        return f"slt_{secrets.token_urlsafe(32)}"
 
 
 class AuditEntry(models.Model):

@@ -9,11 +9,13 @@ from django.db.models import Count
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
+from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from accounts import services
 from accounts.models import Invitation, Member, Organization
-from accounts.permissions import is_operator, managed_organizations
+from accounts.permissions import is_operator, managed_organizations, may_administer, may_manage
+from common import secret_token
 from common.numbers import whole
 from common.service_error import ServiceError
 
@@ -26,9 +28,9 @@ BACKEND = "allauth.account.auth_backends.AuthenticationBackend"
 @login_required
 def index(request: HttpRequest) -> HttpResponse:
     """All for operators, their own for admins; operators make new ones here."""
-    managed = managed_organizations(request.user)
-    if not managed.exists() and not is_operator(request.user):
+    if not may_administer(request.user):
         raise Http404
+    managed = managed_organizations(request.user)
     error: ServiceError | None = None
     if request.method == "POST":
         if not is_operator(request.user):
@@ -88,29 +90,34 @@ def withdraw(request: HttpRequest, name: str, pk: int) -> HttpResponse:
 @login_required
 @require_POST
 def change_member(request: HttpRequest, name: str, pk: int) -> HttpResponse:
-    """Another role, or none: `role` is empty for somebody who leaves."""
-    organization = _managed(request, name)
-    member = get_object_or_404(Member, organization=organization, pk=pk)
+    """Another role."""
+    member = get_object_or_404(Member, organization=_managed(request, name), pk=pk)
     role = request.POST.get("role", "")
     try:
-        if role in Member.Role.values:
-            services.change_role(member, role, actor=request.user)
-            messages.success(request, f"{member.user} is {Member.Role(role).label.lower()} now.")
-        elif not role:
-            services.remove_member(member, actor=request.user)
-            messages.success(request, f"{member.user} is no member any more.")
-        else:
-            raise ServiceError("Choose a role.")
+        if role not in Member.Role.values:
+            raise ServiceError("Choose a role.", field="role")
+        services.change_role(member, role, actor=request.user)
+        messages.success(request, f"{member.user} is {Member.Role(role).label.lower()} now.")
     except ServiceError as error:
         messages.error(request, str(error))
-    if not managed_organizations(request.user).filter(pk=organization.pk).exists():
-        return redirect("deployments:list")
-    return redirect("organization", name)
+    return _back_to(request, member.organization)
+
+
+@login_required
+@require_POST
+def remove_member(request: HttpRequest, name: str, pk: int) -> HttpResponse:
+    member = get_object_or_404(Member, organization=_managed(request, name), pk=pk)
+    try:
+        services.remove_member(member, actor=request.user)
+        messages.success(request, f"{member.user} is no member any more.")
+    except ServiceError as error:
+        messages.error(request, str(error))
+    return _back_to(request, member.organization)
 
 
 def follow_link(request: HttpRequest, secret: str) -> HttpResponse:
     """Where an invitation's link leads. The session takes its digest along: an address would end up in logs."""
-    digest = Invitation.digest_of(secret)
+    digest = secret_token.digest_of(secret)
     if services.open_invitation(digest) is None:
         return render(request, "accounts/join.html", {"invitation": None}, status=404)
     request.session[INVITATION] = digest.hex()
@@ -145,14 +152,21 @@ def _context(request: HttpRequest, organization: Organization) -> dict[str, Any]
     after = whole(request.GET.get("after", ""))
     members = organization.members.select_related("user").order_by("pk")
     rows = list((members.filter(pk__gt=after) if after is not None else members)[: PAGE_SIZE + 1])
-    open_ones = [item for item in organization.invitations.select_related("created_by")[:PAGE_SIZE] if item.is_open]
+    invitations = organization.invitations.filter(accepted_at=None, expires_at__gt=timezone.now())
     return {
         "organization": organization,
         "members": rows[:PAGE_SIZE],
         "next_after": rows[PAGE_SIZE - 1].pk if len(rows) > PAGE_SIZE else None,
-        "invitations": open_ones,
+        "invitations": invitations.select_related("created_by")[:PAGE_SIZE],
         "roles": Member.Role.choices,
     }
+
+
+def _back_to(request: HttpRequest, organization: Organization) -> HttpResponse:
+    """To its page, unless the user has just given it out of his hands."""
+    if not may_manage(request.user, organization.pk):
+        return redirect("deployments:list")
+    return redirect("organization", organization.name)
 
 
 def _managed(request: HttpRequest, name: str) -> Organization:

@@ -33,6 +33,11 @@ def managed_organizations(actor: Actor) -> QuerySet[Organization]:
     return Organization.objects.filter(members__user=actor, members__role=Member.Role.ADMIN)
 
 
+def may_administer(actor: Actor) -> bool:
+    """Whether there is anything for the actor under Administration: for operators always, for admins of something."""
+    return is_operator(actor) or managed_organizations(actor).exists()
+
+
 def may_manage(actor: Actor, organization_id: int) -> bool:
     return managed_organizations(actor).filter(pk=organization_id).exists()
 

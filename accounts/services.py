@@ -1,7 +1,5 @@
 """The writers of accounts: one transaction each, with its audit row."""
 
-import secrets
-
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
@@ -10,6 +8,7 @@ from django.utils import timezone
 from accounts import audit
 from accounts.models import ApiToken, Invitation, Member, Organization, User
 from accounts.permissions import Actor, is_operator, may_manage
+from common import secret_token
 from common.naming import name_error
 from common.service_error import ForbiddenError, ServiceError
 
@@ -92,12 +91,12 @@ def invite(organization: Organization, role: str, label: str, *, actor: User) ->
         raise ServiceError("Choose a role.", field="role")
     if not label or len(label) > 120:
         raise ServiceError("Say for whom it is, in at most 120 characters.", field="label")
-    secret = secrets.token_urlsafe(32)
+    secret = secret_token.new()
     invitation = Invitation.objects.create(
         organization=organization,
         role=role,
         label=label,
-        digest=Invitation.digest_of(secret),
+        digest=secret_token.digest_of(secret),
         created_by=actor,
         expires_at=timezone.now() + Invitation.LIFETIME,
     )
@@ -161,8 +160,8 @@ def _accept(digest: bytes, user: User) -> None:
 @transaction.atomic
 def create_api_token(user: User, label: str) -> tuple[ApiToken, str]:
     """A new token and its text, which can't be shown again."""
-    text = ApiToken.new_token()
-    token = ApiToken.objects.create(user=user, label=label, digest=ApiToken.digest_of(text), prefix=text[:10])
+    text = secret_token.new(ApiToken.PREFIX)
+    token = ApiToken.objects.create(user=user, label=label, digest=secret_token.digest_of(text), prefix=text[:10])
     audit.record(actor=user, action="create", thing=token)
     return token, text
 

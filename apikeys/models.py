@@ -1,7 +1,5 @@
 """Keys by which programs call deployments. Only digests are stored: whoever reads the database can't call anything."""
 
-import hashlib
-import secrets
 from datetime import datetime
 
 from django.db import models
@@ -74,11 +72,3 @@ class ApiKey(models.Model):
         """
         list(keys.select_for_update().order_by("pk").values_list("pk"))
         keys.update(changed_version=DirectoryVersion.bump())
-
-    @staticmethod
-    def digest_of(secret: str) -> bytes:
-        return hashlib.sha256(secret.encode()).digest()
-
-    @staticmethod
-    def new_secret() -> str:
-        return f"{PREFIX}{secrets.token_urlsafe(32)}"

@@ -9,9 +9,9 @@ from django.utils import timezone
 
 from accounts import audit
 from accounts.models import Organization, User
-from apikeys.models import SHOWN, ApiKey
+from apikeys.models import PREFIX, SHOWN, ApiKey
 from apikeys.selectors import openable_deployments, paying_organizations, visible_keys
-from common.broadcast import publish_on_commit
+from common import secret_token
 from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Deployment
 
@@ -34,13 +34,13 @@ def create_key(
         raise ServiceError("This moment has passed. Choose a later one, or none.", field="expires_at")
     if ApiKey.objects.filter(user=user, revoked_at=None).count() >= MOST_ACTIVE_KEYS:
         raise ServiceError(f"You have {MOST_ACTIVE_KEYS} keys. Revoke some that nobody uses.", code="too_many")
-    secret = ApiKey.new_secret()
+    secret = secret_token.new(PREFIX)
     with transaction.atomic():
         key = ApiKey.objects.create(
             user=user,
             organization=organization,
             name=name,
-            digest=ApiKey.digest_of(secret),
+            digest=secret_token.digest_of(secret),
             prefix=secret[:SHOWN],
             expires_at=expires_at,
         )
@@ -61,7 +61,6 @@ def change_scope(key: ApiKey, deployments: Sequence[Deployment] | None, *, actor
         after = "all" if deployments is None else f"{len(deployments)} chosen"
         changes = {"deployments": [before, after]}
         audit.record(actor=actor, action="update", thing=key, organization_id=key.organization_id, changes=changes)
-        publish_on_commit("apikey", key.pk)
         _mark(key)
 
 
@@ -71,16 +70,15 @@ def rotate_key(key: ApiKey, grace: timedelta, *, actor: User) -> str:
         raise ForbiddenError("Only the user of a key may rotate it; you may revoke it.")
     if not timedelta() <= grace <= LONGEST_GRACE:
         raise ServiceError(f"The old secret stays good for at most {LONGEST_GRACE.days} days.", field="grace")
-    secret = ApiKey.new_secret()
+    secret = secret_token.new(PREFIX)
     with transaction.atomic():
         locked = ApiKey.objects.select_for_update().get(pk=key.pk)
         if not locked.is_active:
             raise ServiceError(f"The key is {locked.state}. Create another one.", code="conflict")
         locked.previous_digest, locked.previous_until = locked.digest, timezone.now() + grace
-        locked.digest, locked.prefix = ApiKey.digest_of(secret), secret[:SHOWN]
+        locked.digest, locked.prefix = secret_token.digest_of(secret), secret[:SHOWN]
         locked.save(update_fields=["previous_digest", "previous_until", "digest", "prefix"])
         audit.record(actor=actor, action="rotate", thing=locked, organization_id=locked.organization_id)
-        publish_on_commit("apikey", key.pk)
         _mark(key)
     return secret
 
@@ -91,7 +89,6 @@ def revoke_key(key: ApiKey, *, actor: User) -> None:
     with transaction.atomic():
         if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now(), previous_until=None):
             audit.record(actor=actor, action="revoke", thing=key, organization_id=key.organization_id)
-            publish_on_commit("apikey", key.pk)
             _mark(key)
 
 

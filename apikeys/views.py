@@ -9,7 +9,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
-from accounts.permissions import managed_organizations
+from accounts.permissions import may_administer
 from apikeys import services
 from apikeys.forms import KeyForm, RotateForm, ScopeForm
 from apikeys.models import ApiKey
@@ -31,7 +31,7 @@ def own_keys(request: HttpRequest) -> HttpResponse:
 @login_required
 def all_keys(request: HttpRequest) -> HttpResponse:
     """Everybody's keys: all of them for operators, those of their organizations for admins."""
-    if not managed_organizations(request.user).exists():
+    if not may_administer(request.user):
         raise Http404
     return render(request, "apikeys/list.html", _page(request, visible_keys(request.user)) | {"is_own": False})
 

@@ -26,6 +26,7 @@ from accounts.services import create_organization
 from apikeys.models import ApiKey
 from apikeys.services import create_key, revoke_key
 from benchmarks import peers
+from common import secret_token
 from deployments.models import Cluster, Deployment, DirectoryVersion, Endpoint, Instance, Model, Status
 from deployments.services.deployments import create_deployment
 from runtimes.observation import READY
@@ -85,7 +86,7 @@ class Installation:
                     user=(user := people[number % len(people)]),
                     organization=made[number % len(people) % len(made)],
                     name=f"key {number}",
-                    digest=ApiKey.digest_of(f"{user.pk}-{number}"),
+                    digest=secret_token.digest_of(f"{user.pk}-{number}"),
                     prefix="slk_bench",
                 )
                 for number in range(keys)

@@ -5,13 +5,13 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 
-from accounts.permissions import is_operator, managed_organizations
+from accounts.permissions import is_operator, may_administer
 
 
 @login_required
 def administration(request: HttpRequest) -> HttpResponse:
     """What the user may manage beyond deployments, each with a sentence."""
-    if not managed_organizations(request.user).exists() and not is_operator(request.user):
+    if not may_administer(request.user):
         raise Http404
     entries = [
         ("users", "Organizations", "Tenants, their members, and invitations.", reverse("organizations")),
@@ -19,6 +19,6 @@ def administration(request: HttpRequest) -> HttpResponse:
         ("history", "Audit log", "Who changed what, when, and from where.", reverse("audit-log")),
     ]
     if is_operator(request.user):
-        about = "The processes that requests go through, what they have applied, and their books."
+        about = "Their processes, what each has applied, and their books."
         entries.append(("arrows-split-2", "Gateways", about, reverse("monitoring:gateways")))
     return render(request, "administration.html", {"entries": entries})

@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpRequest
 
-from accounts.permissions import managed_organizations, may_manage_clusters
+from accounts.permissions import may_administer, may_manage_clusters
 
 
 def console(request: HttpRequest) -> dict[str, Any]:
@@ -13,5 +13,5 @@ def console(request: HttpRequest) -> dict[str, Any]:
     return {
         "gateway_url": settings.GATEWAY_URL,
         "shows_clusters": bool(user and user.is_authenticated and may_manage_clusters(user)),
-        "manages_something": bool(user and user.is_authenticated and managed_organizations(user).exists()),
+        "may_administer": bool(user and user.is_authenticated and may_administer(user)),
     }

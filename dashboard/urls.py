@@ -42,6 +42,11 @@ urlpatterns = [
     path(
         "console/organizations/<slug:name>/members/<int:pk>/", organizations.change_member, name="organization-member"
     ),
+    path(
+        "console/organizations/<slug:name>/members/<int:pk>/remove/",
+        organizations.remove_member,
+        name="organization-member-remove",
+    ),
     path("", include("apikeys.urls")),
     path("console/", include("monitoring.urls")),
     path("console/", include("deployments.urls")),

@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from deployments.views import catalog, create, detail, lists, logs, testing
+from deployments.views import catalog, create, detail, lists, logs, settings, testing
 
 app_name = "deployments"
 _DEPLOYMENT = "deployments/<slug:organization>/<slug:name>/"
@@ -28,10 +28,10 @@ urlpatterns = [
     path(_DEPLOYMENT + "logs/", logs.logs, name="logs"),
     path(_DEPLOYMENT + "testing/", testing.testing, name="testing"),
     path(_DEPLOYMENT + "testing/send/", testing.send_test, name="send-test"),
-    path(_DEPLOYMENT + "settings/", detail.settings, name="settings"),
-    path(_DEPLOYMENT + "settings/access/", detail.access, name="access"),
-    path(_DEPLOYMENT + "settings/scale/", detail.scale, name="scale"),
-    path(_DEPLOYMENT + "settings/delete/", detail.delete, name="delete"),
+    path(_DEPLOYMENT + "settings/", settings.settings, name="settings"),
+    path(_DEPLOYMENT + "settings/access/", settings.access, name="access"),
+    path(_DEPLOYMENT + "settings/scale/", settings.scale, name="scale"),
+    path(_DEPLOYMENT + "settings/delete/", settings.delete, name="delete"),
     path("instances/<slug:uid>/log/", logs.earlier_lines, name="log-lines"),
     path("instances/<slug:uid>/log/download/", logs.download, name="log-download"),
     re_path(_NOUN + r"$", catalog.index, name="catalog"),

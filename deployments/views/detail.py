@@ -1,4 +1,4 @@
-"""The deployment's page: overview, versions, settings, and what their buttons do."""
+"""The deployment's page: overview, versions, and what their buttons do."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -12,14 +12,10 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
-from common.numbers import whole
 from common.service_error import ServiceError
-from deployments.forms.deployment import AccessForm, SettingsForm
 from deployments.models import Cluster, Deployment, DesiredState, Rollout, Status, Version
 from deployments.selectors import serving_versions
-from deployments.services import deployments as deployment_services
 from deployments.services import versions as version_services
-from deployments.services.access import set_access
 from deployments.views.access import get_deployment, get_managed_deployment, get_version, tab_context
 
 STEP_LABELS = {
@@ -95,78 +91,6 @@ def version_action(request: HttpRequest, organization: str, name: str, number: i
     except ServiceError as error:
         messages.error(request, str(error))
     return redirect("deployments:versions", organization, name)
-
-
-@login_required
-def settings(request: HttpRequest, organization: str, name: str) -> HttpResponse:
-    deployment = get_managed_deployment(request, organization, name)
-    data = request.POST if request.method == "POST" else None
-    form = SettingsForm(data, initial={"description": deployment.description, "environment": deployment.environment})
-    if data is not None and form.is_valid():
-        try:
-            deployment_services.update_deployment(deployment, **form.cleaned_data, actor=request.user)
-            messages.success(request, "Saved.")
-        except ServiceError as error:
-            messages.error(request, str(error))
-        return redirect("deployments:settings", organization, name)
-    refusal = deployment_services.deletion_refusal(deployment)
-    return render(
-        request,
-        "deployments/settings.html",
-        tab_context(
-            deployment, "settings", form=form, access=AccessForm(deployment=deployment), deletion_refusal=refusal
-        ),
-    )
-
-
-@login_required
-@require_POST
-def access(request: HttpRequest, organization: str, name: str) -> HttpResponse:
-    """Who may call it, and with whom it is shared."""
-    deployment = get_managed_deployment(request, organization, name)
-    form = AccessForm(request.POST, deployment=deployment)
-    try:
-        if not form.is_valid():
-            raise ServiceError(" ".join(str(text) for texts in form.errors.values() for text in texts))
-        values = form.cleaned_data
-        set_access(deployment, values["access"], values["sharing"], values["shared_with"], actor=request.user)
-        messages.success(request, "Saved. Gateways apply it within a second.")
-    except ServiceError as error:
-        messages.error(request, str(error))
-    return redirect("deployments:settings", organization, name)
-
-
-@login_required
-@require_POST
-def scale(request: HttpRequest, organization: str, name: str) -> HttpResponse:
-    deployment = get_managed_deployment(request, organization, name)
-    version = deployment.current_version
-    text = request.POST.get("replicas", "")
-    try:
-        if version is None or version.is_inactive:
-            raise ServiceError("No version runs. Start one first; its replicas can then be changed.")
-        replicas = whole(text)
-        if replicas is None:
-            raise ServiceError("Replicas are a whole number.", field="replicas")
-        version.deployment = deployment
-        version_services.scale_version(version, replicas, actor=request.user)
-        messages.success(request, f"Version {version.number} goes to {replicas} replicas.")
-    except ServiceError as error:
-        messages.error(request, str(error))
-    return redirect("deployments:settings", organization, name)
-
-
-@login_required
-@require_POST
-def delete(request: HttpRequest, organization: str, name: str) -> HttpResponse:
-    deployment = get_managed_deployment(request, organization, name)
-    try:
-        deployment_services.delete_deployment(deployment, actor=request.user)
-    except ServiceError as error:
-        messages.error(request, str(error))
-        return redirect("deployments:settings", organization, name)
-    messages.success(request, f"The deployment {organization}/{name} is deleted.")
-    return redirect("deployments:list")
 
 
 def _overview(deployment: Deployment) -> dict[str, Any]:

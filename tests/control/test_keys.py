@@ -11,6 +11,7 @@ from accounts.models import AuditEntry, Member, User
 from accounts.services import add_member, create_organization
 from apikeys import directory, services
 from apikeys.models import ApiKey
+from common import secret_token
 from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Deployment, DirectoryVersion
 from deployments.selectors import usable_deployments
@@ -45,7 +46,7 @@ class Reader:
 
     def __call__(self, secret: str) -> Caller | None:
         """What is known of a key when the changes have been read; None when it is refused."""
-        return self.follow().callers.get(ApiKey.digest_of(secret))
+        return self.follow().callers.get(secret_token.digest_of(secret))
 
 
 @pytest.fixture
@@ -224,7 +225,7 @@ class TestPages:
         page = client.post(reverse("apikeys:new"), data).content.decode()
         key = ApiKey.objects.get()
         secret = re.search(r'data-testid="new-key">(slk_[^<]+)<', page)[1]
-        assert ApiKey.digest_of(secret) == bytes(key.digest)
+        assert secret_token.digest_of(secret) == bytes(key.digest)
         assert 29 <= (key.expires_at - timezone.now()).days <= 30
         for name, arguments in (("own", []), ("key", [key.pk])):
             shown = client.get(reverse(f"apikeys:{name}", args=arguments)).content.decode()
@@ -280,14 +281,17 @@ class TestPages:
         client.post(url, {"access": "key_only", "sharing": "specific", "shared_with": [people.theirs.pk]})
         deployment.refresh_from_db()
         assert (deployment.access, list(deployment.shared_with.all())) == ("key_only", [people.theirs])
-        refused = client.post(url, {"access": "secret", "sharing": "all"}, follow=True)
-        assert b"Select a valid choice" in refused.content
+        refused = client.post(url, {"access": "public", "sharing": "specific"})
+        page = refused.content.decode()
+        assert refused.status_code == 422 and "Choose at least one other organization" in page
+        assert '<option value="public" selected' in page, "what was chosen is kept"
+        assert client.post(url, {"access": "secret", "sharing": "all"}).status_code == 422
         client.force_login(people.member)
         assert client.post(url, {"access": "public", "sharing": "none"}).status_code == 404
 
     def test_a_long_list_is_read_page_by_page_with_a_fixed_number_of_queries(self, client, people, django_assert_max_num_queries):  # fmt: skip
         keys = [
-            ApiKey(user=people.member, organization=people.ours, name=f"key {number}", digest=ApiKey.digest_of(str(number)), prefix="slk_x")
+            ApiKey(user=people.member, organization=people.ours, name=f"key {number}", digest=secret_token.digest_of(str(number)), prefix="slk_x")
             for number in range(120)
         ]  # fmt: skip
         ApiKey.objects.bulk_create(keys)

@@ -96,13 +96,31 @@ def test_an_invitation_dies_by_withdrawal_by_time_and_with_its_inviters_rights(c
         assert client.get(link).status_code == 404
 
 
+def test_open_invitations_show_behind_many_that_were_accepted(client, people):
+    client.force_login(people.admin)
+    invitation_link(client, label="still open")
+    for number in range(60):
+        services.invite(people.ours, "member", f"old {number}", actor=people.admin)
+    Invitation.objects.filter(label__startswith="old").update(accepted_at=timezone.now())
+    page = client.get(reverse("organization", args=["acme"])).content.decode()
+    assert "still open" in page and "old 59" not in page
+
+
+def test_an_operator_of_an_empty_installation_may_administer(client, db):
+    client.force_login(User.objects.create(username="first", is_operator=True))
+    for name in ("administration", "organizations", "audit-log", "apikeys:all"):
+        assert client.get(reverse(name)).status_code == 200, name
+
+
 def test_roles_change_and_the_last_admin_stays(client, people):
     client.force_login(people.admin)
     admin, member = (Member.objects.get(user=user) for user in (people.admin, people.member))
     refused = client.post(reverse("organization-member", args=["acme", admin.pk]), {"role": "member"}, follow=True)
     assert "last admin" in refused.content.decode()
     client.post(reverse("organization-member", args=["acme", member.pk]), {"role": "admin"})
-    client.post(reverse("organization-member", args=["acme", admin.pk]), {"role": ""})
+    client.post(reverse("organization-member", args=["acme", admin.pk]))
+    assert role_of(people.admin, people.ours) == "admin", "a role that is missing removes nobody"
+    client.post(reverse("organization-member-remove", args=["acme", admin.pk]))
     assert role_of(people.member, people.ours) == "admin" and role_of(people.admin, people.ours) is None
     assert client.get(reverse("organization", args=["acme"])).status_code == 404, "he is no admin of it any more"
     with pytest.raises(ServiceError, match="last admin"):
@@ -117,11 +135,15 @@ def test_only_managers_manage_and_only_operators_make_organizations(client, peop
     for user, expected in ((people.member, 404), (people.stranger, 404)):
         client.force_login(user)
         assert client.get(reverse("organization", args=["acme"])).status_code == expected
-        for name, arguments in (("organization-invite", ["acme"]), ("organization-member", ["acme", member.pk])):
+        for name, arguments in (
+            ("organization-invite", ["acme"]),
+            ("organization-member", ["acme", member.pk]),
+            ("organization-member-remove", ["acme", member.pk]),
+        ):
             assert client.post(reverse(name, args=arguments), {"role": "admin", "label": "x"}).status_code == expected
     client.force_login(people.admin)
     theirs = Member.objects.get(user=people.stranger)
-    assert client.post(reverse("organization-member", args=["acme", theirs.pk]), {"role": ""}).status_code == 404
+    assert client.post(reverse("organization-member-remove", args=["acme", theirs.pk])).status_code == 404
     assert client.post(reverse("organizations"), {"name": "mine"}).status_code == 404
     listed = client.get(reverse("organizations")).content.decode()
     assert "Acme" in listed and "Other" not in listed

@@ -1,0 +1,92 @@
+"""The deployment's settings: one card and one form for each thing that outlives its versions."""
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.forms import Form
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
+
+from common.numbers import whole
+from common.service_error import ServiceError
+from deployments.forms.deployment import AccessForm, SettingsForm
+from deployments.models import Deployment
+from deployments.services import deployments as deployment_services
+from deployments.services import versions as version_services
+from deployments.services.access import set_access
+from deployments.views.access import get_managed_deployment, tab_context
+
+
+@login_required
+def settings(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    deployment = get_managed_deployment(request, organization, name)
+    data = request.POST if request.method == "POST" else None
+    form = SettingsForm(data, initial={"description": deployment.description, "environment": deployment.environment})
+    if data is not None and form.is_valid():
+        try:
+            deployment_services.update_deployment(deployment, **form.cleaned_data, actor=request.user)
+            messages.success(request, "Saved.")
+        except ServiceError as error:
+            messages.error(request, str(error))
+        return redirect("deployments:settings", organization, name)
+    return _settings_page(request, deployment, form=form)
+
+
+def _settings_page(request: HttpRequest, deployment: Deployment, **forms: Form) -> HttpResponse:
+    """All cards; a form that was refused comes with what was typed and its errors."""
+    details = {"description": deployment.description, "environment": deployment.environment}
+    shown = {"form": SettingsForm(initial=details), "access": AccessForm(deployment=deployment)} | forms
+    refusal = deployment_services.deletion_refusal(deployment)
+    refused = any(form.errors for form in forms.values())
+    context = tab_context(deployment, "settings", **shown, deletion_refusal=refusal)
+    return render(request, "deployments/settings.html", context, status=422 if refused else 200)
+
+
+@login_required
+@require_POST
+def access(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    """Who may call it, and with whom it is shared."""
+    deployment = get_managed_deployment(request, organization, name)
+    form = AccessForm(request.POST, deployment=deployment)
+    if form.is_valid():
+        values = form.cleaned_data
+        try:
+            set_access(deployment, values["access"], values["sharing"], values["shared_with"], actor=request.user)
+            messages.success(request, "Saved. Gateways apply it within a second.")
+            return redirect("deployments:settings", organization, name)
+        except ServiceError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+    return _settings_page(request, deployment, access=form)
+
+
+@login_required
+@require_POST
+def scale(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    deployment = get_managed_deployment(request, organization, name)
+    version = deployment.current_version
+    text = request.POST.get("replicas", "")
+    try:
+        if version is None or version.is_inactive:
+            raise ServiceError("No version runs. Start one first; its replicas can then be changed.")
+        replicas = whole(text)
+        if replicas is None:
+            raise ServiceError("Replicas are a whole number.", field="replicas")
+        version.deployment = deployment
+        version_services.scale_version(version, replicas, actor=request.user)
+        messages.success(request, f"Version {version.number} goes to {replicas} replicas.")
+    except ServiceError as error:
+        messages.error(request, str(error))
+    return redirect("deployments:settings", organization, name)
+
+
+@login_required
+@require_POST
+def delete(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    deployment = get_managed_deployment(request, organization, name)
+    try:
+        deployment_services.delete_deployment(deployment, actor=request.user)
+    except ServiceError as error:
+        messages.error(request, str(error))
+        return redirect("deployments:settings", organization, name)
+    messages.success(request, f"The deployment {organization}/{name} is deleted.")
+    return redirect("deployments:list")
