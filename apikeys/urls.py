@@ -15,4 +15,6 @@ urlpatterns = [
     path("hub/keys/<int:pk>/revoke/", views.revoke, name="revoke"),
     path("console/keys/", views.all_keys, name="all"),
     path("console/deployments/<slug:organization>/<slug:name>/keys/", views.deployment_keys, name="of-deployment"),
+    path("console/deployments/<slug:organization>/<slug:name>/limits/use/", views.limit_use, name="limit-use"),
+    path("hub/deployments/<slug:organization>/<slug:name>/limits/use/", views.own_limit_use, name="own-limit-use"),
 ]

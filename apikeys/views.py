@@ -1,5 +1,6 @@
 """Pages of keys: the user's own in the Developer Hub, those that a manager may revoke in the console."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib import messages
@@ -9,14 +10,17 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
+from accounts.models import User
 from accounts.permissions import may_administer
 from apikeys import services
 from apikeys.forms import KeyForm, RotateForm, ScopeForm
+from apikeys.limit_use import CountersAwayError, Gauge, gauges, own_gauges
 from apikeys.models import ApiKey
 from apikeys.selectors import keys_for, openable_deployments, visible_keys
 from common.numbers import whole
 from common.service_error import ServiceError
-from deployments.selectors import gateway_processes, manageable_deployments
+from deployments.models import Deployment, GatewayProcess
+from deployments.selectors import gateway_processes, manageable_deployments, usable_deployments
 
 PAGE_SIZE = 50
 
@@ -109,6 +113,36 @@ def deployment_keys(request: HttpRequest, organization: str, name: str) -> HttpR
     keys = list(keys_for(deployment)[: PAGE_SIZE + 1])
     context = {"deployment": deployment, "keys": keys[:PAGE_SIZE], "has_more": len(keys) > PAGE_SIZE}
     return render(request, "apikeys/_of_deployment.html", context)
+
+
+@login_required
+def limit_use(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    """How much of a deployment's limits is used right now: everybody's for who manages it."""
+    deployment = get_object_or_404(manageable_deployments(request.user), organization__name=organization, name=name)
+    return _limit_use(request, deployment, gauges)
+
+
+@login_required
+def own_limit_use(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    """The same of the caller's own limits, for the Developer Hub."""
+    deployment = get_object_or_404(usable_deployments(request.user), organization__name=organization, name=name)
+    return _limit_use(request, deployment, own_gauges)
+
+
+def _limit_use(
+    request: HttpRequest, deployment: Deployment, read: Callable[[Deployment, User], list[Gauge]]
+) -> HttpResponse:
+    living = list(GatewayProcess.living())
+    context: dict[str, Any] = {
+        "limited": deployment.rate_limits.exists(),
+        "alone": sorted((item for item in living if item.alone_since), key=lambda item: item.alone_since),
+        "living": len(living),
+    }
+    try:
+        context["gauges"] = read(deployment, request.user)
+    except CountersAwayError:
+        context["is_away"] = True
+    return render(request, "apikeys/_limit_use.html", context)
 
 
 @login_required

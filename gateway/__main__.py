@@ -21,6 +21,7 @@ django.setup()
 from django.conf import settings  # noqa: E402
 
 from gateway.core import Gateway, settle_earlier_epochs  # noqa: E402
+from gateway.counters import Counters  # noqa: E402
 from gateway.directory import Directory  # noqa: E402
 from gateway.key_ring import KeyRing  # noqa: E402
 from gateway.recorder import Recorder  # noqa: E402
@@ -47,7 +48,14 @@ async def serve(host: str, port: int, name: str) -> None:
     ring = KeyRing(folder / "keys")
     ring.load()
     gateway.keys = ring.callers
-    directory = Directory(folder, ring, changed, recorder.acknowledge)
+
+    def counted(gateways: int) -> None:
+        gateway.limiter.gateways = gateways
+
+    counters = Counters(settings.REDIS_URL)
+    gateway.limiter.use(counters)
+    await counters.start()
+    directory = Directory(folder, ring, changed, recorder.acknowledge, counted)
     directory.start()
     # Several gateways may share a port on one machine: the kernel spreads connections over them.
     server = await loop.create_server(
@@ -66,6 +74,7 @@ async def serve(host: str, port: int, name: str) -> None:
     await ticking
     gateway.hand_over(recorder, close=True)
     directory.stop()
+    counters.stop()
     # Off the loop: it notes its marks here.
     await loop.run_in_executor(None, recorder.stop, 5)
     gateway.journal.close()

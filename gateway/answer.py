@@ -9,6 +9,7 @@ from gateway import api_server, framing
 from gateway.callers import ANONYMOUS, CONSOLE, Caller
 from gateway.errors import GatewayError
 from gateway.framing import RequestHead
+from gateway.limiter import Allowance
 from gateway.routes import Route
 from gateway.upstream import AnswerHead, UpstreamConnection
 from gateway.usage import BodyUsage, StreamUsage
@@ -25,7 +26,7 @@ class AnswerSide(ABC):
     """
 
     __slots__ = (
-        "_chunked", "_connection", "_gateway", "_paused_s", "_route", "_strips_usage", "_tunnels", "_usage", "caller",
+        "_allowance", "_chunked", "_connection", "_gateway", "_paused_s", "_route", "_strips_usage", "_tunnels", "_usage", "caller",
         "client", "deadline", "done", "first_byte", "has_begun", "head", "keep_alive", "paused_at", "request_done",
         "request_id", "status",
     )  # fmt: skip
@@ -39,6 +40,7 @@ class AnswerSide(ABC):
         self.keep_alive = head.keep_alive and not head.websocket
         self.caller: Caller = ANONYMOUS
         self._route: Route | None = None
+        self._allowance: Allowance | None = None
         self._connection: UpstreamConnection | None = None
         self._usage: BodyUsage | StreamUsage | None = None
         self.deadline = math.inf
@@ -82,10 +84,11 @@ class AnswerSide(ABC):
         self.has_begun = True
         body = data[start:]
         if status == 200 and self._route.tells_usage:  # type: ignore[union-attr]
-            self._usage = BodyUsage()
+            self._usage = BodyUsage(is_text=self._route.answers_text)  # type: ignore[union-attr]
             self._usage.feed(body)
         self._gateway.pool.settle(connection, now, keeps_alive=head.keeps_alive)
-        self.complete(b"".join((head.with_length, self.request_id, b"\r\n\r\n", body)), now)
+        end = b"\r\n\r\n" if self._allowance is None else b"\r\n%b\r\n" % self._allowance.lines(now)
+        self.complete(b"".join((head.with_length, self.request_id, end, body)), now)
         return True
 
     def progressed(self, connection: UpstreamConnection) -> None:
@@ -199,11 +202,14 @@ class AnswerSide(ABC):
             self.client_writable(False)
         streams = connection.content_type.startswith(b"text/event-stream")
         if status == 200 and self.tells_usage:
-            self._usage = StreamUsage(strip=self._strips_usage) if streams else BodyUsage()
+            is_text = self._route is not None and self._route.answers_text
+            self._usage = StreamUsage(strip=self._strips_usage) if streams else BodyUsage(is_text=is_text)
         if not self.request_done:
             # An answer before the request's end: nothing may be read as a next request from this connection.
             self.keep_alive = False
         out = [connection.passed, b"x-request-id: ", self.request_id, b"\r\n"]
+        if self._allowance is not None:
+            out.append(self._allowance.lines(monotonic()))
         has_no_body = head.method == b"HEAD" or status in framing.NO_BODY_STATUS
         if connection.length is not None and not (streams and self._strips_usage):
             out.append(b"content-length: %d\r\n" % connection.length)

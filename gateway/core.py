@@ -15,6 +15,7 @@ from gateway import journal
 from gateway.balancer import Balancer
 from gateway.callers import Keys
 from gateway.journal import Journal
+from gateway.limiter import Limiter
 from gateway.meter import BUCKET_S, FAILED
 from gateway.snapshot import Snapshot
 from gateway.upstream import Pool
@@ -42,7 +43,7 @@ class Books(Protocol):
 
     def take(self, records: np.ndarray) -> None: ...
     def close_batch(self, position: int, in_flight: dict[int, int]) -> None: ...
-    def heartbeat(self, in_flight: int) -> None: ...
+    def heartbeat(self, in_flight: int, *, is_alone: bool) -> None: ...
 
 
 class Replays(Protocol):
@@ -75,6 +76,7 @@ class Gateway:
         # Filled by the directory's thread.
         self.keys: Keys = {}
         self.balancer = Balancer()
+        self.limiter = Limiter(self.loop)
         self.pool = Pool(self.loop)
         self.journal = Journal(folder, epoch)
         self.connections: set[Connection] = set()
@@ -89,6 +91,7 @@ class Gateway:
 
     def set_snapshot(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
+        self.limiter.forget_allowances()
         self.balancer.forget_absent({address.uid for target in snapshot.targets for address in target.addresses})
 
     def next_request(self, given: bytes) -> tuple[int, bytes]:
@@ -108,7 +111,7 @@ class Gateway:
                 self._check_connections()
                 current = int(time.time()) // BUCKET_S
                 self.hand_over(books, close=current != bucket)
-                books.heartbeat(self.in_flight)
+                books.heartbeat(self.in_flight, is_alone=self.limiter.is_alone)
                 bucket = current
             except Exception:
                 log.exception("tick")
@@ -139,6 +142,7 @@ class Gateway:
             except Exception:
                 log.exception("deadline of a connection")
         self.pool.close_idle(now)
+        self.limiter.forget_full(now)
 
     async def drain(self) -> None:
         """Let running requests end, for at most DRAIN_S."""

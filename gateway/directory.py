@@ -20,7 +20,7 @@ from django.db.models import Prefetch
 
 from accounts.models import Organization
 from apikeys import directory as key_directory
-from deployments.models import Cluster, Deployment, DirectoryVersion, Instance, Status
+from deployments.models import Cluster, Deployment, DirectoryVersion, GatewayProcess, Instance, Status
 from deployments.selectors import current_versions, serving_versions, visible_deployments
 from gateway.api_server import ApiServerUnusableError, pod_proxy_path, unseal
 from gateway.key_ring import KeyRing
@@ -35,15 +35,24 @@ RETRY_S = 1.0
 
 
 class Directory:
-    """Calls `on_change(snapshot)` from its thread, first with what lies on disk; `acknowledge(version)` when it is saved."""
+    """Calls `on_change(snapshot)` from its thread, first with what lies on disk; `acknowledge(version)` when it is saved.
+
+    `on_gateways(count)` tells at each poll how many gateways live.
+    """
 
     def __init__(
-        self, folder: Path, keys: KeyRing, on_change: Callable[[Snapshot], None], acknowledge: Callable[[int], None]
+        self,
+        folder: Path,
+        keys: KeyRing,
+        on_change: Callable[[Snapshot], None],
+        acknowledge: Callable[[int], None],
+        on_gateways: Callable[[int], None],
     ) -> None:
         self._path = folder / "snapshot.json"
         self._keys = keys
         self._on_change = on_change
         self._acknowledge = acknowledge
+        self._on_gateways = on_gateways
         self._snapshot = Snapshot.load(self._path, settings.SECRET_KEY)
         self._read_at = -math.inf
         self._stopped = threading.Event()
@@ -82,6 +91,8 @@ class Directory:
                 self._refresh()
 
     def _refresh(self) -> None:
+        # This one may not have told of itself yet.
+        self._on_gateways(max(1, GatewayProcess.living().count()))
         version = DirectoryVersion.objects.get(pk=1).v
         is_full = time.monotonic() - self._read_at >= FULL_READ_S
         if version == self._snapshot.version == self._keys.version and not is_full:
@@ -123,7 +134,7 @@ def read_snapshot() -> Snapshot:
     deployments = list(
         visible_deployments(None)
         .select_related("organization", "endpoint")
-        .prefetch_related(Prefetch("shared_with", Organization.objects.only("pk")))
+        .prefetch_related(Prefetch("shared_with", Organization.objects.only("pk")), "rate_limits")
         .order_by("pk")
     )
     current = {item.deployment_id: item for item in current_versions()} | serving_versions()
@@ -156,6 +167,10 @@ def read_snapshot() -> Snapshot:
                 is_public=deployment.is_public,
                 is_shared_with_all=deployment.sharing == Deployment.Sharing.ALL,
                 shared_with=tuple(sorted(item.pk for item in deployment.shared_with.all())),
+                limits=tuple(
+                    (item.level, item.requests_per_minute or 0, item.tokens_per_minute or 0)
+                    for item in deployment.rate_limits.all()
+                ),
             )
         )
     return Snapshot.of(version, targets)

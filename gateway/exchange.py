@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gateway import api_server, framing, meter, own_answers, request_body, routes
 from gateway.answer import AnswerSide
 from gateway.balancer import Load
+from gateway.buckets import Bucket, Refusal
 from gateway.callers import ANONYMOUS, by_key, read_identity
 from gateway.errors import GatewayError
 from gateway.framing import RequestHead
@@ -15,7 +16,7 @@ from gateway.journal import NO_INSTANCE, File
 from gateway.routes import Route
 from gateway.snapshot import Address, Target
 from gateway.upstream import UpstreamConnection
-from gateway.usage import Tokens
+from gateway.usage import BYTES_PER_TOKEN, Tokens
 
 if TYPE_CHECKING:
     from gateway.server import ClientConnection
@@ -33,8 +34,8 @@ class Exchange(AnswerSide):
     """Lives from a sound request head to the last byte of the answer, or to whatever ends it before."""
 
     __slots__ = (
-        "_address", "_body", "_body_bytes", "_buffering", "_connecting", "_file", "_forwarded", "_length", "_load",
-        "_parties", "_retried", "_sent_body", "_sequence", "_started", "_target", "_upstream_blocked",
+        "_address", "_answer_tokens", "_body", "_body_bytes", "_buffering", "_connecting", "_file", "_forwarded", "_length",
+        "_load", "_parties", "_reserved", "_retried", "_sent_body", "_sequence", "_started", "_target", "_upstream_blocked",
     )  # fmt: skip
 
     def __init__(self, client: "ClientConnection", head: RequestHead) -> None:
@@ -51,6 +52,8 @@ class Exchange(AnswerSide):
         self._file: File | None = None
         self._parties = b""
         self._started = self._forwarded = 0.0
+        # Tokens that the answer may have, then the prompt's with them; those that the limits hold for this request.
+        self._answer_tokens = self._reserved = 0
 
     # From the client
 
@@ -85,9 +88,7 @@ class Exchange(AnswerSide):
                 self._buffering = 0 < length <= MAX_BUFFERED_BODY
             if not self._buffering:
                 self._admit(now)
-                if head.expects and not self.request_done:
-                    self.client.write(CONTINUE)
-                self._forward(now)
+                self._pass_limits(now)
             elif self.request_done:
                 self._dispatch_buffered(now)
             else:
@@ -201,12 +202,12 @@ class Exchange(AnswerSide):
         pieces = self._body or []
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         assert self._route is not None  # noqa: S101
-        self._target, body, self._strips_usage = request_body.read(
+        self._target, body, self._strips_usage, self._answer_tokens = request_body.read(
             self._gateway.snapshot, self._route, self.head, self.caller, body
         )
         self._body, self._length = [body], len(body)
         self._admit(now)
-        self._forward(now)
+        self._pass_limits(now)
 
     def _admit(self, now: float) -> None:
         """Into the books, once; raises when nothing can serve it, which is an end like any other."""
@@ -218,6 +219,43 @@ class Exchange(AnswerSide):
         self._file = gateway.journal.admitted(self._sequence, now + gateway.wall_offset, parties)
         if not target.addresses:
             raise target.unavailable()
+
+    def _pass_limits(self, now: float) -> None:
+        """Through the caller's limits to the instance; where the shared counters must be asked, once they answer."""
+        target, route = self._target, self._route
+        assert target is not None and route is not None  # noqa: S101
+        if not target.limits:
+            self._forward(now)
+            return
+        limiter = self._gateway.limiter
+        self._allowance = allowance = limiter.allowance(target, self.caller, self._parties)
+        if not (route.tells_usage and allowance.tokens):
+            self._answer_tokens = 0
+        else:
+            if not self._buffering and route.answers_text:
+                # What streams in isn't read: it may ask for anything.
+                self._answer_tokens = request_body.RESERVED_ANSWER
+            self._answer_tokens += max(self._length or 0, 0) // BYTES_PER_TOKEN
+        if allowance.take(self._answer_tokens, now):
+            self._reserved = self._answer_tokens
+            self._forward(now)
+        else:
+            limiter.ask(allowance, self._answer_tokens, self._limits_passed)
+
+    def _limits_passed(self, refusal: Refusal | None) -> None:
+        """What the shared counters say; the client may have left meanwhile."""
+        allowance = self._allowance
+        assert allowance is not None  # noqa: S101
+        if refusal is not None:
+            self.fail(allowance.error(refusal), hit=refusal.bucket)
+        elif self.done:
+            self._gateway.limiter.settle(allowance, self._answer_tokens, 0)
+        else:
+            self._reserved = self._answer_tokens
+            try:
+                self._forward(monotonic())
+            except GatewayError as error:
+                self.fail(error)
 
     def _check_access(self, target: Target) -> None:
         """What the caller may not use isn't there for him."""
@@ -231,6 +269,8 @@ class Exchange(AnswerSide):
 
     def _forward(self, now: float) -> None:
         assert self._target is not None and self._route is not None  # noqa: S101
+        if self.head.expects and not (self.request_done or self._buffering):
+            self.client.write(CONTINUE)
         acquired = self._gateway.balancer.acquire(self._target, now)
         if acquired is None:
             message = f"All instances of {self._target.api_id} failed just now. Try again in a few seconds."
@@ -337,7 +377,7 @@ class Exchange(AnswerSide):
 
     # Ends
 
-    def fail(self, error: GatewayError, *, outcome: int = meter.REJECTED) -> None:
+    def fail(self, error: GatewayError, *, outcome: int = meter.REJECTED, hit: Bucket | None = None) -> None:
         """End with an error of the gateway's own: an answer, or a cut where one has begun."""
         if self.done:
             return
@@ -349,14 +389,20 @@ class Exchange(AnswerSide):
             self.client.abort()
             return
         self._finish(outcome, monotonic(), error.status)
-        self._reply(error.status, error.body(self.request_id.decode()), error.retry_after_s)
+        lines = self._allowance.headers(monotonic(), hit) if self._allowance is not None else []
+        self._reply(error.status, error.body(self.request_id.decode()), error.retry_after_s, lines=lines)
 
     def _reply(
-        self, status: int, body: bytes, retry_after_s: int | None = None, content_type: bytes = b"application/json"
+        self,
+        status: int,
+        body: bytes,
+        retry_after_s: int | None = None,
+        content_type: bytes = b"application/json",
+        lines: framing.Headers | None = None,
     ) -> None:
         self.done = True
         self.keep_alive = self.keep_alive and self.request_done
-        lines = [(b"content-type", content_type), (b"x-request-id", self.request_id)]
+        lines = [(b"content-type", content_type), (b"x-request-id", self.request_id), *(lines or ())]
         if retry_after_s:
             lines.append((b"retry-after", b"%d" % retry_after_s))
         data = framing.own_answer(
@@ -376,6 +422,8 @@ class Exchange(AnswerSide):
         self._file = None
         started, forwarded, first_byte, gateway = self._started, self._forwarded, self.first_byte, self._gateway
         tokens = self._usage.tokens(self._body_bytes) if self._usage is not None else _NO_TOKENS
+        if self._reserved:
+            gateway.limiter.settle(self._allowance, self._reserved, tokens.input + tokens.output)  # type: ignore[arg-type]
         if first_byte and not (self._tunnels or self.paused_at or self._paused_s):
             clocks = now - started, now - forwarded, forwarded - started, first_byte - started
         else:

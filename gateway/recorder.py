@@ -45,6 +45,7 @@ class Recorder:
         self._epoch = epoch
         self._address = address
         self._acknowledged = self._in_flight = 0
+        self._is_alone = False
         self._beat_waits = False
         self._own = f"{gateway}.{epoch}."
         self._sequence = 0
@@ -73,9 +74,9 @@ class Recorder:
         self._acknowledged = version
         self._work.put(self._beat)
 
-    def heartbeat(self, in_flight: int) -> None:
-        """Tell the console that this gateway lives; lost ones don't matter."""
-        self._in_flight = in_flight
+    def heartbeat(self, in_flight: int, *, is_alone: bool) -> None:
+        """Tell the console that this gateway lives; lost ones don't matter. `is_alone`: without the limits' counters."""
+        self._in_flight, self._is_alone = in_flight, is_alone
         if not self._beat_waits:
             # A database that hangs must not pile them up before the records.
             self._beat_waits = True
@@ -126,8 +127,9 @@ class Recorder:
         self._beat_waits = False
         try:
             GatewayProcess.beat(
-                self._gateway, self._epoch, address=self._address, version=self._acknowledged, in_flight=self._in_flight
-            )
+                self._gateway, self._epoch, address=self._address, version=self._acknowledged,
+                in_flight=self._in_flight, is_alone=self._is_alone,
+            )  # fmt: skip
         except DatabaseError:
             # The next one tells the same.
             close_old_connections()

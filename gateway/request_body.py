@@ -1,4 +1,4 @@
-"""What a body that was read whole tells: which deployment it is for, and whether its stream has to be asked for usage."""
+"""What a body that was read whole tells: its deployment, whether its stream has to be asked for usage, how long an answer."""
 
 import re
 
@@ -11,13 +11,17 @@ from gateway.routes import Route
 from gateway.snapshot import Snapshot, Target
 from gateway.usage import ask_for_usage
 
+RESERVED_ANSWER = 1024
 _MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n')
 
 
 def read(
     snapshot: Snapshot, route: Route, head: RequestHead, caller: Caller, body: bytes
-) -> tuple[Target, bytes, bool]:
-    """(deployment, the body to send, whether the answer's usage event is the gateway's alone). Raises GatewayError."""
+) -> tuple[Target, bytes, bool, int]:
+    """(deployment, the body to send, whether the answer's usage event is the gateway's alone, tokens to reserve for it).
+
+    Raises GatewayError.
+    """
     target = route.target
     parsed: dict[str, object] | None = None
     if target is None:
@@ -31,11 +35,23 @@ def read(
             parsed = loaded if isinstance(loaded, dict) else None
         except orjson.JSONDecodeError:
             parsed = None
-    if parsed is not None and route.tells_usage and b"completions" in route.path:
+    if not route.tells_usage:
+        return target, body, False, 0
+    answer_tokens = longest_answer(parsed or {}) if route.answers_text else 0
+    if parsed is not None and b"completions" in route.path:
         asking = ask_for_usage(body, parsed)
         if asking is not None:
-            return target, asking, True
-    return target, body, False
+            return target, asking, True, answer_tokens
+    return target, body, False, answer_tokens
+
+
+def longest_answer(parsed: dict[str, object]) -> int:
+    """How many tokens to reserve for an answer: what the request allows, at most RESERVED_ANSWER."""
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        value = parsed.get(name)
+        if type(value) is int and value > 0:
+            return min(value, RESERVED_ANSWER)
+    return RESERVED_ANSWER
 
 
 def model_of(body: bytes, content_type: bytes) -> tuple[str, dict[str, object] | None]:

@@ -15,13 +15,15 @@ class Route:
     `target` is None where the body names the deployment. `line` is the instance's head up to the request's id.
     """
 
-    __slots__ = ("line", "path", "snapshot", "target", "tells_usage")
+    __slots__ = ("answers_text", "line", "path", "snapshot", "target", "tells_usage")
 
     def __init__(self, snapshot: Snapshot, target: Target | None, path: bytes, head: RequestHead) -> None:
         self.snapshot = snapshot
         self.target = target
         self.path = path
         self.tells_usage = tells_usage(path)
+        # An embedding's length says nothing of tokens.
+        self.answers_text = self.tells_usage and b"embeddings" not in path
         self.line = request_line(head, path)
 
 

@@ -75,6 +75,8 @@ class Target:
     is_public: bool = True
     is_shared_with_all: bool = False
     shared_with: tuple[int, ...] = ()
+    # (whose, requests a minute, tokens a minute), 0 for no limit.
+    limits: tuple[tuple[str, int, int], ...] = ()
     # Made once per snapshot: how the journal's records name a request of nobody known.
     anonymous: bytes = field(init=False, repr=False, compare=False)
 
@@ -171,7 +173,11 @@ class Snapshot:
         targets = [
             Target(
                 **item
-                | {"addresses": tuple(_usable(item["addresses"], secret)), "shared_with": tuple(item["shared_with"])}
+                | {
+                    "addresses": tuple(_usable(item["addresses"], secret)),
+                    "shared_with": tuple(item["shared_with"]),
+                    "limits": tuple(tuple(limit) for limit in item["limits"]),
+                }
             )
             for item in stored["targets"]
         ]

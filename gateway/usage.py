@@ -12,7 +12,7 @@ import orjson
 
 TAIL_BYTES = 4096
 ASK = b'"stream_options":{"include_usage":true}'
-# A rough figure for prompts whose usage never came: four bytes a token.
+# A rough figure where usage never came: four bytes a token.
 BYTES_PER_TOKEN = 4
 _BRACE = re.compile(rb"[{}]")
 
@@ -42,16 +42,19 @@ def ask_for_usage(body: bytes, parsed: dict[str, Any]) -> bytes | None:
 
 
 class BodyUsage:
-    """Reads the usage of a plain JSON answer from its last bytes."""
+    """Reads the usage of a plain JSON answer from its last bytes; `is_text` of one whose length tells its tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_text: bool) -> None:
+        self._is_text = is_text
         self._tail = b""
+        self._bytes = 0
 
     def counted(self, raw: bytes, start: int) -> bool:
         """As StreamUsage.counted: a JSON answer in chunks has no events."""
         return False
 
     def feed(self, data: bytes) -> bytes:
+        self._bytes += len(data)
         self._tail = data[-TAIL_BYTES:] if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
         return data
 
@@ -64,7 +67,10 @@ class BodyUsage:
             found = _object_at(self._tail, start + len(b'"usage"'))
             if found:
                 return _told(found)
-        return Tokens()
+        if not self._bytes:
+            return Tokens()
+        output = self._bytes // BYTES_PER_TOKEN if self._is_text else 0
+        return Tokens(max(1, prompt_bytes // BYTES_PER_TOKEN), output, estimated=True)
 
 
 class StreamUsage:

@@ -1,6 +1,7 @@
 """Template tags of the console: icons, statuses, ages, amounts. Unknown is "–", never 0."""
 
 from datetime import datetime
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,16 @@ def lines(values: Any) -> str:
 
 
 @register.filter
-def plain(value: float) -> str:
+def plain(value: float | Decimal) -> str:
     """A number without superfluous zeros: 0.5, 2."""
+    if isinstance(value, Decimal):
+        return f"{value.normalize():,f}"
     return f"{value:g}"
+
+
+@register.filter
+def thousands(value: int) -> str:
+    return f"{value:,}"
 
 
 @register.filter
@@ -127,6 +135,16 @@ def epoch(seconds: float | None) -> datetime | None:
 @register.inclusion_tag("components/field.html")
 def field(bound: Any, **options: Any) -> dict[str, Any]:
     """A form field with its label, the reason for its default, and its errors beside it."""
+    return _shown(bound) | options
+
+
+@register.inclusion_tag("components/control.html")
+def control(bound: Any) -> dict[str, Any]:
+    """A form field in a table, whose heads say what it is: the label is for screen readers alone."""
+    return _shown(bound)
+
+
+def _shown(bound: Any) -> dict[str, Any]:
     widget = bound.field.widget
     kind = type(widget).__name__
     css = {"CheckboxInput": "form-check-input", "Select": "form-select"}.get(kind, "form-control")
@@ -143,5 +161,4 @@ def field(bound: Any, **options: Any) -> dict[str, Any]:
         "field": bound,
         "control": bound.as_widget(attrs=attributes),
         "is_checkbox": kind == "CheckboxInput",
-        **options,
     }

@@ -9,6 +9,8 @@ from deployments.models.gateway_process import GatewayProcess
 from deployments.models.instance import Instance
 from deployments.models.log_chunk import LogChunk
 from deployments.models.model import Model
+from deployments.models.price import Price
+from deployments.models.rate_limit import RateLimit
 from deployments.models.rollout import Rollout
 from deployments.models.version import DesiredState, Status, Version
 
@@ -23,6 +25,8 @@ __all__ = [
     "Instance",
     "LogChunk",
     "Model",
+    "Price",
+    "RateLimit",
     "Rollout",
     "Status",
     "Version",

@@ -1,4 +1,8 @@
+from datetime import timedelta
+
 from django.db import connection, models
+from django.db.models import ExpressionWrapper
+from django.db.models.functions import Now
 
 
 class GatewayProcess(models.Model):
@@ -18,6 +22,8 @@ class GatewayProcess(models.Model):
     acknowledged_at = models.DateTimeField()
     started_at = models.DateTimeField()
     seen_at = models.DateTimeField()
+    # Since when it can't reach Valkey and counts limits alone, by its share of them.
+    alone_since = models.DateTimeField(null=True)
 
     class Meta:
         ordering = ["name"]
@@ -26,25 +32,40 @@ class GatewayProcess(models.Model):
         return self.name
 
     @staticmethod
-    def beat(name: str, epoch: int, *, address: str, version: int, in_flight: int) -> None:
+    def beat(name: str, epoch: int, *, address: str, version: int, in_flight: int, is_alone: bool = False) -> None:
         """Note that the gateway lives. An acknowledgement keeps the moment at which it came first."""
         with connection.cursor() as cursor:
             cursor.execute(
                 """
                 INSERT INTO deployments_gatewayprocess AS known
-                    (name, epoch, address, in_flight, acknowledged_version, acknowledged_at, started_at, seen_at)
+                    (name, epoch, address, in_flight, acknowledged_version, acknowledged_at, started_at, seen_at,
+                     alone_since)
                 VALUES (%(name)s, %(epoch)s, %(address)s, %(in_flight)s, %(version)s, clock_timestamp(),
-                        clock_timestamp(), clock_timestamp())
+                        clock_timestamp(), clock_timestamp(), CASE WHEN %(is_alone)s THEN clock_timestamp() END)
                 ON CONFLICT (name) DO UPDATE SET
                     epoch = EXCLUDED.epoch, address = EXCLUDED.address, in_flight = EXCLUDED.in_flight,
                     acknowledged_version = EXCLUDED.acknowledged_version,
                     acknowledged_at = CASE WHEN known.acknowledged_version = EXCLUDED.acknowledged_version
                         THEN known.acknowledged_at ELSE EXCLUDED.acknowledged_at END,
                     started_at = CASE WHEN known.epoch = EXCLUDED.epoch THEN known.started_at ELSE EXCLUDED.started_at END,
-                    seen_at = EXCLUDED.seen_at
+                    seen_at = EXCLUDED.seen_at,
+                    alone_since = CASE WHEN %(is_alone)s THEN coalesce(known.alone_since, EXCLUDED.seen_at) END
                 """,
-                {"name": name, "epoch": epoch, "address": address, "in_flight": in_flight, "version": version},
+                {
+                    "name": name,
+                    "epoch": epoch,
+                    "address": address,
+                    "in_flight": in_flight,
+                    "version": version,
+                    "is_alone": is_alone,
+                },
             )
+
+    @classmethod
+    def living(cls) -> models.QuerySet["GatewayProcess"]:
+        """Those that have told of themselves lately."""
+        since = ExpressionWrapper(Now() - timedelta(seconds=cls.UNREACHABLE_AFTER_S), models.DateTimeField())
+        return cls.objects.filter(seen_at__gt=since)
 
     @staticmethod
     def farewell(name: str, epoch: int) -> None:

@@ -4,17 +4,24 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.forms import Form
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from common.numbers import whole
 from common.service_error import ServiceError
 from deployments.forms.deployment import AccessForm, SettingsForm
-from deployments.models import Deployment
+from deployments.forms.limits import LimitsForm
+from deployments.forms.pricing import PriceForm
+from deployments.models import Deployment, Price
 from deployments.services import deployments as deployment_services
 from deployments.services import versions as version_services
 from deployments.services.access import set_access
+from deployments.services.limits import set_limits
+from deployments.services.pricing import current_price, set_price, withdraw_price
 from deployments.views.access import get_managed_deployment, tab_context
+
+PRICES_SHOWN = 20
 
 
 @login_required
@@ -35,10 +42,24 @@ def settings(request: HttpRequest, organization: str, name: str) -> HttpResponse
 def _settings_page(request: HttpRequest, deployment: Deployment, **forms: Form) -> HttpResponse:
     """All cards; a form that was refused comes with what was typed and its errors."""
     details = {"description": deployment.description, "environment": deployment.environment}
-    shown = {"form": SettingsForm(initial=details), "access": AccessForm(deployment=deployment)} | forms
+    price = current_price(deployment)
+    shown = {
+        "form": SettingsForm(initial=details),
+        "access": AccessForm(deployment=deployment),
+        "limits": LimitsForm(deployment=deployment),
+        "pricing": PriceForm(price=price),
+    } | forms
     refusal = deployment_services.deletion_refusal(deployment)
     refused = any(form.errors for form in forms.values())
-    context = tab_context(deployment, "settings", **shown, deletion_refusal=refusal)
+    context = tab_context(
+        deployment,
+        "settings",
+        **shown,
+        deletion_refusal=refusal,
+        price=price,
+        prices=list(deployment.prices.select_related("created_by")[:PRICES_SHOWN]),
+        now=timezone.now(),
+    )
     return render(request, "deployments/settings.html", context, status=422 if refused else 200)
 
 
@@ -57,6 +78,54 @@ def access(request: HttpRequest, organization: str, name: str) -> HttpResponse:
         except ServiceError as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
     return _settings_page(request, deployment, access=form)
+
+
+@login_required
+@require_POST
+def limits(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    """How much may be asked of it in a minute."""
+    deployment = get_managed_deployment(request, organization, name)
+    form = LimitsForm(request.POST, deployment=deployment)
+    if form.is_valid():
+        try:
+            set_limits(deployment, form.chosen(), actor=request.user)
+            messages.success(request, "Saved. Gateways apply it within a second.")
+            return redirect("deployments:settings", organization, name)
+        except ServiceError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+    return _settings_page(request, deployment, limits=form)
+
+
+@login_required
+@require_POST
+def pricing(request: HttpRequest, organization: str, name: str) -> HttpResponse:
+    """What its tokens cost from a moment on."""
+    deployment = get_managed_deployment(request, organization, name)
+    form = PriceForm(request.POST)
+    if form.is_valid():
+        values = form.cleaned_data
+        try:
+            price = set_price(
+                deployment, values["currency"], *form.amounts(), actor=request.user, since=values["since"]
+            )
+            messages.success(request, f"The price is in force from {price.since:%Y-%m-%d %H:%M} UTC on.")
+            return redirect("deployments:settings", organization, name)
+        except ServiceError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+    return _settings_page(request, deployment, pricing=form)
+
+
+@login_required
+@require_POST
+def withdraw(request: HttpRequest, organization: str, name: str, pk: int) -> HttpResponse:
+    """Take back a price that has not begun."""
+    deployment = get_managed_deployment(request, organization, name)
+    try:
+        withdraw_price(get_object_or_404(Price, deployment=deployment, pk=pk), actor=request.user)
+        messages.success(request, "The price is withdrawn.")
+    except ServiceError as error:
+        messages.error(request, str(error))
+    return redirect("deployments:settings", organization, name)
 
 
 @login_required

@@ -37,7 +37,7 @@ class Reader:
 
     def __init__(self, folder) -> None:
         self.ring = KeyRing(folder / "keys")
-        self._directory = Directory(folder, self.ring, lambda snapshot: None, lambda version: None)
+        self._directory = Directory(folder, self.ring, lambda snapshot: None, lambda version: None, lambda count: None)
         self._directory._refresh()
 
     def follow(self) -> KeyRing:

@@ -99,6 +99,8 @@ def pages(deployment: Deployment) -> dict[str, str]:
         "organizations": reverse("organizations"),
         "organization": reverse("organization", args=["acme"]),
         "keys-of-deployment": reverse("apikeys:of-deployment", args=path),
+        "limit-use": reverse("apikeys:limit-use", args=path),
+        "own-limit-use": reverse("apikeys:own-limit-use", args=path),
         "docs": reverse("api-docs"),
     }
 

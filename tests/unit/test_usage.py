@@ -49,24 +49,23 @@ def test_body_usage(places):
             "id": 1,
         }
     ).encode()
-    usage = BodyUsage()
+    usage = BodyUsage(is_text=True)
     assert b"".join(usage.feed(part) for part in cut(body, places)) == body
     assert (usage.tokens(0).input, usage.tokens(0).output) == (7, 3)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b'{"usage":',
-        b'{"usage": 3}',
-        b'"usage" {',
-        b'{"usage":{"prompt_tokens":"x"}}',
-        b'{"usage":{"prompt_tokens":-4}}',
-    ],
-)
+@pytest.mark.parametrize("is_text", [True, False])
+@pytest.mark.parametrize("body", [b'{"usage":', b'{"usage": 3}', b'"usage" {', b'{"choices":["told nothing"]}'])
+def test_an_answer_that_tells_no_usage_is_estimated_from_its_length(body, is_text):
+    usage = BodyUsage(is_text=is_text)
+    usage.feed(body)
+    tokens = usage.tokens(9)
+    assert (tokens.input, tokens.output, tokens.estimated) == (2, len(body) // 4 if is_text else 0, True)
+
+
+@pytest.mark.parametrize("body", [b"", b'{"usage":{"prompt_tokens":"x"}}', b'{"usage":{"prompt_tokens":-4}}'])
 def test_rubbish_counts_nothing(body):
-    usage = BodyUsage()
+    usage = BodyUsage(is_text=True)
     usage.feed(body)
     assert (usage.tokens(9).input, usage.tokens(9).output) == (0, 0)
 

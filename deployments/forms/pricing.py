@@ -1,0 +1,42 @@
+"""The form of a deployment's next price."""
+
+from decimal import Decimal
+from typing import Any
+
+from django import forms
+from iso4217 import Currency
+
+from deployments.models import Price
+
+# Metals and test codes have no unit to count in.
+CURRENCIES = sorted(
+    (item.code, f"{item.code} – {item.currency_name}") for item in Currency if item.exponent is not None
+)
+
+
+class PriceForm(forms.Form):
+    currency = forms.ChoiceField(choices=[("", "Free of charge"), *CURRENCIES], required=False)
+    input_price = forms.DecimalField(
+        label="A million input tokens", required=False, min_value=0, max_digits=14, decimal_places=6
+    )
+    output_price = forms.DecimalField(
+        label="A million output tokens", required=False, min_value=0, max_digits=14, decimal_places=6
+    )
+    since = forms.DateTimeField(
+        label="From (UTC)",
+        required=False,
+        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
+        input_formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"],
+        help_text="Empty: from the next minute on. What was used before keeps its price.",
+    )
+
+    def __init__(self, data: Any = None, *, price: Price | None = None) -> None:
+        shown = price if price and price.currency else None
+        amounts = (
+            {name: f"{getattr(shown, name).normalize():f}" for name in ("input_price", "output_price")} if shown else {}
+        )
+        super().__init__(data, initial={"currency": shown.currency if shown else "", **amounts})
+
+    def amounts(self) -> tuple[Decimal, Decimal]:
+        values = self.cleaned_data
+        return values["input_price"] or Decimal(0), values["output_price"] or Decimal(0)

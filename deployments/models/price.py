@@ -1,0 +1,30 @@
+from django.db import models
+
+from accounts.models import User
+from deployments.models.deployment import Deployment
+
+
+class Price(models.Model):
+    """What a deployment's tokens cost from a moment on, until the next price begins. Never changed: costs refer to it.
+
+    Amounts are for a million tokens, in the currency's own unit; without a currency the deployment is free from then on.
+    It outlives its deployment: what was running when that was deleted is booked afterwards.
+    """
+
+    # The most that the amounts' digits hold.
+    MOST = 99_999_999
+
+    deployment = models.ForeignKey(Deployment, on_delete=models.DO_NOTHING, db_constraint=False, related_name="prices")
+    # A full minute: each minute of the ledger has one price.
+    since = models.DateTimeField()
+    currency = models.CharField(max_length=3, blank=True)
+    input_price = models.DecimalField(max_digits=14, decimal_places=6, default=0)
+    output_price = models.DecimalField(max_digits=14, decimal_places=6, default=0)
+    created_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True)
+
+    class Meta:
+        ordering = ["-since", "-pk"]
+        constraints = [models.UniqueConstraint(fields=["deployment", "since"], name="price_once_per_moment")]
+
+    def __str__(self) -> str:
+        return f"{self.input_price} / {self.output_price} {self.currency}" if self.currency else "free"

@@ -1,0 +1,97 @@
+"""Sets what a deployment's tokens cost from a moment on."""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from django.db import transaction
+from django.utils import timezone
+from iso4217 import Currency
+
+from accounts import audit
+from accounts.permissions import Actor, may_manage
+from common.service_error import ForbiddenError, ServiceError
+from deployments.models import Deployment, Price
+
+MINUTE = timedelta(minutes=1)
+FURTHEST = timedelta(days=5 * 366)
+
+
+def current_price(deployment: Deployment, at: datetime | None = None) -> Price | None:
+    """The price in force; None when it has never had one."""
+    return Price.objects.filter(deployment=deployment, since__lte=at or timezone.now()).first()
+
+
+def set_price(
+    deployment: Deployment,
+    currency: str,
+    input_price: Decimal,
+    output_price: Decimal,
+    *,
+    actor: Actor,
+    since: datetime | None = None,
+) -> Price:
+    """A price from `since` on, rounded up to a full minute; the next one when it is None.
+
+    One that begins at the same minute is replaced: it has not begun either. Past costs never change.
+    """
+    if not may_manage(actor, deployment.organization_id):
+        raise ForbiddenError("You may not change this deployment.")
+    if currency and not _is_currency(currency):
+        raise ServiceError(f"“{currency[:20]}” is no currency of ISO 4217, as EUR or USD are.", field="currency")
+    for name, amount in (("input_price", input_price), ("output_price", output_price)):
+        if not 0 <= amount <= Price.MOST:
+            raise ServiceError(f"A price is at least 0 and at most {Price.MOST:,}.", field=name)
+    if not currency and (input_price or output_price):
+        raise ServiceError("Choose the currency of these amounts.", field="currency")
+    now = timezone.now()
+    if since is not None and since <= now:
+        raise ServiceError("This moment has passed; past costs stay as they are. Choose a later one.", field="since")
+    if since is not None and since > now + FURTHEST:
+        raise ServiceError("This is more than five years ahead.", field="since")
+    begins = _full_minute(since or now)
+    with transaction.atomic():
+        locked = Deployment.objects.select_for_update(no_key=True).filter(pk=deployment.pk).first()
+        if locked is None:
+            raise ServiceError("The deployment was deleted meanwhile.", code="conflict")
+        before = current_price(locked, begins)
+        price, _ = Price.objects.update_or_create(
+            deployment=locked,
+            since=begins,
+            defaults={
+                "currency": currency,
+                "input_price": input_price,
+                "output_price": output_price,
+                "created_by": actor if actor and actor.is_authenticated else None,
+            },
+        )
+        changes = {"price": [str(before) if before else None, f"{price}, from {begins:%Y-%m-%d %H:%M} UTC"]}
+        audit.record(
+            actor=actor, action="update", thing=locked, organization_id=locked.organization_id, changes=changes
+        )
+    return price
+
+
+def withdraw_price(price: Price, *, actor: Actor) -> None:
+    """Take back a price that has not begun."""
+    deployment = Deployment.objects.filter(pk=price.deployment_id).first()
+    if deployment is None or not may_manage(actor, deployment.organization_id):
+        raise ForbiddenError("You may not change this deployment.")
+    with transaction.atomic():
+        if not Price.objects.filter(pk=price.pk, since__gt=timezone.now()).delete()[0]:
+            raise ServiceError("It has begun; costs refer to it. Set another price instead.", code="conflict")
+        changes = {"price": [f"{price}, from {price.since:%Y-%m-%d %H:%M} UTC", None]}
+        audit.record(
+            actor=actor, action="update", thing=deployment, organization_id=deployment.organization_id, changes=changes
+        )
+
+
+def _full_minute(moment: datetime) -> datetime:
+    whole = moment.replace(second=0, microsecond=0)
+    return whole if whole == moment else whole + MINUTE
+
+
+def _is_currency(code: str) -> bool:
+    try:
+        return Currency(code).exponent is not None
+    except ValueError:
+        return False

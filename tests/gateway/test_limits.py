@@ -1,0 +1,256 @@
+"""Limits as a client meets them: the 429, the headers, and tokens that are settled however a request ends."""
+
+import asyncio
+import re
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from gateway.callers import Caller
+from gateway.counters import Counters
+from gateway.meter import COMPLETED, REJECTED
+from gateway.snapshot import Address, Snapshot, Target
+from tests.gateway.conftest import json_answer
+from tests.gateway.test_keys import bearer, digest
+from tests.gateway.valkey import OwnValkey
+
+pytestmark = pytest.mark.asyncio
+USAGE = b'{"usage":{"prompt_tokens":30,"completion_tokens":20}}'
+CHAT = "/main/chat/v1/chat/completions"
+BODY = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 100}
+
+
+@pytest_asyncio.fixture
+async def limited(gateway, upstream):
+    """`await limited(handler, limit, …)`: a client of a gateway whose deployment has these limits."""
+    clients = []
+
+    async def make(handler, *limits, is_public=True) -> httpx.AsyncClient:
+        server = await upstream(handler)
+        await gateway.start(server)
+        address = (Address(f"{1:032x}", "127.0.0.1", server.port),)
+        target = Target(
+            7, 3, "acme/chat", "main", "chat", 11, "running", "Running", "", "", 0, address, is_public=is_public,
+            limits=limits,
+        )  # fmt: skip
+        gateway.core.set_snapshot(Snapshot.of(2, [target]))
+        gateway.core.keys[digest("slk_one")] = Caller(3, 20, 40, organizations=frozenset({3}))
+        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", trust_env=False, timeout=30)
+        client.upstream = server
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        await client.aclose()
+
+
+def left(answer: httpx.Response, unit: str = "tokens") -> int:
+    return int(answer.headers[f"x-ratelimit-remaining-{unit}"])
+
+
+async def test_the_refusal_names_the_limit_and_when_to_come_again(gateway, limited):
+    client = await limited(json_answer(USAGE), ("key", 3, 0), ("public", 2, 0))
+    answers = [await client.get("/main/chat/x", headers=bearer("slk_one")) for _ in range(4)]
+    assert [item.status_code for item in answers] == [200, 200, 200, 429]
+    assert [left(item, "requests") for item in answers] == [2, 1, 0, 0]
+    refused = answers[-1]
+    error = refused.json()["error"]
+    assert error["code"] == "rate_limit_exceeded" and error["limit"] == "key_requests_per_minute"
+    assert "3 requests a minute for this API key on acme/chat" in error["message"]
+    assert int(refused.headers["retry-after"]) in (19, 20)
+    assert refused.headers["x-ratelimit-limit-requests"] == "3"
+    assert re.fullmatch(r"[\d.]+s", refused.headers["x-ratelimit-reset-requests"])
+    assert "x-ratelimit-limit-tokens" not in refused.headers
+    anonymous = [await client.get("/main/chat/x") for _ in range(3)]
+    assert [item.status_code for item in anonymous] == [200, 200, 429]
+    assert "all callers without a key" in anonymous[-1].json()["error"]["message"]
+    entries = await gateway.finished(7)
+    assert sorted(item.outcome for item in entries) == [COMPLETED] * 5 + [REJECTED] * 2
+    assert {item.status for item in entries if item.outcome == REJECTED} == {429}
+    assert len(client.upstream.requests) == 5, "what is refused never reaches the instance"
+
+
+async def test_headers_tell_of_the_tightest_level_for_both_units(limited):
+    client = await limited(json_answer(USAGE), ("organization", 100, 9000), ("key", 5, 90_000))
+    answer = await client.post(CHAT, json=BODY, headers=bearer("slk_one"))
+    assert answer.headers["x-ratelimit-limit-requests"] == "5"
+    assert answer.headers["x-ratelimit-limit-tokens"] == "9000"
+    assert left(answer, "requests") == 4
+
+
+async def test_nothing_is_said_where_there_is_no_limit(limited):
+    client = await limited(json_answer(USAGE))
+    answer = await client.post(CHAT, json=BODY)
+    assert answer.status_code == 200 and not [name for name in answer.headers if name.startswith("x-ratelimit")]
+
+
+async def settled(client: httpx.AsyncClient, used: int, per_minute: int = 10_000) -> None:
+    """Wait until the bucket shows that this many tokens were used: no more is held, no less was taken."""
+    async with asyncio.timeout(10):
+        while True:
+            answer = await client.get("/main/chat/x")
+            # It refills by 167 a second.
+            if per_minute - used <= left(answer) <= per_minute - used + 400:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_tokens_that_were_not_used_are_given_back(limited):
+    client = await limited(
+        json_answer(b'{"usage":{"prompt_tokens":600,"completion_tokens":400}}'), ("public", 0, 10_000)
+    )
+    answer = await client.post(CHAT, json={**BODY, "max_tokens": 5000})
+    assert left(answer) <= 10_000 - 1024, "while it runs the most that it may use is held"
+    await settled(client, 1000)
+
+
+async def test_an_answer_that_tells_no_usage_is_estimated(gateway, limited):
+    client = await limited(json_answer(b'{"choices":"' + b"x" * 4000 + b'"}'), ("public", 0, 10_000))
+    await client.post(CHAT, json={**BODY, "messages": [{"role": "user", "content": "y" * 2000}]})
+    (entry,) = await gateway.finished(1)
+    assert entry.estimated and 500 < entry.input_tokens < 540 and entry.output_tokens == 1003
+    await settled(client, int(entry.input_tokens + entry.output_tokens))
+
+
+async def test_an_embedding_without_usage_costs_its_prompt_alone(gateway, limited):
+    client = await limited(json_answer(b'{"data":[' + b"0.1," * 2000 + b"0]}"), ("public", 0, 10_000))
+    await client.post("/main/chat/v1/embeddings", json={"input": "y" * 4000})
+    (entry,) = await gateway.finished(1)
+    assert entry.output_tokens == 0 and 1000 <= entry.input_tokens < 1020
+
+
+async def test_an_instance_that_fails_costs_no_tokens(gateway, limited):
+    async def fails(request, writer) -> None:
+        writer.close()
+
+    client = await limited(fails, ("public", 0, 10_000))
+    assert (await client.post(CHAT, json=BODY)).status_code == 502
+    (entry,) = await gateway.finished(1)
+    assert (entry.input_tokens, entry.output_tokens) == (0, 0)
+    async with asyncio.timeout(10):
+        while left(await client.get("/main/chat/x")) < 10_000:
+            await asyncio.sleep(0.02)
+
+
+def stream_of(events: int, *, then: str):
+    """So many events of a stream, then the instance hangs or breaks off."""
+
+    async def stream(request, writer) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(events):
+            event = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+            writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+        await writer.drain()
+        if then == "breaks":
+            writer.close()
+        else:
+            await asyncio.sleep(60)
+
+    return stream
+
+
+@pytest.mark.parametrize("ending", ["the client leaves", "the instance breaks off"])
+async def test_a_stream_that_is_cut_costs_what_was_produced(gateway, limited, ending):
+    then = "hangs" if ending == "the client leaves" else "breaks"
+    client = await limited(stream_of(40, then=then), ("public", 0, 10_000))
+    seen = 0
+    try:
+        async with client.stream("POST", CHAT, json={**BODY, "stream": True}) as answer:
+            async for line in answer.aiter_lines():
+                seen += line.startswith("data:")
+                if seen == 40 and then == "hangs":
+                    break
+    except httpx.RemoteProtocolError:
+        assert then == "breaks"
+    (entry,) = await gateway.finished(1)
+    assert entry.estimated and entry.output_tokens == 40
+    bucket = next(iter(gateway.core.limiter._buckets.values()))
+    used = int(entry.input_tokens + entry.output_tokens)
+    assert bucket.full_at > 0 and used < 100, "a hundred and more were reserved"
+    assert bucket.remaining(asyncio.get_running_loop().time()) >= 10_000 - used - 1
+
+
+@pytest_asyncio.fixture
+async def valkey(free_port):
+    server = OwnValkey(free_port)
+    await server.start()
+    yield server
+    server.kill()
+
+
+async def test_a_client_that_leaves_while_the_counters_are_asked_costs_nothing(gateway, limited, valkey):
+    client = await limited(json_answer(USAGE), ("public", 0, 10_000))
+    counters = Counters(valkey.url)
+    await counters.start()
+    gateway.core.limiter.use(counters)
+    valkey.hang()
+    with pytest.raises(httpx.ReadTimeout):
+        await client.post(CHAT, json=BODY, timeout=0.1)
+    (entry,) = await gateway.finished(1)
+    assert entry.outcome != COMPLETED
+    valkey.go_on()
+    async with asyncio.timeout(10):
+        while counters.is_away or left(await client.post(CHAT, json=BODY)) < 9600:
+            await asyncio.sleep(0.05)
+    assert len(client.upstream.requests) >= 1
+    counters.stop()
+
+
+async def test_requests_pass_while_valkey_goes_and_comes(gateway, limited, valkey):
+    """Nobody gets an error for a store that only counts."""
+    client = await limited(json_answer(USAGE), ("public", 50_000, 0))
+    counters = Counters(valkey.url)
+    await counters.start()
+    gateway.core.limiter.use(counters)
+    statuses = set()
+
+    async def load() -> None:
+        while True:
+            statuses.add((await client.get("/main/chat/x")).status_code)
+
+    loading = asyncio.create_task(load())
+    for _ in range(2):
+        await asyncio.sleep(0.2)
+        valkey.kill()
+        await asyncio.sleep(0.2)
+        assert counters.is_away
+        await valkey.start()
+        async with asyncio.timeout(20):
+            while counters.is_away:
+                await asyncio.sleep(0.02)
+    loading.cancel()
+    counters.stop()
+    assert statuses == {200}
+
+
+async def test_a_body_is_asked_for_only_behind_the_limits(gateway, limited):
+    await limited(json_answer(USAGE), ("public", 1, 0))
+    head = b"POST /main/chat/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n"
+    reader, writer = await gateway.connect()
+    writer.write(head + b"\r\n")
+    async with asyncio.timeout(10):
+        assert b"100 Continue" in await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"hello")
+        assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        refused = await gateway.exchange(head + b"\r\n")
+    assert b"429" in refused.split(b"\r\n")[0] and b"100 Continue" not in refused
+
+
+async def test_a_body_that_streams_waits_for_the_counters(gateway, limited, valkey):
+    """Chunks that come while Valkey is asked are held, in order, and none is lost."""
+    client = await limited(json_answer(USAGE), ("public", 100, 10_000))
+    counters = Counters(valkey.url)
+    await counters.start()
+    gateway.core.limiter.use(counters)
+
+    async def chunks():
+        for index in range(200):
+            yield b"%04d" % index * 500
+
+    answer = await client.post("/main/chat/upload", content=chunks())
+    assert answer.status_code == 200
+    assert client.upstream.requests[-1].body == b"".join([b"%04d" % index * 500 for index in range(200)])
+    counters.stop()
