@@ -21,6 +21,11 @@ def visible_keys(actor: Actor) -> QuerySet[ApiKey]:
     return keys.filter(Q(user=actor) | Q(organization__in=managed_organizations(actor)))
 
 
+def key_labels(key_ids: set[int]) -> dict[int, str]:
+    """What keys are called now, by id."""
+    return dict(ApiKey.objects.filter(pk__in=key_ids).values_list("pk", "name"))
+
+
 def keys_for(deployment: Deployment) -> QuerySet[ApiKey]:
     """Keys that name the deployment; those for all that their user may use aren't among them."""
     return ApiKey.objects.filter(scope=ApiKey.Scope.DEPLOYMENTS, deployments=deployment).select_related(

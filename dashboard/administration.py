@@ -16,6 +16,7 @@ def administration(request: HttpRequest) -> HttpResponse:
     entries = [
         ("users", "Organizations", "Tenants, their members, and invitations.", reverse("organizations")),
         ("key", "All API keys", "Who may call with which key; revoke any.", reverse("apikeys:all")),
+        ("chart-bar", "Usage", "Requests, tokens and costs, by whatever you ask.", reverse("monitoring:usage")),
         ("history", "Audit log", "Who changed what, when, and from where.", reverse("audit-log")),
     ]
     if is_operator(request.user):

@@ -48,7 +48,7 @@ urlpatterns = [
         name="organization-member-remove",
     ),
     path("", include("apikeys.urls")),
-    path("console/", include("monitoring.urls")),
+    path("", include("monitoring.urls")),
     path("console/", include("deployments.urls")),
     path("api/v1/", include("deployments.api.urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),

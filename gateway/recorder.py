@@ -18,6 +18,7 @@ import orjson
 import redis
 from django.db import DatabaseError, DataError, IntegrityError, close_old_connections
 
+from apikeys.selectors import key_labels
 from apikeys.services import mark_used
 from common import atomic_file
 from deployments.models import GatewayProcess
@@ -189,7 +190,9 @@ class Recorder:
             if is_own and batch["position"] > self._marked:
                 continue
             try:
-                ingest.store(self._gateway, batch["id"], batch["series"], batch["usage"], batch["books"])
+                labels = key_labels({row["key_id"] for row in batch["usage"]} - {0})
+                usage = [{**row, "key_label": labels.get(row["key_id"], "")} for row in batch["usage"]]
+                ingest.store(self._gateway, batch["id"], batch["series"], usage, batch["books"])
                 mark_used({row["key_id"]: row["minute"] for row in batch["usage"] if row["key_id"]})
             except (IntegrityError, DataError):
                 # It would be refused for ever and hold up everything behind it; kept for whoever looks into it.

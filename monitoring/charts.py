@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import plotly.graph_objects as go
@@ -82,6 +82,23 @@ def bars(
     figure.update_layout(barmode="stack")
     highest = max((sum(column) for column in zip(*counts.values(), strict=True)), default=0)
     return _finish(figure, axis, "requests", float(highest), marks)
+
+
+def stacked_days(days: Sequence[date], curves: dict[str, Sequence[float]], unit: str, *, dark: bool) -> dict[str, Any]:
+    """Stacked bars, one for each day (UTC)."""
+    noon = [datetime.combine(day, time(12), UTC) for day in days]
+    axis = Axis(
+        datetime.combine(days[0], time(), UTC), datetime.combine(days[-1], time(), UTC) + timedelta(days=1), dark
+    )
+    figure = go.Figure()
+    for index, (name, values) in enumerate(curves.items()):
+        colour = "#929dab" if index >= len(PALETTE) else PALETTE[index]
+        figure.add_bar(x=noon, y=list(values), name=name, marker={"color": colour}, hovertemplate="%{y:,.6~g}")
+    figure.update_layout(barmode="stack")
+    highest = max((sum(column) for column in zip(*curves.values(), strict=True)), default=0.0)
+    drawn = _finish(figure, axis, unit, float(highest), ())
+    drawn["layout"]["xaxis"]["tickformat"] = "%b %d"
+    return drawn
 
 
 def _finish(figure: go.Figure, axis: Axis, unit: str, highest: float, marks: Sequence[Mark]) -> dict[str, Any]:

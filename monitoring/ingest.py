@@ -9,10 +9,10 @@ from django.db import connection, transaction
 
 from common import partitions
 from common.broadcast import valkey
+from monitoring import ledger
 from monitoring.models import LATENCIES, OUTCOMES, IngestedBatch
 
 SERIES_TABLE = "monitoring_request_series"
-USAGE_TABLE = "monitoring_usage_minute"
 BOOKS_TABLE = "monitoring_books"
 OPEN_BUCKET_S = 30
 _SERIES_COLUMNS = [
@@ -20,9 +20,7 @@ _SERIES_COLUMNS = [
     "status_2xx", "status_3xx", "status_4xx", "status_5xx", *OUTCOMES, "input_tokens", "output_tokens",
     *(f"{name}_{part}" for name in LATENCIES for part in ("sum", "max", "sketch")),
 ]  # fmt: skip
-_USAGE_KEY = ["minute", "deployment_id", "organization_id", "user_id", "key_id", "source"]
 _BOOKS_SUMS = ["admitted", *OUTCOMES]
-_USAGE_SUMS = [*OUTCOMES, "input_tokens", "output_tokens", "estimated_tokens"]
 
 
 def store(
@@ -33,7 +31,7 @@ def store(
     books: list[dict[str, Any]],
 ) -> bool:
     """Write one batch of `gateway`; False when it was there already. Moments are seconds since the epoch."""
-    for table, column, rows in ((SERIES_TABLE, "bucket", series), (USAGE_TABLE, "minute", usage)):
+    for table, column, rows in ((SERIES_TABLE, "bucket", series), (ledger.TABLE, "minute", usage)):
         for row in rows:
             _ensure_partition(table, row[column] // 86_400)
     with transaction.atomic():
@@ -42,7 +40,7 @@ def store(
             return False
         with connection.cursor() as cursor:
             _copy_series(cursor, series)
-            _add_usage(cursor, usage)
+            ledger.add(cursor, usage)
             _add_books(cursor, gateway, books)
     return True
 
@@ -87,23 +85,6 @@ def _series_value(name: str, value: Any) -> Any:
     if name == "bucket":
         return datetime.fromtimestamp(value, UTC)
     return bytes.fromhex(value) if name.endswith("_sketch") else value
-
-
-def _add_usage(cursor: Any, rows: list[dict[str, Any]]) -> None:
-    columns = [*_USAGE_KEY, "key_label", *_USAGE_SUMS]
-    sums = ", ".join(f"{name} = {USAGE_TABLE}.{name} + EXCLUDED.{name}" for name in _USAGE_SUMS)
-    statement = (
-        f"INSERT INTO {USAGE_TABLE} ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))}) "  # noqa: S608 (our own constants)
-        f"ON CONFLICT ({', '.join(_USAGE_KEY)}) DO UPDATE SET {sums}"
-    )
-    # Always in the same order, so that two gateways that flush at once can't lock each other out.
-    ordered = sorted(rows, key=lambda row: [row[name] for name in _USAGE_KEY])
-    values = [
-        [datetime.fromtimestamp(row[name], UTC) if name == "minute" else row[name] for name in columns]
-        for row in ordered
-    ]
-    if values:
-        cursor.executemany(statement, values)
 
 
 def _add_books(cursor: Any, gateway: str, rows: list[dict[str, Any]]) -> None:

@@ -103,6 +103,9 @@ class UsageMinute(models.Model):
     input_tokens = models.BigIntegerField()
     output_tokens = models.BigIntegerField()
     estimated_tokens = models.BigIntegerField()
+    # At the price of that minute; empty and 0 where it was free.
+    currency = models.CharField(max_length=3)
+    cost = models.DecimalField(max_digits=30, decimal_places=12)
 
     class Meta:
         managed = False
@@ -110,6 +113,51 @@ class UsageMinute(models.Model):
 
     def __str__(self) -> str:
         return f"{self.deployment_id} {self.minute}"
+
+
+class UsageDay(models.Model):
+    """The ledger summed by day (UTC), kept for good: what reports are made of."""
+
+    pk = models.CompositePrimaryKey(
+        "deployment_id", "organization_id", "user_id", "key_id", "source", "currency", "day"
+    )
+    day = models.DateField()
+    deployment_id = models.BigIntegerField()
+    organization_id = models.BigIntegerField()
+    user_id = models.BigIntegerField()
+    key_id = models.BigIntegerField()
+    source = models.CharField(max_length=16)
+    currency = models.CharField(max_length=3)
+    key_label = models.CharField(max_length=120)
+    completed = models.BigIntegerField()
+    failed = models.BigIntegerField()
+    cancelled = models.BigIntegerField()
+    rejected = models.BigIntegerField()
+    expired = models.BigIntegerField()
+    input_tokens = models.BigIntegerField()
+    output_tokens = models.BigIntegerField()
+    estimated_tokens = models.BigIntegerField()
+    cost = models.DecimalField(max_digits=30, decimal_places=12)
+
+    class Meta:
+        managed = False
+        db_table = "monitoring_usage_day"
+
+    def __str__(self) -> str:
+        return f"{self.deployment_id} {self.day}"
+
+
+class DeploymentName(models.Model):
+    """What a deployment in the ledger is called, and whose it is: its rows outlive it."""
+
+    deployment_id = models.BigIntegerField(primary_key=True)
+    organization_id = models.BigIntegerField(db_index=True)
+    api_id = models.CharField(max_length=130)
+    model = models.CharField(max_length=200)
+    labels = models.JSONField(default=dict)
+
+    def __str__(self) -> str:
+        return self.api_id
 
 
 class Books(models.Model):

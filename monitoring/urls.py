@@ -1,16 +1,22 @@
-"""Pages of the Operations Console that monitoring owns."""
+"""Pages that monitoring owns."""
 
 from django.urls import path
 
-from monitoring import views
+from monitoring import usage_views, views
 
 app_name = "monitoring"
-_DEPLOYMENT = "deployments/<slug:organization>/<slug:name>/"
+_DEPLOYMENT = "console/deployments/<slug:organization>/<slug:name>/"
 
 urlpatterns = [
-    path("gateways/", views.gateways, name="gateways"),
-    path("gateways/body/", views.gateways_body, name="gateways-body"),
-    path("deployments/rates/", views.rates, name="rates"),
+    path("console/usage/", usage_views.usage_page, name="usage"),
+    path("console/usage/chart/", usage_views.usage_chart, name="usage-chart"),
+    path("console/usage/csv/", usage_views.usage_csv, name="usage-csv"),
+    path("hub/usage/", usage_views.own_usage_page, name="own-usage"),
+    path("hub/usage/chart/", usage_views.own_usage_chart, name="own-usage-chart"),
+    path("hub/usage/csv/", usage_views.own_usage_csv, name="own-usage-csv"),
+    path("console/gateways/", views.gateways, name="gateways"),
+    path("console/gateways/body/", views.gateways_body, name="gateways-body"),
+    path("console/deployments/rates/", views.rates, name="rates"),
     path(_DEPLOYMENT + "monitoring/", views.monitoring, name="monitoring"),
     path(_DEPLOYMENT + "monitoring/charts/", views.charts, name="charts"),
     path(_DEPLOYMENT + "monitoring/data/", views.panel_data, name="data"),

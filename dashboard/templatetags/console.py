@@ -122,6 +122,16 @@ def thousands(value: int) -> str:
 
 
 @register.filter
+def amount(costs: dict[str, Decimal], currency: str) -> str:
+    """A cost in its currency, with as many digits as tell something: 12.40 EUR, 0.000153 EUR."""
+    value = costs.get(currency)
+    if value is None:
+        return "–"
+    text = f"{value:,.2f}" if value == 0 or abs(value) >= 1 else f"{value:.6f}".rstrip("0").ljust(4, "0")
+    return f"{text} {currency}"
+
+
+@register.filter
 def dash(value: Any) -> Any:
     """Absent values as a dash."""
     return "–" if value is None or value == "" else value

@@ -1,5 +1,7 @@
 """The deployment's settings: one card and one form for each thing that outlives its versions."""
 
+from collections.abc import Callable
+
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.forms import Form
@@ -69,15 +71,13 @@ def access(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     """Who may call it, and with whom it is shared."""
     deployment = get_managed_deployment(request, organization, name)
     form = AccessForm(request.POST, deployment=deployment)
-    if form.is_valid():
+
+    def save() -> str:
         values = form.cleaned_data
-        try:
-            set_access(deployment, values["access"], values["sharing"], values["shared_with"], actor=request.user)
-            messages.success(request, "Saved. Gateways apply it within a second.")
-            return redirect("deployments:settings", organization, name)
-        except ServiceError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-    return _settings_page(request, deployment, access=form)
+        set_access(deployment, values["access"], values["sharing"], values["shared_with"], actor=request.user)
+        return "Saved. Gateways apply it within a second."
+
+    return _save_card(request, deployment, "access", form, save)
 
 
 @login_required
@@ -86,14 +86,12 @@ def limits(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     """How much may be asked of it in a minute."""
     deployment = get_managed_deployment(request, organization, name)
     form = LimitsForm(request.POST, deployment=deployment)
-    if form.is_valid():
-        try:
-            set_limits(deployment, form.chosen(), actor=request.user)
-            messages.success(request, "Saved. Gateways apply it within a second.")
-            return redirect("deployments:settings", organization, name)
-        except ServiceError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-    return _settings_page(request, deployment, limits=form)
+
+    def save() -> str:
+        set_limits(deployment, form.chosen(), actor=request.user)
+        return "Saved. Gateways apply it within a second."
+
+    return _save_card(request, deployment, "limits", form, save)
 
 
 @login_required
@@ -102,17 +100,26 @@ def pricing(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     """What its tokens cost from a moment on."""
     deployment = get_managed_deployment(request, organization, name)
     form = PriceForm(request.POST)
-    if form.is_valid():
+
+    def save() -> str:
         values = form.cleaned_data
+        price = set_price(deployment, values["currency"], *form.amounts(), actor=request.user, since=values["since"])
+        return f"The price is in force from {price.since:%Y-%m-%d %H:%M} UTC on."
+
+    return _save_card(request, deployment, "pricing", form, save)
+
+
+def _save_card(
+    request: HttpRequest, deployment: Deployment, card: str, form: Form, save: Callable[[], str]
+) -> HttpResponse:
+    """Save what a card's form holds; when it is refused, the page again with what was typed and the errors."""
+    if form.is_valid():
         try:
-            price = set_price(
-                deployment, values["currency"], *form.amounts(), actor=request.user, since=values["since"]
-            )
-            messages.success(request, f"The price is in force from {price.since:%Y-%m-%d %H:%M} UTC on.")
-            return redirect("deployments:settings", organization, name)
+            messages.success(request, save())
+            return redirect("deployments:settings", deployment.organization.name, deployment.name)
         except ServiceError as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
-    return _settings_page(request, deployment, pricing=form)
+    return _settings_page(request, deployment, **{card: form})
 
 
 @login_required

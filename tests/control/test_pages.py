@@ -101,6 +101,10 @@ def pages(deployment: Deployment) -> dict[str, str]:
         "keys-of-deployment": reverse("apikeys:of-deployment", args=path),
         "limit-use": reverse("apikeys:limit-use", args=path),
         "own-limit-use": reverse("apikeys:own-limit-use", args=path),
+        **{
+            name: reverse(f"monitoring:{name}")
+            for name in ("usage", "usage-chart", "usage-csv", "own-usage", "own-usage-chart", "own-usage-csv")
+        },
         "docs": reverse("api-docs"),
     }
 
@@ -116,9 +120,22 @@ OPEN_TO_ALL_SIGNED_IN = {
     "keys",
     "key-new",
     "keys-applied",
+    "own-usage",
+    "own-usage-chart",
+    "own-usage-csv",
 }
 # A stranger is an admin of another organization: these exist for him, with his own things only.
-OWN_FOR_ADMINS = {"new", "model-new", "keys-all", "audit-log", "organizations", "administration"}
+OWN_FOR_ADMINS = {
+    "new",
+    "model-new",
+    "keys-all",
+    "audit-log",
+    "organizations",
+    "administration",
+    "usage",
+    "usage-chart",
+    "usage-csv",
+}
 
 
 def test_operators_see_every_page(operator, deployment):

@@ -1,6 +1,7 @@
 """A real gateway on a real socket, and upstream servers with one behaviour each.
 
 gateway     `await gateway.start(*upstreams)`; `await gateway.finished(n)` are the ended requests in its books
+valkey      a Valkey of the test's own; `await gateway.count_in(valkey)` counts limits there
 upstream    `await upstream(handler)` serves `handler(request, writer)` and keeps what it was sent
 """
 
@@ -14,8 +15,10 @@ import h11
 import pytest_asyncio
 
 from gateway.core import Gateway, Timeouts
+from gateway.counters import Counters
 from gateway.server import ClientConnection
 from gateway.snapshot import Address, Snapshot, Target
+from tests.gateway.valkey import OwnValkey
 from tests.records import ended
 
 SECRET = b"test-secret"
@@ -114,6 +117,7 @@ class RunningGateway:
         self._folder = folder
         self.port = 0
         self.core: Gateway
+        self.counters: Counters | None = None
 
     async def start(self, *upstreams: Upstream, timeouts: Timeouts | None = None, status: str = "running") -> None:
         loop = asyncio.get_running_loop()
@@ -123,7 +127,15 @@ class RunningGateway:
         self.port = self._server.sockets[0].getsockname()[1]
         self._ticking = loop.create_task(self.core.tick(NoBooks()))
 
+    async def count_in(self, valkey: OwnValkey) -> Counters:
+        self.counters = Counters(valkey.url)
+        await self.counters.start()
+        self.core.limiter.use(self.counters)
+        return self.counters
+
     async def stop(self) -> None:
+        if self.counters is not None:
+            self.counters.stop()
         if not hasattr(self, "_server"):
             return
         self._ticking.cancel()
@@ -164,6 +176,14 @@ async def gateway(tmp_path):
     running = RunningGateway(tmp_path)
     yield running
     await running.stop()
+
+
+@pytest_asyncio.fixture
+async def valkey(free_port):
+    server = OwnValkey(free_port)
+    await server.start()
+    yield server
+    server.kill()
 
 
 @pytest_asyncio.fixture

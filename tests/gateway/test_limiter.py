@@ -11,7 +11,6 @@ from gateway.callers import ANONYMOUS, Caller
 from gateway.counters import Counters
 from gateway.limiter import Limiter
 from gateway.snapshot import Target
-from tests.gateway.valkey import OwnValkey
 
 pytestmark = pytest.mark.asyncio
 CALLER = Caller(3, 20, 40)
@@ -19,14 +18,6 @@ CALLER = Caller(3, 20, 40)
 
 def target(*limits, pk: int = 7) -> Target:
     return Target(pk, 3, "acme/chat", "main", "chat", 11, "running", "Running", "", "", 0, (), limits=limits)
-
-
-@pytest_asyncio.fixture
-async def valkey(free_port):
-    server = OwnValkey(free_port)
-    await server.start()
-    yield server
-    server.kill()
 
 
 @pytest_asyncio.fixture

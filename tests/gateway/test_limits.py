@@ -8,12 +8,10 @@ import pytest
 import pytest_asyncio
 
 from gateway.callers import Caller
-from gateway.counters import Counters
 from gateway.meter import COMPLETED, REJECTED
 from gateway.snapshot import Address, Snapshot, Target
 from tests.gateway.conftest import json_answer
 from tests.gateway.test_keys import bearer, digest
-from tests.gateway.valkey import OwnValkey
 
 pytestmark = pytest.mark.asyncio
 USAGE = b'{"usage":{"prompt_tokens":30,"completion_tokens":20}}'
@@ -172,19 +170,9 @@ async def test_a_stream_that_is_cut_costs_what_was_produced(gateway, limited, en
     assert bucket.remaining(asyncio.get_running_loop().time()) >= 10_000 - used - 1
 
 
-@pytest_asyncio.fixture
-async def valkey(free_port):
-    server = OwnValkey(free_port)
-    await server.start()
-    yield server
-    server.kill()
-
-
 async def test_a_client_that_leaves_while_the_counters_are_asked_costs_nothing(gateway, limited, valkey):
     client = await limited(json_answer(USAGE), ("public", 0, 10_000))
-    counters = Counters(valkey.url)
-    await counters.start()
-    gateway.core.limiter.use(counters)
+    counters = await gateway.count_in(valkey)
     valkey.hang()
     with pytest.raises(httpx.ReadTimeout):
         await client.post(CHAT, json=BODY, timeout=0.1)
@@ -195,15 +183,12 @@ async def test_a_client_that_leaves_while_the_counters_are_asked_costs_nothing(g
         while counters.is_away or left(await client.post(CHAT, json=BODY)) < 9600:
             await asyncio.sleep(0.05)
     assert len(client.upstream.requests) >= 1
-    counters.stop()
 
 
 async def test_requests_pass_while_valkey_goes_and_comes(gateway, limited, valkey):
     """Nobody gets an error for a store that only counts."""
     client = await limited(json_answer(USAGE), ("public", 50_000, 0))
-    counters = Counters(valkey.url)
-    await counters.start()
-    gateway.core.limiter.use(counters)
+    counters = await gateway.count_in(valkey)
     statuses = set()
 
     async def load() -> None:
@@ -221,7 +206,6 @@ async def test_requests_pass_while_valkey_goes_and_comes(gateway, limited, valke
             while counters.is_away:
                 await asyncio.sleep(0.02)
     loading.cancel()
-    counters.stop()
     assert statuses == {200}
 
 
@@ -242,9 +226,7 @@ async def test_a_body_is_asked_for_only_behind_the_limits(gateway, limited):
 async def test_a_body_that_streams_waits_for_the_counters(gateway, limited, valkey):
     """Chunks that come while Valkey is asked are held, in order, and none is lost."""
     client = await limited(json_answer(USAGE), ("public", 100, 10_000))
-    counters = Counters(valkey.url)
-    await counters.start()
-    gateway.core.limiter.use(counters)
+    await gateway.count_in(valkey)
 
     async def chunks():
         for index in range(200):
@@ -253,4 +235,3 @@ async def test_a_body_that_streams_waits_for_the_counters(gateway, limited, valk
     answer = await client.post("/main/chat/upload", content=chunks())
     assert answer.status_code == 200
     assert client.upstream.requests[-1].body == b"".join([b"%04d" % index * 500 for index in range(200)])
-    counters.stop()

@@ -6,9 +6,10 @@ import { find, findAll, isDark } from "./dom.js";
 const REFRESH_MS = 2000;
 
 export class Charts {
-  /** @param {HTMLElement} root @param {() => URLSearchParams} question @param {(state: string) => void} [onState] */
-  constructor(root, question, onState = () => {}) {
+  /** @param {HTMLElement} root @param {() => URLSearchParams} question @param {(state: string) => void} [onState] @param {number} [every] */
+  constructor(root, question, onState = () => {}, every = REFRESH_MS) {
     this.root = root;
+    this.every = every;
     this.question = question;
     this.onState = onState;
     /** @type {{at: Date, text: string}[]} */
@@ -18,7 +19,7 @@ export class Charts {
 
   start() {
     this.refresh();
-    setInterval(() => { if (!document.hidden) this.refresh(); }, REFRESH_MS);
+    setInterval(() => { if (!document.hidden) this.refresh(); }, this.every);
     document.body.addEventListener("theme-changed", () => this.refresh());
     addEventListener("resize", () => findAll(".js-plotly-plot", this.root).forEach((plot) => window["Plotly"].Plots.resize(plot)));
   }

@@ -1,0 +1,93 @@
+"""The usage ledger: who used what, minute by minute and summed by day, at the price of each minute."""
+
+from collections import defaultdict
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from deployments.models import Deployment, Price
+from deployments.selectors import current_versions
+from monitoring.models import OUTCOMES, DeploymentName
+
+TABLE = "monitoring_usage_minute"
+DAY_TABLE = "monitoring_usage_day"
+MILLION = Decimal(1_000_000)
+_KEY = ("deployment_id", "organization_id", "user_id", "key_id", "source")
+_SUMS = (*OUTCOMES, "input_tokens", "output_tokens", "estimated_tokens", "cost")
+
+
+def add(cursor: Any, rows: list[dict[str, Any]]) -> None:
+    """Add a batch's rows, `minute` in seconds since the epoch. Within the transaction that notes the batch."""
+    if not rows:
+        return
+    _note_names({row["deployment_id"] for row in rows})
+    priced = _priced(rows)
+    minutes = [{**row, "minute": datetime.fromtimestamp(row["minute"], UTC)} for row in priced]
+    _add(cursor, TABLE, (*_KEY, "minute"), ("key_label", "currency"), minutes)
+    _add(cursor, DAY_TABLE, (*_KEY, "currency", "day"), ("key_label",), _by_day(priced))
+
+
+def _add(cursor: Any, table: str, key: tuple[str, ...], notes: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    columns = (*key, *notes, *_SUMS)
+    sums = ", ".join(f"{name} = {table}.{name} + EXCLUDED.{name}" for name in _SUMS)
+    statement = (
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))}) "  # noqa: S608 (our own constants)
+        f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sums}"
+    )
+    # Always in the same order, so that two gateways that flush at once can't lock each other out.
+    ordered = sorted(rows, key=lambda row: [row[name] for name in key])
+    cursor.executemany(statement, [[row[name] for name in columns] for row in ordered])
+
+
+def _by_day(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per day, the label being the last one."""
+    days: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        day = datetime.fromtimestamp(row["minute"], UTC).date()
+        key = (*(row[name] for name in _KEY), row["currency"], day)
+        found = days.get(key)
+        if found is None:
+            days[key] = {**row, "day": day}
+            continue
+        for name in _SUMS:
+            found[name] += row[name]
+    return list(days.values())
+
+
+def _priced(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with `currency` and `cost`. A price begins with a full minute, so that each row has one."""
+    prices: dict[int, list[Price]] = defaultdict(list)
+    for price in Price.objects.filter(deployment_id__in={row["deployment_id"] for row in rows}):
+        prices[price.deployment_id].append(price)
+    priced = []
+    for row in rows:
+        at = datetime.fromtimestamp(row["minute"], UTC)
+        # The latest first, as the model orders them.
+        price = next((item for item in prices[row["deployment_id"]] if item.since <= at), None)
+        cost = Decimal(0)
+        if price is not None and price.currency:
+            cost = (row["input_tokens"] * price.input_price + row["output_tokens"] * price.output_price) / MILLION
+        priced.append({**row, "currency": price.currency if price else "", "cost": cost})
+    return priced
+
+
+def _note_names(deployment_ids: set[int]) -> None:
+    """Remember what they are called while they are there."""
+    found = Deployment.objects.filter(pk__in=deployment_ids).select_related("organization", "model")
+    versions = {item.deployment_id: item for item in current_versions().filter(deployment__in=deployment_ids)}
+    names = [
+        DeploymentName(
+            deployment_id=item.pk,
+            organization_id=item.organization_id,
+            api_id=item.api_id,
+            model=item.model.name,
+            labels=versions[item.pk].specification.labels if item.pk in versions else {},
+        )
+        for item in sorted(found, key=lambda item: item.pk)
+    ]
+    DeploymentName.objects.bulk_create(
+        names,
+        update_conflicts=True,
+        unique_fields=["deployment_id"],
+        update_fields=["organization_id", "api_id", "model", "labels"],
+    )
