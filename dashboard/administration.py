@@ -5,7 +5,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 
-from accounts.permissions import is_operator, may_administer
+from accounts.permissions import is_operator, may_administer, may_manage_clusters
 
 
 @login_required
@@ -19,6 +19,9 @@ def administration(request: HttpRequest) -> HttpResponse:
         ("chart-bar", "Usage", "Requests, tokens and costs, by whatever you ask.", reverse("monitoring:usage")),
         ("history", "Audit log", "Who changed what, when, and from where.", reverse("audit-log")),
     ]
+    if may_manage_clusters(request.user):
+        clusters = reverse("deployments:catalog", args=["clusters"])
+        entries.insert(0, ("server-2", "Clusters", "Where models run, and whether they can be reached.", clusters))
     if is_operator(request.user):
         about = "Their processes, what each has applied, and their books."
         entries.append(("arrows-split-2", "Gateways", about, reverse("monitoring:gateways")))

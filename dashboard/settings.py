@@ -114,7 +114,7 @@ if "host" in DATABASES["default"]["OPTIONS"]:
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CHANNEL_LAYERS = {
-    "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [REDIS_URL], "capacity": 500}}
+    "default": {"BACKEND": "dashboard.channel_layer.ChannelLayer", "CONFIG": {"hosts": [REDIS_URL], "capacity": 500}}
 }
 
 CELERY_BROKER_URL = REDIS_URL

@@ -49,6 +49,7 @@ urlpatterns = [
     ),
     path("", include("apikeys.urls")),
     path("", include("monitoring.urls")),
+    path("hub/", include("deployments.hub_urls")),
     path("console/", include("deployments.urls")),
     path("api/v1/", include("deployments.api.urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),

@@ -20,6 +20,8 @@ from deployments.selectors import visible_deployments, visible_endpoints, visibl
 SIGN_IN_AGAIN, NOT_FOUND = 4401, 4404
 MAX_SUBSCRIPTIONS = 200
 HISTORY_LINES = 500
+# How long one question to Valkey waits for news. Well below the client library's own timeout, which would end the page.
+WAIT_MS = 2000
 VISIBLE = {"deployment": visible_deployments, "model": visible_models, "endpoint": visible_endpoints}
 
 
@@ -83,7 +85,9 @@ class LiveConsumer(SignedInConsumer):
 
 
 class StreamConsumer(SignedInConsumer):
-    """Follows one Valkey stream in a task of its own until the page leaves."""
+    """Follows one Valkey stream in a task of its own until the page leaves. Hears no nudges, so it has no channel."""
+
+    channel_layer_alias = None
 
     async def begin(self) -> None:
         self._store = redis.asyncio.Redis.from_url(settings.REDIS_URL)
@@ -103,8 +107,9 @@ class StreamConsumer(SignedInConsumer):
         try:
             await self.follow()
         except (redis.RedisError, OSError):
-            # The page connects again by itself and asks from where it stands.
-            await self.close(code=1013)
+            # The page connects again by itself and asks from where it stands. It may have left in this moment.
+            with contextlib.suppress(OSError):
+                await self.close(code=1013)
 
 
 class LogConsumer(StreamConsumer):
@@ -129,7 +134,7 @@ class LogConsumer(StreamConsumer):
                 position = at
         await self.send_json({"lines": lines, "has_earlier": page.has_earlier, "is_live": instance.is_live})
         while True:
-            found = await self._store.xread({log_store.tail_key(instance.uid): last_id}, block=5000, count=500)
+            found = await self._store.xread({log_store.tail_key(instance.uid): last_id}, block=WAIT_MS, count=500)
             fresh = []
             for _, entries in found or ():
                 for entry_id, fields in entries:
@@ -160,7 +165,7 @@ class TestConsumer(StreamConsumer):
             return
         last_id = "0"
         while True:
-            found = await self._store.xread({relay.frames_key(self._id): last_id}, block=5000, count=200)
+            found = await self._store.xread({relay.frames_key(self._id): last_id}, block=WAIT_MS, count=200)
             for _, entries in found or ():
                 for entry_id, fields in entries:
                     last_id = entry_id

@@ -111,10 +111,10 @@ def cancel_key(test_id: str) -> str:
     return f"slipway:test-cancel:{test_id}"
 
 
-async def start(test: Test, deployment: Deployment, user: User) -> str:
-    """Begin relaying; the id of the test, which is the request's id too."""
+async def start(test: Test, deployment: Deployment, user: User, organization_id: int) -> str:
+    """Begin relaying on the organization's account; the id of the test, which is the request's id too."""
     test_id = secrets.token_hex(8)
-    identity = Identity(user.pk, deployment.organization_id, deployment.pk, "console")
+    identity = Identity(user.pk, organization_id, deployment.pk, "console")
     url = f"{settings.GATEWAY_URL}/{deployment.endpoint.name}/{deployment.name}"
     store = redis.asyncio.Redis.from_url(settings.REDIS_URL)
     await store.set(owner_key(test_id), user.pk, ex=FRAME_TTL_S)

@@ -18,6 +18,7 @@ from django.db.models import (
 )
 from django.db.models.functions import Coalesce, Now
 
+from accounts.models import User
 from accounts.permissions import (
     Actor,
     is_operator,
@@ -63,6 +64,16 @@ def usable_deployments(actor: Actor) -> QuerySet[Deployment]:
         Deployment.shared_with.through.objects.filter(deployment=OuterRef("pk"), organization__in=his)
     )
     return Deployment.objects.filter(Q(organization__in=his) | Q(sharing=Deployment.Sharing.ALL) | shared)
+
+
+def calling_organization_id(user: User, deployment: Deployment) -> int:
+    """On whose account the user calls from the browser: the owner's where he belongs to it, else his own's."""
+    mine = set(visible_organizations(user).values_list("pk", flat=True))
+    if deployment.organization_id in mine or is_operator(user):
+        return deployment.organization_id
+    if deployment.sharing == Deployment.Sharing.SPECIFIC:
+        mine &= set(deployment.shared_with.values_list("pk", flat=True))
+    return min(mine, default=0)
 
 
 def visible_models(actor: Actor) -> QuerySet[Model]:

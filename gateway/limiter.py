@@ -71,7 +71,7 @@ class Allowance:
         for unit, buckets in ((REQUESTS, self.requests), (TOKENS, self.tokens)):
             if not buckets:
                 continue
-            tight = min(buckets, key=lambda item: item.remaining(now) / item.per_minute)
+            tight = min(buckets, key=lambda item: (item.remaining(now) / item.per_minute, item.per_minute))
             if hit is not None and hit.unit == unit:
                 tight = hit
             reset = max(0.0, tight.full_at - now)

@@ -55,6 +55,7 @@ def _page(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: st
         "question": question,
         "offered": [(key, BY_LABELS[key]) for key in offered],
         "by_label": BY_LABELS[question.by],
+        "by_title": "By " + (BY_LABELS["key"] if question.by == "key" else question.by),
         "measures": measures,
         "measure": request.GET.get("measure")
         if request.GET.get("measure") in measures

@@ -53,7 +53,7 @@ def icon(name: str) -> SafeString:
 def status_badge(version: Any) -> SafeString:
     """The status of a version; amber when it runs with fewer instances than wanted."""
     if version is None:
-        return format_html('<span class="badge bg-secondary-lt">No version</span>')
+        return mark_safe('<span class="badge bg-secondary-lt">No version</span>')
     status = Status(version.status)
     colour = STATUS_COLOURS[status]
     ready = getattr(version, "ready", None)

@@ -10,7 +10,7 @@ from deployments.services.limits import Limits, limits_of
 
 HINTS = {
     RateLimit.Level.ORGANIZATION: "All users and keys of one organization together.",
-    RateLimit.Level.USER: "All keys of one user, and his tests in the console.",
+    RateLimit.Level.USER: "All keys of one user, and tests in the console.",
     RateLimit.Level.KEY: "",
     RateLimit.Level.PUBLIC: "Only a public deployment has such callers.",
 }

@@ -1,5 +1,6 @@
 """Sets what a deployment's tokens cost from a moment on."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -19,6 +20,12 @@ FURTHEST = timedelta(days=5 * 366)
 def current_price(deployment: Deployment, at: datetime | None = None) -> Price | None:
     """The price in force; None when it has never had one."""
     return Price.objects.filter(deployment=deployment, since__lte=at or timezone.now()).first()
+
+
+def current_prices(deployments: Iterable[Deployment]) -> dict[int, Price]:
+    """The prices in force by deployment, with one query."""
+    found = Price.objects.filter(deployment__in=deployments, since__lte=timezone.now())
+    return {item.deployment_id: item for item in found.order_by("deployment_id", "-since").distinct("deployment_id")}
 
 
 def set_price(

@@ -1,10 +1,11 @@
 // @ts-check
 /** Online Testing: compose, send through the relay, watch the frames, with the log and the charts beside. */
 
-import { copy, find, findAll, socketUrl } from "./lib/dom.js";
+import { copy, find, findAll } from "./lib/dom.js";
 import { Answer } from "./lib/answer.js";
 import { Charts } from "./lib/charts.js";
 import { LogView } from "./lib/log_view.js";
+import { RelayError, follow, submit } from "./lib/relay.js";
 
 const tester = /** @type {HTMLElement} */ (find("#tester"));
 const form = /** @type {HTMLFormElement} */ (find("#test-form"));
@@ -83,36 +84,28 @@ async function send(event) {
   clearErrors();
   answer.reset();
   setRunning(true);
-  const headers = { "Content-Type": "application/json", "X-CSRFToken": tester.dataset.csrf || "" };
-  const response = await fetch(tester.dataset.sendUrl || "", { method: "POST", headers, body: JSON.stringify(composed()) }).catch(() => null);
-  const reply = response ? await response.json().catch(() => ({ error: `The console answered ${response.status}. Reload the page and try again.` })) : { error: "The console does not answer. Try again in a few seconds." };
-  if (!response?.ok) {
+  try {
+    show(await submit(tester.dataset.sendUrl || "", tester.dataset.csrf || "", composed()));
+  } catch (error) {
     setRunning(false);
-    showError(reply.field, reply.error || "The request was refused.");
-    return;
+    showError(error instanceof RelayError ? error.field : undefined, error instanceof Error ? error.message : String(error));
   }
-  follow(reply.id);
 }
 
 /** @param {string} id */
-function follow(id) {
+function show(id) {
   answer.started(id);
   if (tail) tail.marked = id;
-  let ended = false;
-  socket = new WebSocket(socketUrl(`/ws/tests/${id}/`));
-  socket.onmessage = (event) => {
-    const frame = JSON.parse(event.data);
+  socket = follow(id, (frame) => {
     if (frame.kind === "head") answer.head(frame);
     else if (frame.kind === "chunk") answer.chunk(frame);
     else if (frame.kind === "done") { answer.done(frame); charts?.mark(new Date(frame.ended * 1000), "your request"); }
     else if (frame.kind === "error") answer.fail(frame.message);
     else if (frame.kind === "cancelled") answer.fail(`Cancelled after ${frame.total.toFixed(1)} s; the instance was told to stop.`);
-    ended = ["done", "error", "cancelled"].includes(frame.kind);
-  };
-  socket.onclose = () => {
+  }, (whole) => {
     setRunning(false);
-    if (!ended) answer.fail("The connection to the console was lost; the request was cancelled.");
-  };
+    if (!whole) answer.fail("The connection to the console was lost; the request was cancelled.");
+  });
 }
 
 /** @param {number} index */
@@ -133,8 +126,8 @@ function showUrl() {
 
 function openTail() {
   const element = find("#tail");
-  const select = /** @type {HTMLSelectElement} */ (find("#tail-instance"));
-  if (!element || !select.value) return;
+  const select = /** @type {HTMLSelectElement | null} */ (find("#tail-instance"));
+  if (!element || !select?.value) return;
   const marked = tail?.marked ?? "";
   tail?.close();
   element.replaceChildren();

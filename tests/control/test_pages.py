@@ -99,6 +99,9 @@ def pages(deployment: Deployment) -> dict[str, str]:
         "organizations": reverse("organizations"),
         "organization": reverse("organization", args=["acme"]),
         "keys-of-deployment": reverse("apikeys:of-deployment", args=path),
+        **{f"hub-{name}": reverse(f"hub:{name}", args=path) for name in ("deployment", "header", "testing")},
+        "hub-models": reverse("hub:models"),
+        "hub-model": reverse("hub:model", args=[deployment.model_id]),
         "limit-use": reverse("apikeys:limit-use", args=path),
         "own-limit-use": reverse("apikeys:own-limit-use", args=path),
         **{
@@ -120,6 +123,7 @@ OPEN_TO_ALL_SIGNED_IN = {
     "keys",
     "key-new",
     "keys-applied",
+    "hub-models",
     "own-usage",
     "own-usage-chart",
     "own-usage-csv",

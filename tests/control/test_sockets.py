@@ -153,6 +153,26 @@ async def test_frames_of_a_test_are_its_owners_alone(people):
     assert [(await socket.receive_json_from(timeout=5))["kind"] for _ in range(2)] == ["started", "done"]
 
 
+async def test_an_answer_may_take_longer_than_any_timeout_of_the_store(people):
+    test_id = "c" * 16
+    await sync_to_async(valkey().set)(relay.owner_key(test_id), people.member.pk, ex=60)
+    socket = await connect(f"/ws/tests/{test_id}/", people.member)
+    await asyncio.sleep(6)
+    await sync_to_async(valkey().xadd)(relay.frames_key(test_id), {"f": json.dumps({"kind": "done"})})
+    assert await socket.receive_json_from() == {"kind": "done"}
+    await sync_to_async(valkey().delete)(relay.frames_key(test_id))
+
+
+async def test_a_quiet_socket_stays(people, instance):
+    socket = await connect("/ws/live/", people.member)
+    await asyncio.sleep(6)
+    deployment = instance.version.deployment_id
+    await socket.send_json_to({"subscribe": [f"deployment.{deployment}"]})
+    assert (await socket.receive_json_from())["type"] == "subscribed"
+    await sync_to_async(publish)("deployment", deployment)
+    assert (await socket.receive_json_from())["type"] == "changed"
+
+
 async def test_leaving_the_page_cancels_the_test(people):
     test_id = "00112233445566bb"
     await sync_to_async(valkey().set)(relay.owner_key(test_id), people.member.pk, ex=60)

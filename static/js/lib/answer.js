@@ -2,6 +2,7 @@
 /** Shows one answer: status, headers, body as it comes, timings. The body is text, never markup. */
 
 import { find, findAll, make } from "./dom.js";
+import { bytesOf, events } from "./relay.js";
 
 const VIEWS = { text: "#test-text", raw: "#test-raw", headers: "#test-header-view" };
 
@@ -71,8 +72,7 @@ export class Answer {
   /** @param {{data: string, at: number}} frame */
   chunk(frame) {
     this.chunks += 1;
-    const bytes = Uint8Array.from(atob(frame.data), (character) => character.charCodeAt(0));
-    const text = this.decoder.decode(bytes, { stream: true });
+    const text = this.decoder.decode(bytesOf(frame), { stream: true });
     if (this.chunks === 1) this.time("first", milliseconds(frame.at));
     this.time("chunks", String(this.chunks));
     this.raw.append(text);
@@ -84,11 +84,9 @@ export class Answer {
 
   /** The text of OpenAI-style events, joined as a reader would see it. */
   readEvents() {
-    const events = this.buffer.split(/\r?\n\r?\n/);
-    this.buffer = events.pop() ?? "";
-    for (const event of events) {
-      const data = event.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trim()).join("\n");
-      if (!data || data === "[DONE]") continue;
+    const [found, rest] = events(this.buffer);
+    this.buffer = rest;
+    for (const data of found) {
       try {
         const choice = JSON.parse(data).choices?.[0];
         this.text.append(choice?.delta?.content ?? choice?.text ?? "");
