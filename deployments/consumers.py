@@ -47,12 +47,15 @@ class SignedInConsumer(AsyncJsonWebsocketConsumer):
 class LiveConsumer(SignedInConsumer):
     """`{"subscribe": ["deployment.12", …]}` → `{"type": "changed", "kind", "id", "seq"}` for what the user may see."""
 
+    # None: who asks may hear nothing, and is being told so.
+    _groups: set[str] | None = None
+
     async def begin(self) -> None:
-        self._groups: set[str] = set()
+        self._groups = set()
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         wanted = content.get("subscribe") if isinstance(content, dict) else None
-        if not isinstance(wanted, list):
+        if not isinstance(wanted, list) or self._groups is None:
             return
         groups = {group_name(kind, pk) for kind, pk in await self._allowed(wanted[:MAX_SUBSCRIPTIONS])}
         for group in groups - self._groups:
@@ -66,7 +69,7 @@ class LiveConsumer(SignedInConsumer):
         await self.send_json(message)
 
     async def disconnect(self, code: int) -> None:
-        for group in getattr(self, "_groups", ()):
+        for group in self._groups or ():
             await self.channel_layer.group_discard(group, self.channel_name)
 
     @database_sync_to_async
