@@ -21,8 +21,8 @@ SECONDS = 1
 CONNECTIONS = 100
 STREAMS, EVENTS, EVERY_MS = 200, 100, 20
 IDLE = 5000
-_COMPLETIONS = "/v1/chat/completions"
-_COMPLETION = orjson.dumps({"model": "bench/chat", "messages": [{"role": "user", "content": "x" * 900}]})
+COMPLETIONS = "/v1/chat/completions"
+COMPLETION = orjson.dumps({"model": "bench/chat", "messages": [{"role": "user", "content": "x" * 900}]})
 
 
 def run() -> Iterator[Row]:
@@ -62,7 +62,7 @@ def _below_the_limit(ours: tuple[int, int], nginx: tuple[int, int], path: str, f
 
 
 def paired_costs(
-    what: str, ours: tuple[int, int], nginx: tuple[int, int], path: str, script: Path, rounds: int, target: float
+    what: str, ours: tuple[int, int], nginx: tuple[int, int], path: str, script: Path, rounds: int, target: float | None
 ) -> Row:
     """CPU per request of a gateway beside nginx, both asked the same way."""
     return _paired(what, [(_cost(ours, path, script), _cost(nginx, path, script)) for _ in range(rounds)], target)
@@ -75,20 +75,20 @@ def _paired(what: str, pairs: list[tuple[float, float]], target: float | None = 
 
 
 def _completions(ours: tuple[int, int], nginx: tuple[int, int], folder: Path) -> Iterator[Row]:
-    script = post_script(folder, _COMPLETION)
-    pairs = [(_cost(ours, _COMPLETIONS, script), _cost(nginx, _COMPLETIONS, script)) for _ in range(ROUNDS)]
+    script = post_script(folder, COMPLETION)
+    pairs = [(_cost(ours, COMPLETIONS, script), _cost(nginx, COMPLETIONS, script)) for _ in range(ROUNDS)]
     yield _paired("CPU per chat completion, 1 KiB in and out, tokens counted", pairs)
 
 
 def _litellm(ours: tuple[int, int], upstream: int, folder: Path) -> Iterator[Row]:
     """The same completions through LiteLLM's proxy, where it is installed."""
-    script = post_script(folder, _COMPLETION)
+    script = post_script(folder, COMPLETION)
     with peers.litellm_proxy(folder, upstream) as litellm:
         if litellm is None:
             return
-        wrk(f"http://127.0.0.1:{litellm[0]}{_COMPLETIONS}", connections=4, seconds=3, script=script)
+        wrk(f"http://127.0.0.1:{litellm[0]}{COMPLETIONS}", connections=4, seconds=3, script=script)
         pairs = [
-            (_cost(ours, _COMPLETIONS, script), _cost(litellm, _COMPLETIONS, script, seconds=5, connections=16))
+            (_cost(ours, COMPLETIONS, script), _cost(litellm, COMPLETIONS, script, seconds=5, connections=16))
             for _ in range(3)
         ]
     mine, peer = (median(costs) for costs in zip(*pairs, strict=True))

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,9 @@ from apikeys.services import create_key, revoke_key
 from benchmarks import peers
 from common import secret_token
 from deployments.models import Cluster, Deployment, DirectoryVersion, Endpoint, Instance, Model, Status
+from deployments.selectors import gateways_behind
 from deployments.services.deployments import create_deployment
+from deployments.services.limits import Limits, set_limits
 from runtimes.observation import READY
 from runtimes.specification import Specification
 
@@ -64,6 +67,17 @@ class Installation:
     def want_keys(self, name: str) -> None:
         Deployment.objects.filter(name=name).update(access=Deployment.Access.KEY_ONLY)
         DirectoryVersion.bump()
+
+    def limit(self, name: str, limits: Limits) -> None:
+        set_limits(Deployment.objects.get(name=name), limits, actor=self.operator)
+
+    def await_acknowledged(self, within_s: float = 20) -> None:
+        """Until all gateways route by what has been changed."""
+        deadline = time.monotonic() + within_s
+        while gateways_behind(DirectoryVersion.objects.get(pk=1).v):
+            if time.monotonic() > deadline:
+                raise RuntimeError("a gateway has not applied the change")
+            time.sleep(0.05)
 
     def new_key(self) -> tuple[ApiKey, str]:
         return create_key(self.operator, self.organization, "bench")

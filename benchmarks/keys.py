@@ -32,20 +32,20 @@ def run() -> Iterator[Row]:
         path = installation.serve("chat", upstream)
         installation.want_keys("chat")
         with gateway("few") as few:
-            _until_served(few[0], path, installation.new_key()[1])
+            until_served(few[0], path, installation.new_key()[1])
             without = memory_of(few[1])
         installation.fill_keys(KEYS, ORGANIZATIONS)
         _, secret = installation.new_key()
         for what in ("its first start", "a start with them on disk"):
             started = time.monotonic()
             with gateway("many") as many:
-                _until_served(many[0], path, secret)
+                until_served(many[0], path, secret)
                 seconds = time.monotonic() - started
                 each = (memory_of(many[1]) - without) / KEYS
             yield Row(f"{KEYS:,} keys, {what}", f"{seconds:.2f} s", f"{each:.0f} bytes of memory a key", seconds / 3, 1)
         gateways = [stack.enter_context(gateway(f"gw-{number}")) for number in range(GATEWAYS)]
         for port, _ in gateways:
-            _until_served(port, path, secret)
+            until_served(port, path, secret)
         script = header_script(folder, {"Authorization": f"Bearer {secret}"})
         yield paired_costs("CPU per request with a key, of 100,000", gateways[0], nginx, path, script, ROUNDS, 1.5)
         yield from _revocations(installation, [port for port, _ in gateways], path, secret)
@@ -69,7 +69,7 @@ def _revocations(installation: Installation, ports: list[int], path: str, secret
 def _until_refused(installation: Installation, ports: list[int], path: str) -> list[float]:
     key, secret = installation.new_key()
     for port in ports:
-        _until_served(port, path, secret)
+        until_served(port, path, secret)
     started = time.monotonic()
     installation.revoke(key)
     return asyncio.run(_refusals(ports, path, secret, started))
@@ -85,7 +85,7 @@ async def _refusals(ports: list[int], path: str, secret: str, started: float) ->
     return await asyncio.gather(*[one(port) for port in ports])
 
 
-def _until_served(port: int, path: str, secret: str, within_s: float = 60) -> None:
+def until_served(port: int, path: str, secret: str, within_s: float = 60) -> None:
     deadline = time.monotonic() + within_s
     with httpx.Client(headers={"Authorization": f"Bearer {secret}"}, trust_env=False) as client:
         while client.get(f"http://127.0.0.1:{port}{path}").status_code != 200:

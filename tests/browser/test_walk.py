@@ -168,6 +168,12 @@ PAGES = {
     "organizations": "/console/organizations/",
     "organization": "/console/organizations/demo/",
     "tokens": "/account/tokens/",
+    "usage": "/console/usage/",
+    "usage-own": "/hub/usage/?by=key",
+    "hub-models": "/hub/models/",
+    "hub-model": "/hub/models/1/",
+    "hub-deployment": "/hub/deployments/demo/chat/",
+    "hub-testing": "/hub/deployments/demo/chat/testing/",
 }
 
 
