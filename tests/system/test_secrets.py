@@ -10,7 +10,7 @@ import redis
 
 from dashboard.home import Home
 from tests.system.conftest import Product, csrf_of
-from tests.system.test_main_job import QUICK, becomes, create, remove
+from tests.system.test_main_job import QUICK, answers, becomes, create, remove
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
@@ -43,22 +43,24 @@ def plant(product: Product, browser: httpx.Client, api: httpx.Client) -> dict[st
         PASSWORD: "a user's password",
         api.headers["Authorization"].removeprefix("Bearer "): "an API token",
     }
-    assert api.post("models/", json={"name": "gated", "organization": "demo", "source": "huggingface", "uri": "org/name", "credential": "planted-credential-4711"}).status_code == 201  # fmt: skip
+    assert api.post("models/", json={"name": "gated", "organization": "demo", "source": "hugging_face", "uri": "org/name", "credential": "planted-credential-4711"}).status_code == 201  # fmt: skip
     # Refusals that could repeat what they refuse.
     for bad in ({"name": "", "credential": "planted-credential-4711"}, {"credential": ["planted-credential-4711"]}):
         assert api.post("models/", json=bad).status_code == 400
     secret = {"environment": {"OPEN": "yes"}, "secret_environment": {"TOKEN": "planted-environment-4711"}}
     create(
-        api, "secretive", {"engine": "simulator", "cpu": 0.2, "memory": "256 MiB", "engine_settings": QUICK, **secret}
+        api, "secretive", {"engine": "simulator", "cpu": 0.2, "memory": 268435456, "engine_settings": QUICK, **secret}
     )
     crashing = QUICK | {"crash_after_s": 0.2}
     create(
-        api, "crashing", {"engine": "simulator", "cpu": 0.2, "memory": "256 MiB", "engine_settings": crashing, **secret}
+        api, "crashing", {"engine": "simulator", "cpu": 0.2, "memory": 268435456, "engine_settings": crashing, **secret}
     )
     bad_name = {"engine": "simulator", "secret_environment": {"no name!": "planted-environment-4711"}}
     api.post("deployments/", json={"name": "bad", "endpoint": "demo", "model": "gated", "specification": bad_name})
-    made = post(browser, "/console/clusters/new/", {"name": "planted", "driver": "kubernetes", "namespace": "default", "kubeconfig": KUBECONFIG, "reach": "direct"})  # fmt: skip
-    assert made.status_code == 200 and "planted-kubeconfig" not in made.text
+    made = post(browser, "/console/clusters/new/", {"name": "planted", "driver": "kubernetes", "namespace": "default", "kubeconfig": KUBECONFIG, "reach": "address"})  # fmt: skip
+    assert made.status_code == 200 and "planted-kubeconfig" not in made.text, re.findall(
+        r"invalid-feedback[^<]*<[^<]*|<li>[^<]*<", made.text
+    )
     post(browser, "/console/clusters/new/", {"name": "broken", "driver": "kubernetes", "kubeconfig": KUBECONFIG + "]]"})
     # A key, used rightly and wrongly; a link, followed to its end.
     shown = post(browser, "/hub/keys/new/", {"name": "planted", "organization": _first_organization(browser), "scope": "user", "expires": ""})  # fmt: skip
@@ -100,13 +102,18 @@ def test_planted_secrets_are_found_nowhere(product, api):
     browser = product.session()
     planted = plant(product, browser, api)
     key = next(text for text, what in planted.items() if what == "an API key")
+    becomes(api, "chat", "running")
+    wait_for(lambda: answers(product, "chat"))
     wait_for(lambda: _is_known(product, key), what="the key at the gateway")
     use(product, key, api.headers["Authorization"].removeprefix("Bearer "))
     becomes(api, "secretive", "running")
     becomes(api, "crashing", "error", within_s=120)
     wait_for(lambda: "planted" in browser.get("/console/clusters/").text and "reached" in browser.get("/console/clusters/").text, within_s=60)  # fmt: skip
     own = {text: f"Slipway's own {name}" for name, text in Home(product.home).secrets.items() if len(text) > 10}
-    for where, content in (*_files(product.home), *_tables(product.home), *_store(product.home)):
+    places = [*_files(product.home), *_tables(product.home), *_store(product.home)]
+    # What is no secret is found: the search looks where things are.
+    assert {where for where, content in places if b"secretive" in content} >= {"the table deployments_deployment"}
+    for where, content in places:
         for text, what in (planted | own).items():
             # Binary columns are read as hexadecimal digits.
             found = text.encode() in content or text.encode().hex().encode() in content
