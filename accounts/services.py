@@ -157,6 +157,38 @@ def _accept(digest: bytes, user: User) -> None:
     add_member(locked.organization, user, locked.role, actor=user)
 
 
+def set_active(user: User, active: bool, *, actor: Actor) -> None:
+    """Whether he may sign in at all. His sessions, tokens and keys are refused at once; what he made stays."""
+    _set_of_user(user, "is_active", active, actor, "You can't deactivate yourself. Let another operator do it.")
+
+
+def set_operator(user: User, operator: bool, *, actor: Actor) -> None:
+    """Whether he sees and manages everything."""
+    _set_of_user(user, "is_operator", operator, actor, "You can't end this for yourself. Let another operator do it.")
+
+
+@transaction.atomic
+def _set_of_user(user: User, field: str, value: bool, actor: Actor, refusal: str) -> None:
+    """One flag of a person. Nobody takes it from himself, so an operator who is active always stays."""
+    if not is_operator(actor):
+        raise ForbiddenError("Only operators may change users.")
+    if actor is not None and actor.pk == user.pk:
+        raise ServiceError(refusal, code="own_account")
+    # The actor too: two operators who deactivate each other at once would both be gone.
+    locked = {item.pk: item for item in User.objects.select_for_update(no_key=True).filter(pk__in=[user.pk, getattr(actor, "pk", None)]).order_by("pk")}  # fmt: skip
+    if user.pk not in locked:
+        raise ServiceError("The user was deleted meanwhile.", code="conflict")
+    if actor is not None and not is_operator(locked[actor.pk]):
+        raise ForbiddenError("Only operators may change users.")
+    found = locked[user.pk]
+    before = getattr(found, field)
+    if before == value:
+        return
+    setattr(found, field, value)
+    found.save(update_fields=[field])
+    audit.record(actor=actor, action="update", thing=found, changes={field: [before, value]})
+
+
 @transaction.atomic
 def create_api_token(user: User, label: str) -> tuple[ApiToken, str]:
     """A new token and its text, which can't be shown again."""

@@ -23,6 +23,7 @@ def administration(request: HttpRequest) -> HttpResponse:
         clusters = reverse("deployments:catalog", args=["clusters"])
         entries.insert(0, ("server-2", "Clusters", "Where models run, and whether they can be reached.", clusters))
     if is_operator(request.user):
+        entries.append(("user", "Users", "Who may sign in, and who is an operator.", reverse("users")))
         about = "Their processes, what each has applied, and their books."
         entries.append(("arrows-split-2", "Gateways", about, reverse("monitoring:gateways")))
     return render(request, "administration.html", {"entries": entries})

@@ -8,7 +8,7 @@ from django.urls import include, path
 from django.views.generic import TemplateView
 from drf_spectacular.views import SpectacularAPIView
 
-from accounts import organizations
+from accounts import organizations, users
 from accounts.audit_log import audit_log
 from dashboard.administration import administration
 
@@ -31,6 +31,8 @@ urlpatterns = [
     path("accounts/join/<str:secret>/", organizations.follow_link, name="invitation"),
     path("console/administration/", administration, name="administration"),
     path("console/audit/", audit_log, name="audit-log"),
+    path("console/users/", users.index, name="users"),
+    path("console/users/<int:pk>/<slug:action>/", users.change, name="user-change"),
     path("console/organizations/", organizations.index, name="organizations"),
     path("console/organizations/<slug:name>/", organizations.detail, name="organization"),
     path("console/organizations/<slug:name>/invite/", organizations.invite, name="organization-invite"),

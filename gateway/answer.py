@@ -87,7 +87,7 @@ class AnswerSide(ABC):
             self._usage = BodyUsage(is_text=self._route.answers_text)  # type: ignore[union-attr]
             self._usage.feed(body)
         self._gateway.pool.settle(connection, now, keeps_alive=head.keeps_alive)
-        end = b"\r\n\r\n" if self._allowance is None else b"\r\n%b\r\n" % self._allowance.lines(now)
+        end = b"\r\n\r\n" if self._allowance is None else self._allowance.ending(now)
         self.complete(b"".join((head.with_length, self.request_id, end, body)), now)
         return True
 
@@ -209,7 +209,7 @@ class AnswerSide(ABC):
             self.keep_alive = False
         out = [connection.passed, b"x-request-id: ", self.request_id, b"\r\n"]
         if self._allowance is not None:
-            out.append(self._allowance.lines(monotonic()))
+            out.append(self._allowance.ending(monotonic())[2:-2])
         has_no_body = head.method == b"HEAD" or status in framing.NO_BODY_STATUS
         if connection.length is not None and not (streams and self._strips_usage):
             out.append(b"content-length: %d\r\n" % connection.length)

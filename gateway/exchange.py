@@ -78,8 +78,9 @@ class Exchange(AnswerSide):
             self._route = route
             length = self._length
             self._target = target = route.target
-            if target is not None and not (target.is_public and self.caller is ANONYMOUS):
+            if target is not None and (self.caller is not route.caller or target is not route.called):
                 self._check_access(target)
+                self._recognize(route, target)
             if target is None:
                 self._buffering = True
                 if length is not None and length > MAX_BUFFERED_BODY:
@@ -205,30 +206,35 @@ class Exchange(AnswerSide):
         self._target, body, self._strips_usage, self._answer_tokens = request_body.read(
             self._gateway.snapshot, self._route, self.head, self.caller, body
         )
+        if self.caller is not self._route.caller or self._target is not self._route.called:
+            self._recognize(self._route, self._target)
         self._body, self._length = [body], len(body)
         self._admit(now)
         self._pass_limits(now)
 
     def _admit(self, now: float) -> None:
         """Into the books, once; raises when nothing can serve it, which is an end like any other."""
-        target = self._target
-        assert target is not None  # noqa: S101
-        caller, gateway = self.caller, self._gateway
+        target, route, gateway = self._target, self._route, self._gateway
+        assert target is not None and route is not None  # noqa: S101
         gateway.in_flight += 1
-        self._parties = parties = target.anonymous if caller is ANONYMOUS else caller.parties(target)
+        self._parties = parties = route.parties
         self._file = gateway.journal.admitted(self._sequence, now + gateway.wall_offset, parties)
         if not target.addresses:
             raise target.unavailable()
 
     def _pass_limits(self, now: float) -> None:
         """Through the caller's limits to the instance; where the shared counters must be asked, once they answer."""
-        target, route = self._target, self._route
-        assert target is not None and route is not None  # noqa: S101
-        if not target.limits:
+        route = self._route
+        assert route is not None  # noqa: S101
+        allowance = route.allowance
+        if allowance is None:
             self._forward(now)
             return
         limiter = self._gateway.limiter
-        self._allowance = allowance = limiter.allowance(target, self.caller, self._parties)
+        if not allowance.is_current:
+            allowance = limiter.allowance(self._target, self.caller, self._parties)  # type: ignore[arg-type]
+            route.allowance = allowance
+        self._allowance = allowance
         if not (route.tells_usage and allowance.tokens):
             self._answer_tokens = 0
         else:
@@ -256,6 +262,14 @@ class Exchange(AnswerSide):
                 self._forward(monotonic())
             except GatewayError as error:
                 self.fail(error)
+
+    def _recognize(self, route: Route, target: Target) -> None:
+        """What the books and the limits call this request, remembered for the next one like it."""
+        caller = self.caller
+        route.caller, route.called = caller, target
+        route.parties = target.anonymous if caller is ANONYMOUS else caller.parties(target)
+        limiter = self._gateway.limiter
+        route.allowance = limiter.allowance(target, caller, route.parties) if target.limits else None
 
     def _check_access(self, target: Target) -> None:
         """What the caller may not use isn't there for him."""

@@ -16,6 +16,7 @@ SETTLE_S = 0.05
 # How old the figures in answers' headers may be while units come from leases.
 LINES_S = 0.1
 MOST_ALLOWANCES = 50_000
+TICKETS = 1000
 
 Decision = Callable[[Refusal | None], None]
 
@@ -23,7 +24,9 @@ Decision = Callable[[Refusal | None], None]
 class Allowance:
     """The buckets that one caller's requests to one deployment are taken from."""
 
-    __slots__ = ("_lines", "_lines_at", "api_id", "deployment_id", "requests", "tokens")
+    __slots__ = (
+        "_ending", "_lines_at", "_tickets", "_tickets_until", "api_id", "deployment_id", "is_current", "requests", "tokens",
+    )  # fmt: skip
 
     def __init__(
         self, deployment_id: int, api_id: str, requests: tuple[Bucket, ...], tokens: tuple[Bucket, ...]
@@ -32,11 +35,19 @@ class Allowance:
         self.api_id = api_id
         self.requests = requests
         self.tokens = tokens
-        self._lines = b""
+        # False when its buckets have been forgotten: others may have been made since.
+        self.is_current = True
+        # Requests taken from all buckets ahead, so that most of them cost one subtraction.
+        self._tickets = 0
+        self._tickets_until = 0.0
+        self._ending = b""
         self._lines_at = 0.0
 
     def take(self, tokens: int, now: float) -> bool:
         """Take one request from what is leased; False, with nothing taken, when somebody must be asked."""
+        if not tokens and self._tickets and now < self._tickets_until:
+            self._tickets -= 1
+            return True
         for bucket in self.requests:
             if bucket.left < 1 or now >= bucket.until or bucket.left <= bucket.low:
                 return False
@@ -46,8 +57,11 @@ class Allowance:
                     return False
             for bucket in self.tokens:
                 bucket.left -= tokens
+        # Of what is leased beyond the point at which the next lease is asked for, an eighth at once.
+        ahead = min([TICKETS, *[(bucket.left - bucket.low) >> 3 for bucket in self.requests]])
         for bucket in self.requests:
-            bucket.left -= 1
+            bucket.left -= 1 + ahead
+        self._tickets, self._tickets_until = ahead, min([bucket.until for bucket in self.requests], default=0.0)
         return True
 
     def costs(self, tokens: int) -> list[tuple[Bucket, int]]:
@@ -58,12 +72,15 @@ class Allowance:
     def forget_lines(self) -> None:
         self._lines_at = 0.0
 
-    def lines(self, now: float) -> bytes:
-        """The headers that tell how much is left, each with its line's end; remembered for a moment."""
+    def ending(self, now: float) -> bytes:
+        """The end of an answer's head: a line's end, the headers that tell how much is left, and an empty line.
+
+        Remembered for a moment.
+        """
         if now - self._lines_at > LINES_S:
-            self._lines = b"".join(b"%b: %b\r\n" % line for line in self.headers(now))
+            self._ending = b"".join([b"\r\n", *(b"%b: %b\r\n" % line for line in self.headers(now)), b"\r\n"])
             self._lines_at = now
-        return self._lines
+        return self._ending
 
     def headers(self, now: float, hit: Bucket | None = None) -> list[tuple[bytes, bytes]]:
         """`x-ratelimit-…` of the bucket with the least left, for requests and for tokens; of the one that was hit."""
@@ -121,12 +138,14 @@ class Limiter:
         found = self._allowances.get(parties)
         if found is None:
             if len(self._allowances) >= MOST_ALLOWANCES:
-                self._allowances.clear()
+                self.forget_allowances()
             found = self._allowances[parties] = self._make(target, caller)
         return found
 
     def forget_allowances(self) -> None:
         """Limits may have changed, and with a new version a caller's records name him differently."""
+        for allowance in self._allowances.values():
+            allowance.is_current = False
         self._allowances.clear()
 
     def forget_full(self, now: float) -> None:
@@ -136,6 +155,7 @@ class Limiter:
             gone = {self._buckets.pop(place) for place in full}
             for parties, allowance in list(self._allowances.items()):
                 if not gone.isdisjoint(allowance.requests) or not gone.isdisjoint(allowance.tokens):
+                    allowance.is_current = False
                     del self._allowances[parties]
 
     def ask(self, allowance: Allowance, tokens: int, decide: Decision) -> None:
@@ -178,14 +198,15 @@ class Limiter:
             difference = used - reserved_from.price(reserved)
             if not difference:
                 continue
-            # A long answer may outlive what was remembered of the bucket.
-            bucket = self._buckets.setdefault((allowance.deployment_id, reserved_from.member), reserved_from)
+            bucket = reserved_from
+            if not allowance.is_current:
+                # A long answer may outlive what was remembered of the bucket.
+                bucket = self._buckets.setdefault((bucket.deployment_id, bucket.member), bucket)
             if self._counters is None or self._counters.is_away:
                 bucket.take_alone(difference, self._share(bucket), now)
             else:
                 bucket.owed += difference
             self._owes(bucket)
-        allowance.forget_lines()
 
     def _make(self, target: Target, caller: Caller) -> Allowance:
         subjects = {"organization": caller.organization_id, "user": caller.user_id, "key": caller.key_id}

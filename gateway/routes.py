@@ -1,8 +1,14 @@
 """Which deployment a request is for, as far as its path tells."""
 
+from typing import TYPE_CHECKING
+
+from gateway.callers import Caller
 from gateway.errors import GatewayError
 from gateway.framing import RequestHead, request_line
 from gateway.snapshot import Snapshot, Target
+
+if TYPE_CHECKING:
+    from gateway.limiter import Allowance
 
 OPENAI_PREFIX = b"/v1/"
 # Paths whose answers carry token usage; only these bodies are read on a deployment's own address.
@@ -12,10 +18,14 @@ USAGE_PATHS = frozenset({b"/v1/chat/completions", b"/v1/completions", b"/v1/embe
 class Route:
     """Where a request's head leads under one snapshot.
 
-    `target` is None where the body names the deployment. `line` is the instance's head up to the request's id.
+    `target` is None where the body names the deployment. `line` is the instance's head up to the request's id. Of the
+    last request with this head: who called what, what the books call him, and his limits there; the same again needs
+    no asking.
     """
 
-    __slots__ = ("answers_text", "line", "path", "snapshot", "target", "tells_usage")
+    __slots__ = (
+        "allowance", "answers_text", "called", "caller", "line", "parties", "path", "snapshot", "target", "tells_usage",
+    )  # fmt: skip
 
     def __init__(self, snapshot: Snapshot, target: Target | None, path: bytes, head: RequestHead) -> None:
         self.snapshot = snapshot
@@ -25,6 +35,10 @@ class Route:
         # An embedding's length says nothing of tokens.
         self.answers_text = self.tells_usage and b"embeddings" not in path
         self.line = request_line(head, path)
+        self.caller: Caller | None = None
+        self.called: Target | None = None
+        self.parties = b""
+        self.allowance: Allowance | None = None
 
 
 def route_of(snapshot: Snapshot, head: RequestHead) -> Route:

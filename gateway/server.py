@@ -32,6 +32,9 @@ class ClientConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         # A head that has not come whole.
         self._held = b""
+        # The head that came last, whole: the next one on a connection is mostly the same, to the letter.
+        self._last_raw = b""
+        self._last_head: RequestHead | None = None
         self._head: RequestHead | None = None
         self._passed: list[bytes] = []
         self._special: list[tuple[int, bytes, bytes]] = []
@@ -110,6 +113,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _take_head(self, data: bytes) -> bytes:
         """Read a head once it is whole; what came behind it."""
+        last = self._last_raw
+        if last and data.startswith(last) and not self._held:
+            self._begin(self._last_head)  # type: ignore[arg-type]
+            return data[len(last) :]
         searched = 0
         if self._held:
             searched = max(0, len(self._held) - 3)
@@ -120,7 +127,11 @@ class ClientConnection(asyncio.Protocol):
             return b""
         raw = data if end == len(data) else data[:end]
         self._held = b""
-        head = _KNOWN_HEADS.get(raw) or self._read_head(raw)
+        head = _KNOWN_HEADS.get(raw)
+        if head is None:
+            head = self._read_head(raw)
+        else:
+            self._last_raw, self._last_head = raw, head
         if head is not None:
             self._begin(head)
         return data[end:]
@@ -154,6 +165,8 @@ class ClientConnection(asyncio.Protocol):
             self._parser = None
             if not head.websocket:
                 _KNOWN_HEADS.keep(raw, head)
+                if len(raw) <= HeadMemory.LONGEST:
+                    self._last_raw, self._last_head = raw, head
         return head
 
     def _begin(self, head: RequestHead) -> None:

@@ -64,6 +64,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._taker: AnswerTaker | None = None
         self._is_tunnel = False
         self._parser = httptools.HttpResponseParser(self)
+        # The answer's head that came last on this connection: the next one is mostly the same, to the letter.
+        self._last_raw = b""
+        self._last_head: AnswerHead | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -131,8 +134,15 @@ class UpstreamConnection(asyncio.Protocol):
             self._pool.remove(self)
             self.transport.abort()
         elif not self.answered:
-            end = data.find(_END) + 4
-            head = _KNOWN_HEADS.get(data[:end]) if end > 3 else None
+            raw = self._last_raw
+            if raw and data.startswith(raw):
+                end, head = len(raw), self._last_head
+            else:
+                end = data.find(_END) + 4
+                raw = data[:end]
+                head = _KNOWN_HEADS.get(raw) if end > 3 else None
+                if head is not None:
+                    self._last_raw, self._last_head = raw, head
             if head is None:
                 self._parse(data, taker)
             elif len(data) - end != head.length or not taker.whole_answer(self, head, data, end):

@@ -168,6 +168,7 @@ PAGES = {
     "organizations": "/console/organizations/",
     "organization": "/console/organizations/demo/",
     "tokens": "/account/tokens/",
+    "users": "/console/users/",
     "usage": "/console/usage/",
     "usage-own": "/hub/usage/?by=key",
     "hub-models": "/hub/models/",

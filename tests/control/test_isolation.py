@@ -111,6 +111,7 @@ def filled(route: str, world: SimpleNamespace, *, real: bool = True) -> list[str
         "tokens": world.token.pk, "invitations": world.invitation.pk, "members": world.membership.pk, "keys": world.key.pk,
         "pricing": world.price.pk, "models": world.deployment.model_id, "endpoints": world.deployment.endpoint_id,
         "clusters": world.deployment.endpoint.cluster_id,
+        "users": world.membership.user_id,
     }  # fmt: skip
     # The last noun before the number says whose it is.
     words = re.split(r"<int:pk>|\(\?P<pk>", route)[0].rstrip("/").split("/")
@@ -123,6 +124,7 @@ def filled(route: str, world: SimpleNamespace, *, real: bool = True) -> list[str
         "pk": str(number),
         "number": "1",
         "secret": "nonsense",
+        "action": "deactivate",
     }
     if not real:
         values |= {"organization": "nobody", "name": "nothing", "uid": "ffff"}
@@ -131,7 +133,7 @@ def filled(route: str, world: SimpleNamespace, *, real: bool = True) -> list[str
     for action in actions[1].split("|") if actions else [""]:
         place = re.sub(
             r"<(?:\w+:)?(\w+)>|\(\?P<(\w+)>(?:[^()]|\[[^]]*\])*\)",
-            lambda match, action=action: (values | {"action": action})[match[1] or match[2]],
+            lambda match, action=action: (values | ({"action": action} if action else {}))[match[1] or match[2]],
             route,
         )
         found.append("/" + place.replace("^", "").replace("$", ""))

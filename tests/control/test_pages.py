@@ -102,6 +102,7 @@ def pages(deployment: Deployment) -> dict[str, str]:
         **{f"hub-{name}": reverse(f"hub:{name}", args=path) for name in ("deployment", "header", "testing")},
         "hub-models": reverse("hub:models"),
         "hub-model": reverse("hub:model", args=[deployment.model_id]),
+        "users": reverse("users"),
         "limit-use": reverse("apikeys:limit-use", args=path),
         "own-limit-use": reverse("apikeys:own-limit-use", args=path),
         **{

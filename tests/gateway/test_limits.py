@@ -170,6 +170,33 @@ async def test_a_stream_that_is_cut_costs_what_was_produced(gateway, limited, en
     assert bucket.remaining(asyncio.get_running_loop().time()) >= 10_000 - used - 1
 
 
+async def test_a_deployment_that_is_deleted_mid_stream_serves_what_it_began(gateway, limited):
+    """The directory forgets it while an answer streams: that one ends as it would have, booked and settled; later ones get 404."""
+    release = asyncio.Event()
+
+    async def answer(request, writer) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        event = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+        writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+        await release.wait()
+        told = b'data: {"choices":[],"usage":{"prompt_tokens":300,"completion_tokens":700}}\n\n'
+        writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(told), told))
+        await writer.drain()
+
+    client = await limited(answer, ("public", 0, 10_000))
+    async with client.stream("POST", CHAT, json={**BODY, "stream": True}) as streaming:
+        lines = streaming.aiter_lines()
+        assert "content" in await anext(lines)
+        gateway.core.set_snapshot(Snapshot.of(3, []))
+        assert (await client.get("/main/chat/x")).status_code == 404
+        release.set()
+        assert [line async for line in lines if line] == []
+    (entry,) = await gateway.finished(1)
+    assert (entry.deployment, entry.outcome, entry.input_tokens, entry.output_tokens) == (7, COMPLETED, 300, 700)
+    (bucket,) = gateway.core.limiter._buckets.values()
+    assert 8990 <= bucket.remaining(asyncio.get_running_loop().time()) <= 9400
+
+
 async def test_a_client_that_leaves_while_the_counters_are_asked_costs_nothing(gateway, limited, valkey):
     client = await limited(json_answer(USAGE), ("public", 0, 10_000))
     counters = await gateway.count_in(valkey)

@@ -1,0 +1,63 @@
+"""The page of people: who may sign in, and who is an operator. For operators."""
+
+from collections.abc import Callable
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import Prefetch, Q
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_POST
+
+from accounts import services
+from accounts.models import Member, User
+from accounts.permissions import is_operator
+from common.numbers import whole
+from common.service_error import ServiceError
+
+PAGE_SIZE = 50
+# What the page's buttons do: (service, what is said afterwards).
+CHANGES: dict[str, tuple[Callable[..., None], str]] = {
+    "deactivate": (lambda user, actor: services.set_active(user, False, actor=actor), "can't sign in any more, and his keys open nothing"),
+    "activate": (lambda user, actor: services.set_active(user, True, actor=actor), "may sign in again"),
+    "make-operator": (lambda user, actor: services.set_operator(user, True, actor=actor), "is an operator now"),
+    "end-operator": (lambda user, actor: services.set_operator(user, False, actor=actor), "is no operator any more"),
+}  # fmt: skip
+
+
+@login_required
+def index(request: HttpRequest) -> HttpResponse:
+    if not is_operator(request.user):
+        raise Http404
+    search = request.GET.get("search", "").strip().replace("\0", "")[:100]
+    places = Prefetch("memberships", Member.objects.select_related("organization").order_by("organization__name"))
+    found = User.objects.prefetch_related(places)
+    if search:
+        found = found.filter(
+            Q(username__icontains=search) | Q(email__icontains=search) | Q(memberships__organization__name=search)
+        ).distinct()
+    after = whole(request.GET.get("after", ""))
+    if after is not None:
+        found = found.filter(pk__gt=after)
+    rows = list(found.order_by("pk")[: PAGE_SIZE + 1])
+    context = {
+        "rows": rows[:PAGE_SIZE],
+        "next_after": rows[PAGE_SIZE - 1].pk if len(rows) > PAGE_SIZE else None,
+        "search": search,
+    }
+    return render(request, "accounts/users.html", context)
+
+
+@login_required
+@require_POST
+def change(request: HttpRequest, pk: int, action: str) -> HttpResponse:
+    if not is_operator(request.user) or action not in CHANGES:
+        raise Http404
+    user = get_object_or_404(User, pk=pk)
+    act, done = CHANGES[action]
+    try:
+        act(user, request.user)
+        messages.success(request, f"{user} {done}.")
+    except ServiceError as error:
+        messages.error(request, str(error))
+    return redirect("users")
