@@ -43,7 +43,8 @@ def index(request: HttpRequest) -> HttpResponse:
         except ServiceError as refused:
             error = refused
     after = request.GET.get("after", "")
-    found = managed.filter(name__gt=after) if after else managed
+    # Anew, else the members counted would be those by which he manages them: himself.
+    found = Organization.objects.filter(pk__in=managed.values("pk"), name__gt=after)
     rows = list(found.annotate(member_count=Count("members")).order_by("name")[: PAGE_SIZE + 1])
     context = {
         "rows": rows[:PAGE_SIZE],

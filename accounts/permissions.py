@@ -19,7 +19,7 @@ def visible_organizations(actor: Actor) -> QuerySet[Organization]:
     """Organizations whose objects the actor sees."""
     if is_operator(actor):
         return Organization.objects.all()
-    if not actor.is_authenticated:
+    if not (actor.is_authenticated and actor.is_active):
         return Organization.objects.none()
     return Organization.objects.filter(members__user=actor)
 
@@ -28,7 +28,7 @@ def managed_organizations(actor: Actor) -> QuerySet[Organization]:
     """Organizations in which the actor may deploy, change and delete."""
     if is_operator(actor):
         return Organization.objects.all()
-    if not actor.is_authenticated:
+    if not (actor.is_authenticated and actor.is_active):
         return Organization.objects.none()
     return Organization.objects.filter(members__user=actor, members__role=Member.Role.ADMIN)
 

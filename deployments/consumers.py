@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from typing import Any
 
 import redis.asyncio
@@ -10,6 +11,7 @@ from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
 
+from accounts.models import User
 from common.broadcast import group_name
 from common.numbers import whole
 from deployments import log_store, relay
@@ -22,6 +24,8 @@ MAX_SUBSCRIPTIONS = 200
 HISTORY_LINES = 500
 # How long one question to Valkey waits for news. Well below the client library's own timeout, which would end the page.
 WAIT_MS = 2000
+# How often a log's reader is asked for his right to it.
+RIGHTS_S = 30.0
 VISIBLE = {"deployment": visible_deployments, "model": visible_models, "endpoint": visible_endpoints}
 
 
@@ -136,8 +140,15 @@ class LogConsumer(StreamConsumer):
                 lines.append([at, text])
                 position = at
         await self.send_json({"lines": lines, "has_earlier": page.has_earlier, "is_live": instance.is_live})
+        checked = time.monotonic()
         while True:
             found = await self._store.xread({log_store.tail_key(instance.uid): last_id}, block=WAIT_MS, count=500)
+            if time.monotonic() - checked > RIGHTS_S:
+                # A page may stay open for days, and its reader's rights end before.
+                checked = time.monotonic()
+                if await self._instance() is None:
+                    await self.close(code=NOT_FOUND)
+                    return
             fresh = []
             for _, entries in found or ():
                 for entry_id, fields in entries:
@@ -153,22 +164,32 @@ class LogConsumer(StreamConsumer):
     @database_sync_to_async
     def _instance(self) -> Instance | None:
         uid = self.scope["url_route"]["kwargs"]["uid"]
-        return visible_instances(self.scope["user"]).filter(uid=uid).first()
+        user = User.objects.filter(pk=self.scope["user"].pk, is_active=True).first()
+        return visible_instances(user).filter(uid=uid).first() if user is not None else None
 
 
 class TestConsumer(StreamConsumer):
     """The frames of one test of this user, from the first on; `{"cancel": true}` and leaving the page end it."""
 
     async def follow(self) -> None:
-        self._id = self.scope["url_route"]["kwargs"]["test_id"]
-        owner = await self._store.get(relay.owner_key(self._id))
+        test_id = self.scope["url_route"]["kwargs"]["test_id"]
+        owner = await self._store.get(relay.owner_key(test_id))
         if owner is None or int(owner) != self.scope["user"].pk:
-            self._id = ""
             await self.close(code=NOT_FOUND)
             return
+        # Only now: whoever leaves cancels what this names.
+        self._id = test_id
         last_id = "0"
         while True:
-            found = await self._store.xread({relay.frames_key(self._id): last_id}, block=WAIT_MS, count=200)
+            found = await self._store.xread({relay.frames_key(test_id): last_id}, block=WAIT_MS, count=200)
+            if not found and not await self._store.exists(relay.alive_key(test_id)):
+                # The relay is gone: with its process, for example. It may have written its last frame just now.
+                found = await self._store.xread({relay.frames_key(test_id): last_id}, count=200)
+                if not found:
+                    await self.send_json({"kind": "error", "message": relay.LOST})
+                    self._id = ""
+                    await self.close()
+                    return
             for _, entries in found or ():
                 for entry_id, fields in entries:
                     last_id = entry_id

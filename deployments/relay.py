@@ -7,6 +7,7 @@ ends. So the relay needs no session with the browser, and a page that connects l
 import asyncio
 import base64
 import json
+import logging
 import re
 import secrets
 import time
@@ -27,6 +28,9 @@ FRAME_TTL_S = 600
 # What the page shows of an answer; the rest is counted, not kept.
 SHOWN_BYTES = 2 << 20
 TOTAL_TIMEOUT_S = 900
+# Longer than a busy process may pause.
+ALIVE_S = 15
+LOST = "The console's process that sent this request ended. Send it again."
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Set by the relay or the connection; from a form they would break the framing or forge an identity.
 REFUSED_HEADERS = frozenset(
@@ -41,6 +45,7 @@ REFUSED_HEADERS = frozenset(
         "expect",
     }
 )
+log = logging.getLogger(__name__)
 _running: set[asyncio.Task[None]] = set()
 
 
@@ -68,7 +73,8 @@ def parse_test(wanted: dict[str, Any]) -> Test:
     path = str(wanted.get("path", ""))
     if not path.startswith("/"):
         raise InvalidTestError("A path starts with “/”.", "path")
-    if len(path) > 8000 or any(ord(character) <= 32 or ord(character) == 127 for character in path):
+    odd = any(ord(character) <= 32 or ord(character) == 127 or "\ud800" <= character <= "\udfff" for character in path)
+    if len(path) > 8000 or odd:
         raise InvalidTestError(
             "A path has no spaces or control characters (write %20), and at most 8,000 characters.", "path"
         )
@@ -86,6 +92,8 @@ def parse_test(wanted: dict[str, Any]) -> Test:
             raise InvalidTestError(f"Line {number}: a header's value has printable ASCII characters only.", "headers")
         headers.append((name, value))
     content_type = str(wanted.get("content_type", ""))
+    if not content_type.isascii() or not content_type.isprintable():
+        raise InvalidTestError("A content type has printable ASCII characters only.", "headers")
     if content_type and not any(name.lower() == "content-type" for name, _ in headers):
         headers.append(("Content-Type", content_type))
     body = str(wanted.get("body", "")).encode("utf-8", "surrogatepass")
@@ -107,6 +115,11 @@ def owner_key(test_id: str) -> str:
     return f"slipway:test-owner:{test_id}"
 
 
+def alive_key(test_id: str) -> str:
+    """There while the relay runs: what died with its process can't say so itself."""
+    return f"slipway:test-alive:{test_id}"
+
+
 def cancel_key(test_id: str) -> str:
     return f"slipway:test-cancel:{test_id}"
 
@@ -117,7 +130,8 @@ async def start(test: Test, deployment: Deployment, user: User, organization_id:
     identity = Identity(user.pk, organization_id, deployment.pk, "console")
     url = f"{settings.GATEWAY_URL}/{deployment.endpoint.name}/{deployment.name}"
     store = redis.asyncio.Redis.from_url(settings.REDIS_URL)
-    await store.set(owner_key(test_id), user.pk, ex=FRAME_TTL_S)
+    await store.set(owner_key(test_id), user.pk, ex=TOTAL_TIMEOUT_S + FRAME_TTL_S)
+    await store.set(alive_key(test_id), 1, ex=ALIVE_S)
     task = asyncio.get_running_loop().create_task(_Relay(store, test_id, test, url, identity).run())
     # The loop itself holds tasks only weakly.
     _running.add(task)
@@ -136,12 +150,19 @@ class _Relay:
         try:
             while not sending.done():
                 await asyncio.wait({sending}, timeout=0.3)
+                await self._store.set(alive_key(self._id), 1, ex=ALIVE_S)
                 if not sending.done() and await self._store.exists(cancel_key(self._id)):
                     sending.cancel()
                     await asyncio.wait({sending})
                     await self._frame(kind="cancelled", total=self._elapsed())
             if not sending.cancelled():
                 sending.result()
+        except (redis.RedisError, OSError):
+            log.exception("test %s", self._id)
+        except Exception:
+            # Whatever it was: the page must not wait for ever.
+            log.exception("test %s", self._id)
+            await self._frame(kind="error", message="The console could not send this request. Its log says why.")
         finally:
             sending.cancel()
             await self._store.aclose()

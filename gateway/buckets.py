@@ -35,7 +35,7 @@ class Bucket:
     """
 
     __slots__ = (
-        "alone", "asking", "cost_refused", "deployment_id", "full_at", "interval", "lease", "left", "level", "low",
+        "alone", "asking", "cost_refused", "deployment_id", "enough_at", "full_at", "interval", "lease", "left", "level", "low",
         "member", "owed", "per_minute", "refused_until", "unit", "until",
     )  # fmt: skip
 
@@ -45,7 +45,7 @@ class Bucket:
         self.unit = unit
         self.member = f"{level}:{subject}:{unit}".encode()
         self.left = self.owed = self.alone = 0
-        self.until = self.full_at = self.refused_until = 0.0
+        self.until = self.full_at = self.refused_until = self.enough_at = 0.0
         self.cost_refused = 0
         self.asking = False
         self.set_limit(per_minute)
@@ -89,7 +89,7 @@ class Bucket:
         # Asking for each unit that drips in would cost a question for every request let through; and what others give
         # back, as tokens that were reserved for nothing, must be found soon.
         pause = min(max(wait_s, self.lease // 10 * self.interval), RECALL_S[self.unit])
-        self.refused_until, self.cost_refused = now + pause, cost
+        self.refused_until, self.cost_refused, self.enough_at = now + pause, cost, now + wait_s
 
     def wait_alone(self, cost: int, share: int, now: float) -> float:
         """Seconds until `cost` can be taken from this gateway's `share` of the limit; 0 or less: now."""

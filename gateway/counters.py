@@ -147,12 +147,20 @@ class Counters(asyncio.Protocol):
             if isinstance(value, hiredis.ReplyError):
                 # Flushed scripts, a wrong password, a server that is loading: all mend or last with a new connection.
                 log.warning("limits: Valkey answers %s", value)
-                if answer is not None and answer != self._loaded:
-                    answer(None)
                 self._drop()
+                if answer is not None and answer != self._loaded:
+                    self._tell(answer, None)
                 return
             if answer is not None:
-                answer(cast(list[int], value))
+                self._tell(answer, cast(list[int], value))
+
+    @staticmethod
+    def _tell(answer: Answer, reply: list[int] | None) -> None:
+        """Whatever goes wrong with one request: the others' answers must come."""
+        try:
+            answer(reply)
+        except Exception:
+            log.exception("limits: an answer was not taken")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -162,12 +170,12 @@ class Counters(asyncio.Protocol):
             )
         self._is_ready = False
         self._ready_or_lost.set()
+        if not self._stopped:
+            self._connect_again()
         waiting, self._pending = self._pending, deque()
         for _, answer in waiting:
             if answer is not None and answer != self._loaded:
-                answer(None)
-        if not self._stopped:
-            self._connect_again()
+                self._tell(answer, None)
 
     def _loaded(self, sha: object) -> None:
         self._is_ready = True

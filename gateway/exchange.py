@@ -13,6 +13,7 @@ from gateway.callers import ANONYMOUS, by_key, read_identity
 from gateway.errors import GatewayError
 from gateway.framing import RequestHead
 from gateway.journal import NO_INSTANCE, File
+from gateway.limiter import Allowance
 from gateway.routes import Route
 from gateway.snapshot import Address, Target
 from gateway.upstream import UpstreamConnection
@@ -216,9 +217,9 @@ class Exchange(AnswerSide):
         """Into the books, once; raises when nothing can serve it, which is an end like any other."""
         target, route, gateway = self._target, self._route, self._gateway
         assert target is not None and route is not None  # noqa: S101
-        gateway.in_flight += 1
         self._parties = parties = route.parties
         self._file = gateway.journal.admitted(self._sequence, now + gateway.wall_offset, parties)
+        gateway.in_flight += 1
         if not target.addresses:
             raise target.unavailable()
 
@@ -232,8 +233,10 @@ class Exchange(AnswerSide):
             return
         limiter = self._gateway.limiter
         if not allowance.is_current:
-            allowance = limiter.allowance(self._target, self.caller, self._parties)  # type: ignore[arg-type]
-            route.allowance = allowance
+            route.allowance = allowance = self._limits_of(self._target, self._parties)  # type: ignore[arg-type]
+            if allowance is None:
+                self._forward(now)
+                return
         self._allowance = allowance
         if not (route.tells_usage and allowance.tokens):
             self._answer_tokens = 0
@@ -241,7 +244,8 @@ class Exchange(AnswerSide):
             if not self._buffering and route.answers_text:
                 # What streams in isn't read: it may ask for anything.
                 self._answer_tokens = request_body.RESERVED_ANSWER
-            self._answer_tokens += max(self._length or 0, 0) // BYTES_PER_TOKEN
+            # At least one: what holds nothing would not be settled.
+            self._answer_tokens = max(1, self._answer_tokens + max(self._length or 0, 0) // BYTES_PER_TOKEN)
         if allowance.take(self._answer_tokens, now):
             self._reserved = self._answer_tokens
             self._forward(now)
@@ -268,8 +272,14 @@ class Exchange(AnswerSide):
         caller = self.caller
         route.caller, route.called = caller, target
         route.parties = target.anonymous if caller is ANONYMOUS else caller.parties(target)
-        limiter = self._gateway.limiter
-        route.allowance = limiter.allowance(target, caller, route.parties) if target.limits else None
+        route.allowance = self._limits_of(target, route.parties)
+
+    def _limits_of(self, target: Target, parties: bytes) -> Allowance | None:
+        """By the limits of now: a request whose body came slowly was routed by a picture that may be older."""
+        current = self._gateway.snapshot.by_api_id.get(target.api_id, target)
+        if current.deployment_id != target.deployment_id or not current.limits:
+            return None
+        return self._gateway.limiter.allowance(current, self.caller, parties)
 
     def _check_access(self, target: Target) -> None:
         """What the caller may not use isn't there for him."""
@@ -436,6 +446,9 @@ class Exchange(AnswerSide):
         self._file = None
         started, forwarded, first_byte, gateway = self._started, self._forwarded, self.first_byte, self._gateway
         tokens = self._usage.tokens(self._body_bytes) if self._usage is not None else _NO_TOKENS
+        if outcome == meter.CANCELLED and forwarded and not tokens.input and self._route.tells_usage:  # type: ignore[union-attr]
+            # The client left before anything was told, but the instance had the prompt.
+            tokens = Tokens(max(1, self._body_bytes // BYTES_PER_TOKEN), tokens.output, estimated=True)
         if self._reserved:
             gateway.limiter.settle(self._allowance, self._reserved, tokens.input + tokens.output)  # type: ignore[arg-type]
         if first_byte and not (self._tunnels or self.paused_at or self._paused_s):

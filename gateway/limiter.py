@@ -16,7 +16,8 @@ SETTLE_S = 0.05
 # How old the figures in answers' headers may be while units come from leases.
 LINES_S = 0.1
 MOST_ALLOWANCES = 50_000
-TICKETS = 1000
+# A script takes only so many words.
+TOLD_AT_ONCE = 500
 
 Decision = Callable[[Refusal | None], None]
 
@@ -25,29 +26,23 @@ class Allowance:
     """The buckets that one caller's requests to one deployment are taken from."""
 
     __slots__ = (
-        "_ending", "_lines_at", "_tickets", "_tickets_until", "api_id", "deployment_id", "is_current", "requests", "tokens",
+        "_ending", "_lines_at", "api_id", "deployment_id", "is_current", "limits", "requests", "tokens",
     )  # fmt: skip
 
-    def __init__(
-        self, deployment_id: int, api_id: str, requests: tuple[Bucket, ...], tokens: tuple[Bucket, ...]
-    ) -> None:
-        self.deployment_id = deployment_id
-        self.api_id = api_id
+    def __init__(self, target: Target, requests: tuple[Bucket, ...], tokens: tuple[Bucket, ...]) -> None:
+        self.deployment_id = target.deployment_id
+        self.api_id = target.api_id
+        # Those that it was made by.
+        self.limits = target.limits
         self.requests = requests
         self.tokens = tokens
         # False when its buckets have been forgotten: others may have been made since.
         self.is_current = True
-        # Requests taken from all buckets ahead, so that most of them cost one subtraction.
-        self._tickets = 0
-        self._tickets_until = 0.0
         self._ending = b""
         self._lines_at = 0.0
 
     def take(self, tokens: int, now: float) -> bool:
         """Take one request from what is leased; False, with nothing taken, when somebody must be asked."""
-        if not tokens and self._tickets and now < self._tickets_until:
-            self._tickets -= 1
-            return True
         for bucket in self.requests:
             if bucket.left < 1 or now >= bucket.until or bucket.left <= bucket.low:
                 return False
@@ -57,11 +52,8 @@ class Allowance:
                     return False
             for bucket in self.tokens:
                 bucket.left -= tokens
-        # Of what is leased beyond the point at which the next lease is asked for, an eighth at once.
-        ahead = min([TICKETS, *[(bucket.left - bucket.low) >> 3 for bucket in self.requests]])
         for bucket in self.requests:
-            bucket.left -= 1 + ahead
-        self._tickets, self._tickets_until = ahead, min([bucket.until for bucket in self.requests], default=0.0)
+            bucket.left -= 1
         return True
 
     def costs(self, tokens: int) -> list[tuple[Bucket, int]]:
@@ -95,7 +87,7 @@ class Allowance:
             lines += [
                 (b"x-ratelimit-limit-%b" % unit.encode(), b"%d" % tight.per_minute),
                 (b"x-ratelimit-remaining-%b" % unit.encode(), b"%d" % tight.remaining(now)),
-                (b"x-ratelimit-reset-%b" % unit.encode(), b"%.3gs" % reset),
+                (b"x-ratelimit-reset-%b" % unit.encode(), b"%.3fs" % reset if reset < 1 else b"%ds" % math.ceil(reset)),
             ]
         return lines
 
@@ -136,7 +128,7 @@ class Limiter:
     def allowance(self, target: Target, caller: Caller, parties: bytes) -> Allowance:
         """The buckets for a request of `caller`, whom the journal's records name `parties`."""
         found = self._allowances.get(parties)
-        if found is None:
+        if found is None or found.limits != target.limits:
             if len(self._allowances) >= MOST_ALLOWANCES:
                 self.forget_allowances()
             found = self._allowances[parties] = self._make(target, caller)
@@ -168,7 +160,7 @@ class Limiter:
             return
         for bucket, cost in costs:
             if now < bucket.refused_until and cost >= bucket.cost_refused and not bucket.has(cost, now):
-                decide(Refusal(bucket, bucket.refused_until - now))
+                decide(Refusal(bucket, bucket.enough_at - now))
                 return
         lacking = [item for item in costs if not item[0].has(item[1], now)]
         held = [item for item in costs if item[0].has(item[1], now)]
@@ -220,7 +212,7 @@ class Limiter:
                 requests.append(self._bucket(target, level, subject, REQUESTS, requests_per_minute))
             if tokens_per_minute:
                 tokens.append(self._bucket(target, level, subject, TOKENS, tokens_per_minute))
-        return Allowance(target.deployment_id, target.api_id, tuple(requests), tuple(tokens))
+        return Allowance(target, tuple(requests), tuple(tokens))
 
     def _bucket(self, target: Target, level: str, subject: int, unit: str, per_minute: int) -> Bucket:
         fresh = Bucket(target.deployment_id, level, subject, unit, per_minute)
@@ -247,18 +239,24 @@ class Limiter:
     ) -> None:
         asked_at = monotonic()
         asks: list[Ask] = []
+        debits: list[int] = []
         for bucket, cost in wanted:
             # One lease at a time: a hundred requests that wait for the same bucket are not a hundred leases.
             lease = bucket.lease if leases and not bucket.asking else 0
             bucket.asking = True
-            debit = bucket.debt(self._share(bucket), asked_at)
-            asks.append((bucket.member, bucket.interval, cost, max(cost, lease), debit))
+            debits.append(bucket.debt(self._share(bucket), asked_at))
+            asks.append((bucket.member, bucket.interval, cost, max(cost, lease), debits[-1]))
 
         def answered(reply: list[int] | None) -> None:
             now = monotonic()
             for bucket, _ in wanted:
                 bucket.asking = False
             if reply is None:
+                for (bucket, _), debit in zip(wanted, debits, strict=True):
+                    if debit:
+                        # Nobody knows whether it was heard. Told again it may count twice; forgotten it would be free.
+                        bucket.take_alone(debit, self._share(bucket), now)
+                        self._owes(bucket)
                 decide(self._take_alone([item for item in wanted if item[1]], now))
                 return
             refused, wait_us, *rest = reply
@@ -296,4 +294,6 @@ class Limiter:
                 by_deployment.setdefault(bucket.deployment_id, []).append(bucket)
         self._owing = set()
         for deployment_id, buckets in by_deployment.items():
-            self._ask_shared(deployment_id, [(bucket, 0) for bucket in buckets], lambda refusal: None, leases=False)
+            for first in range(0, len(buckets), TOLD_AT_ONCE):
+                told = [(bucket, 0) for bucket in buckets[first : first + TOLD_AT_ONCE]]
+                self._ask_shared(deployment_id, told, lambda refusal: None, leases=False)

@@ -1,6 +1,8 @@
 """Which deployment a request is for, as far as its path tells."""
 
+import re
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 
 from gateway.callers import Caller
 from gateway.errors import GatewayError
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from gateway.limiter import Allowance
 
 OPENAI_PREFIX = b"/v1/"
+_SLASHES = re.compile(b"/+")
 # Paths whose answers carry token usage; only these bodies are read on a deployment's own address.
 USAGE_PATHS = frozenset({b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/responses"})
 
@@ -84,4 +87,8 @@ def not_found(prefix: bytes) -> GatewayError:
 
 def tells_usage(path: bytes) -> bool:
     """Whether answers at this path, as the instance is asked it, tell how many tokens were used."""
-    return path.startswith(OPENAI_PREFIX) and path.partition(b"?")[0] in USAGE_PATHS
+    plain = path.partition(b"?")[0]
+    if b"%" in plain or b"//" in plain or plain.endswith(b"/"):
+        # Engines take other spellings of a path for the same; who uses one must not go unmetered.
+        plain = _SLASHES.sub(b"/", unquote_to_bytes(plain)).rstrip(b"/")
+    return plain in USAGE_PATHS

@@ -48,6 +48,8 @@ class ClientConnection(asyncio.Protocol):
         self._ahead = b""
         self._left_to_write = 0
         self._closing = self._lingering = False
+        # By an exchange, which had nowhere to put what came.
+        self._is_paused = False
 
     # asyncio.Protocol
 
@@ -274,10 +276,12 @@ class ClientConnection(asyncio.Protocol):
         self.transport.abort()
 
     def pause_reading(self) -> None:
+        self._is_paused = True
         if not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
+        self._is_paused = False
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
@@ -291,7 +295,11 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = None
         if not exchange.keep_alive or not exchange.request_done or self.gateway.draining:
             self._close(drained=exchange.request_done)
-        elif self._ahead:
+            return
+        if self._is_paused:
+            # By a body that was held up while its way was made ready.
+            self.resume_reading()
+        if self._ahead:
             # Not from here: a client that sends thousands of requests ahead would nest as many calls.
             self.gateway.loop.call_soon(self._feed_ahead)
 

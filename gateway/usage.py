@@ -35,7 +35,11 @@ def ask_for_usage(body: bytes, parsed: dict[str, Any]) -> bytes | None:
         return None
     if "stream_options" in parsed:
         asked = options if isinstance(options, dict) else {}
-        return orjson.dumps({**parsed, "stream_options": {**asked, "include_usage": True}})
+        try:
+            return orjson.dumps({**parsed, "stream_options": {**asked, "include_usage": True}})
+        except orjson.JSONEncodeError:
+            # Nested deeper than is written, though not than is read: its tokens are estimated.
+            return None
     start = body.index(b"{") + 1
     separator = b"," if parsed else b""
     return body[:start] + ASK + separator + body[start:]

@@ -20,7 +20,7 @@ def add(cursor: Any, rows: list[dict[str, Any]]) -> None:
     """Add a batch's rows, `minute` in seconds since the epoch. Within the transaction that notes the batch."""
     if not rows:
         return
-    _note_names({row["deployment_id"] for row in rows})
+    note_names({row["deployment_id"] for row in rows})
     priced = _priced(rows)
     minutes = [{**row, "minute": datetime.fromtimestamp(row["minute"], UTC)} for row in priced]
     _add(cursor, TABLE, (*_KEY, "minute"), ("key_label", "currency"), minutes)
@@ -71,7 +71,7 @@ def _priced(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return priced
 
 
-def _note_names(deployment_ids: set[int]) -> None:
+def note_names(deployment_ids: set[int]) -> None:
     """Remember what they are called while they are there."""
     found = Deployment.objects.filter(pk__in=deployment_ids).select_related("organization", "model")
     versions = {item.deployment_id: item for item in current_versions().filter(deployment__in=deployment_ids)}
@@ -80,6 +80,7 @@ def _note_names(deployment_ids: set[int]) -> None:
             deployment_id=item.pk,
             organization_id=item.organization_id,
             api_id=item.api_id,
+            model_id=item.model_id,
             model=item.model.name,
             labels=versions[item.pk].specification.labels if item.pk in versions else {},
         )
@@ -89,5 +90,5 @@ def _note_names(deployment_ids: set[int]) -> None:
         names,
         update_conflicts=True,
         unique_fields=["deployment_id"],
-        update_fields=["organization_id", "api_id", "model", "labels"],
+        update_fields=["organization_id", "api_id", "model_id", "model", "labels"],
     )

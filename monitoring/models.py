@@ -153,6 +153,7 @@ class DeploymentName(models.Model):
     deployment_id = models.BigIntegerField(primary_key=True)
     organization_id = models.BigIntegerField(db_index=True)
     api_id = models.CharField(max_length=130)
+    model_id = models.BigIntegerField()
     model = models.CharField(max_length=200)
     labels = models.JSONField(default=dict)
 

@@ -1,13 +1,14 @@
 """Usage reports: what was used and what it cost, by whatever one asks, each currency apart. Days are UTC's."""
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
 from django.db import connection
+from django.db.models import Q
 
 from accounts.models import Organization, User
 from accounts.permissions import Actor, is_operator, managed_organizations, visible_organizations
@@ -22,6 +23,7 @@ BY = {
 LONGEST_DAYS = 366
 CURVES = 8
 OTHERS = "others"
+FOREIGN = "users of other organizations"
 
 
 @dataclass(frozen=True)
@@ -109,16 +111,15 @@ class Report:
 def report(scope: Scope, question: Question, reader: Actor) -> Report:
     """Everything in one table; `reader` decides which names are told."""
     rows = _sums(scope, question, BY[question.by])
-    known = _deployments(rows) if BY[question.by] == "deployment_id" else {}
-    name_of = _names(question, rows, known, reader)
-    lines: dict[str, Line] = {}
+    subjects = Subjects(question, rows, reader)
+    lines: dict[Hashable, Line] = {}
     total = Line("")
     for row in rows:
         total.add(row)
-        name = name_of(row)
-        lines.setdefault(name, Line(name)).add(row)
+        subject = subjects.of(row)
+        lines.setdefault(subject, Line(subjects.name(subject))).add(row)
     if question.by == "day":
-        ordered = [lines.get(str(day), Line(str(day))) for day in question.days]
+        ordered = [lines.get(day, Line(str(day))) for day in question.days]
     else:
         ordered = sorted(lines.values(), key=lambda line: (-line.tokens, -line.requests, line.name))
     return Report(question, ordered, total, label_keys(scope))
@@ -128,31 +129,40 @@ def by_day(scope: Scope, question: Question, reader: Actor, measure: str) -> dic
     """A curve of daily values for each of the greatest, and one for all others. `measure`: requests, tokens, a currency."""
     column = "deployment_id" if question.by == "day" else BY[question.by]
     rows = _sums(scope, question, column)
-    known = _deployments(rows) if column == "deployment_id" else {}
-    name_of = (lambda row: "all") if question.by == "day" else _names(question, rows, known, reader)
-    lines: dict[str, Line] = {}
+    subjects = Subjects(question, rows, reader)
+    lines: dict[Hashable, Line] = {}
     for row in rows:
-        lines.setdefault(name_of(row), Line("")).add(row)
-    weights = {name: _measured(line, measure) for name, line in lines.items()}
-    greatest = sorted((name for name in weights if weights[name]), key=lambda name: -weights[name])[:CURVES]
+        lines.setdefault(_drawn(subjects, question, row), Line("")).add(row)
+    weights = {subject: _measured(line, measure) for subject, line in lines.items()}
+    greatest = sorted((item for item in weights if weights[item]), key=lambda item: -weights[item])[:CURVES]
+    names = {subject: "all" if question.by == "day" else subjects.name(subject) for subject in greatest}
     place = {day: index for index, day in enumerate(question.days)}
-    curves: dict[str, list[float]] = {name: [0.0] * len(place) for name in greatest}
+    curves: dict[str, list[float]] = {names[subject]: [0.0] * len(place) for subject in greatest}
     for row in _sums(scope, question, column, daily=True):
-        name = name_of(row)
-        if weights.get(name):
-            curve = curves.setdefault(name if name in greatest else OTHERS, [0.0] * len(place))
+        subject = _drawn(subjects, question, row)
+        if weights.get(subject):
+            curve = curves.setdefault(names.get(subject, OTHERS), [0.0] * len(place))
             line = Line("")
             line.add(row)
             curve[place[row["day"]]] += _measured(line, measure)
     return curves
 
 
+def _drawn(subjects: "Subjects", question: Question, row: dict[str, Any]) -> Hashable:
+    return "all" if question.by == "day" else subjects.of(row)
+
+
 def label_keys(scope: Scope) -> list[str]:
-    """The names of labels that deployments in the ledger have, for the choice."""
-    found = DeploymentName.objects.exclude(labels={})
-    if scope.organizations is not None:
-        found = found.filter(organization_id__in=scope.organizations)
-    return sorted({key for labels in found.values_list("labels", flat=True)[:1000] for key in labels})
+    """The names of labels that deployments in the ledger have, for the choice. Not told to who only calls."""
+    if scope.user_id is not None:
+        return []
+    owned = "TRUE" if scope.organizations is None else "organization_id = ANY(%s)"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT DISTINCT jsonb_object_keys(labels) AS key FROM monitoring_deploymentname WHERE {owned} ORDER BY 1",  # noqa: S608 (our own constants)
+            [] if scope.organizations is None else [sorted(scope.organizations)],
+        )
+        return [row[0] for row in cursor.fetchall()]
 
 
 def _measured(line: Line, measure: str) -> float:
@@ -165,14 +175,14 @@ def _sums(scope: Scope, question: Question, column: str, *, daily: bool = False)
     """One row per value of `column` and currency, with `daily` per day as well."""
     condition, values = scope.condition()
     columns = list(dict.fromkeys([column, "currency", *(["day"] if daily else [])]))
-    label = ", max(key_label) AS key_label" if column == "key_id" else ""
-    # Keys of nobody known are told apart by whose they would be.
+    # A key has one organization; its name may have changed.
+    more = ", max(key_label) AS key_label, max(organization_id) AS organization_id" if column == "key_id" else ""
     sums = ", ".join(
         f"sum({name})::bigint AS {name}" for name in (*OUTCOMES, "input_tokens", "output_tokens", "estimated_tokens")
     )
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT {', '.join(columns)}, {sums}, sum(cost) AS cost{label} FROM {DAY_TABLE} "  # noqa: S608 (our own constants)
+            f"SELECT {', '.join(columns)}, {sums}, sum(cost) AS cost{more} FROM {DAY_TABLE} "  # noqa: S608 (our own constants)
             f"WHERE day BETWEEN %s AND %s AND {condition} GROUP BY {', '.join(columns)}",
             [question.first, question.last, *values],
         )
@@ -180,46 +190,86 @@ def _sums(scope: Scope, question: Question, column: str, *, daily: bool = False)
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-def _deployments(rows: list[dict[str, Any]]) -> dict[int, DeploymentName]:
-    return DeploymentName.objects.in_bulk({row["deployment_id"] for row in rows})
+class Subjects:
+    """What rows are about, told apart by key and not by name: two that are called the same stay two.
+
+    Only what its reader may not tell apart is one: users of organizations that he doesn't see.
+    """
+
+    def __init__(self, question: Question, rows: list[dict[str, Any]], reader: Actor) -> None:
+        self._question = question
+        self._names: dict[Hashable, str] = {}
+        self._deployments: dict[int, DeploymentName] = {}
+        if BY[question.by] == "deployment_id":
+            self._deployments = DeploymentName.objects.in_bulk({row["deployment_id"] for row in rows})
+        self._users = _told_users(rows, reader) if question.by == "user" else {}
+        if question.by == "day":
+            return
+        named: dict[Hashable, str] = {}
+        for subject, name in self._all_names(rows, reader):
+            named.setdefault(subject, name)
+        taken = Counter([OTHERS, *named.values()])
+        for subject, name in named.items():
+            number = subject[1] if isinstance(subject, tuple) else 0
+            self._names[subject] = f"{name} (no. {number})" if taken[name] > 1 and number else name
+
+    def of(self, row: dict[str, Any]) -> Hashable:
+        """A (kind, key), or a text for what is one whatever it was made of."""
+        by = self._question.by
+        if by == "day":
+            return row["day"]
+        if by == "user" and row["user_id"] and row["user_id"] not in self._users:
+            return FOREIGN
+        if BY[by] != "deployment_id" or by == "deployment":
+            return by, row[BY[by]]
+        known = self._deployments.get(row["deployment_id"])
+        if by == "model":
+            return by, known.model_id if known else 0
+        return (known.labels.get(self._question.label) if known else None) or f"without “{self._question.label}”"
+
+    def name(self, subject: Hashable) -> str:
+        return self._names.get(subject, str(subject))
+
+    def _all_names(self, rows: list[dict[str, Any]], reader: Actor) -> Iterator[tuple[Hashable, str]]:
+        by = self._question.by
+        organizations: dict[int, Organization] = {}
+        visible: set[int] = set()
+        if by in ("organization", "key"):
+            organizations = Organization.objects.in_bulk({row["organization_id"] for row in rows})
+            visible = set(visible_organizations(reader).values_list("pk", flat=True))
+        # The names that keys have now, or had last.
+        for row in sorted(rows, key=lambda row: row.get("key_label") or "", reverse=True):
+            subject = self.of(row)
+            if by == "label" or subject == FOREIGN:
+                yield subject, str(subject)
+            elif by == "deployment":
+                known = self._deployments.get(row["deployment_id"])
+                yield subject, known.api_id if known else f"deployment {row['deployment_id']}, deleted"
+            elif by == "model":
+                known = self._deployments.get(row["deployment_id"])
+                yield subject, known.model if known else "models that are gone"
+            elif by == "user":
+                yield subject, self._users.get(row["user_id"], "public")
+            elif by == "organization":
+                yield subject, _called(organizations, row["organization_id"])
+            elif not row["key_id"]:
+                yield subject, "without a key"
+            elif is_operator(reader) or row["organization_id"] in visible:
+                yield subject, f"{row['key_label'] or 'key'} (no. {row['key_id']})"
+            else:
+                yield subject, f"a key of {_called(organizations, row['organization_id'])} (no. {row['key_id']})"
 
 
-def _names(question: Question, rows: list[dict[str, Any]], known: dict[int, DeploymentName], reader: Actor) -> Any:
-    """What a row's subject is called: a function of the row."""
-    if question.by == "day":
-        return lambda row: str(row["day"])
-    if BY[question.by] == "deployment_id":
-        names = {pk: _of_deployment(question, item) for pk, item in known.items()}
-        return lambda row: names.get(row["deployment_id"], f"deployment {row['deployment_id']}, deleted")
-    if question.by == "organization":
-        organizations = Organization.objects.in_bulk({row["organization_id"] for row in rows})
-        return lambda row: _called(organizations, row["organization_id"], "organization")
-    if question.by == "user":
-        told = dict(_told_users(rows, reader))
-        return lambda row: (
-            told.get(row["user_id"]) or ("public" if not row["user_id"] else "a user of another organization")
-        )
-    return lambda row: f"{row['key_label'] or 'key'} (no. {row['key_id']})" if row["key_id"] else "without a key"
-
-
-def _of_deployment(question: Question, item: DeploymentName) -> str:
-    if question.by == "model":
-        return item.model
-    if question.by == "label":
-        return item.labels.get(question.label, "") or f"without “{question.label}”"
-    return item.api_id
-
-
-def _called(known: dict[int, Organization], pk: int, kind: str) -> str:
+def _called(known: dict[int, Organization], pk: int) -> str:
     if not pk:
         return "public"
-    return str(known[pk]) if pk in known else f"{kind} {pk}, deleted"
+    return str(known[pk]) if pk in known else f"organization {pk}, deleted"
 
 
-def _told_users(rows: list[dict[str, Any]], reader: Actor) -> Iterator[tuple[int, str]]:
+def _told_users(rows: list[dict[str, Any]], reader: Actor) -> dict[int, str]:
     """Names of those whom the reader may know."""
     users = User.objects.filter(pk__in={row["user_id"] for row in rows})
     if not is_operator(reader):
-        users = users.filter(memberships__organization__in=visible_organizations(reader)).distinct()
-    for user in users:
-        yield user.pk, str(user)
+        mine = Q(memberships__organization__in=visible_organizations(reader)) | Q(pk=reader.pk)
+        users = users.filter(mine).distinct()
+    return {user.pk: str(user) for user in users}

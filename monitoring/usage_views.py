@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
@@ -62,7 +63,7 @@ def _page(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: st
         else measures[-1 if found.currencies else 0],
         "is_own": name == "own-usage",
         "name": name,
-        "query": "&".join(f"{key}={value}" for key, value in query.items() if value),
+        "query": urlencode({key: value for key, value in query.items() if value}),
     }
     return render(request, "monitoring/usage.html", context, status=422 if problem else 200)
 

@@ -14,6 +14,8 @@ from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Deployment, Price
 
 MINUTE = timedelta(minutes=1)
+# Between the decision and the commit.
+MARGIN = timedelta(seconds=5)
 FURTHEST = timedelta(days=5 * 366)
 
 
@@ -50,16 +52,16 @@ def set_price(
             raise ServiceError(f"A price is at least 0 and at most {Price.MOST:,}.", field=name)
     if not currency and (input_price or output_price):
         raise ServiceError("Choose the currency of these amounts.", field="currency")
-    now = timezone.now()
-    if since is not None and since <= now:
-        raise ServiceError("This moment has passed; past costs stay as they are. Choose a later one.", field="since")
-    if since is not None and since > now + FURTHEST:
-        raise ServiceError("This is more than five years ahead.", field="since")
-    begins = _full_minute(since or now)
     with transaction.atomic():
-        locked = Deployment.objects.select_for_update(no_key=True).filter(pk=deployment.pk).first()
-        if locked is None:
-            raise ServiceError("The deployment was deleted meanwhile.", code="conflict")
+        locked = _locked(deployment.pk)
+        # Read behind the lock, however long it took: a minute that has begun may be booked already.
+        soonest = timezone.now() + MARGIN
+        if since is not None and since <= soonest - MARGIN:
+            message = "This moment has passed; past costs stay as they are. Choose a later one."
+            raise ServiceError(message, field="since")
+        if since is not None and since > soonest + FURTHEST:
+            raise ServiceError("This is more than five years ahead.", field="since")
+        begins = _full_minute(max(since or soonest, soonest))
         before = current_price(locked, begins)
         price, _ = Price.objects.update_or_create(
             deployment=locked,
@@ -80,16 +82,23 @@ def set_price(
 
 def withdraw_price(price: Price, *, actor: Actor) -> None:
     """Take back a price that has not begun."""
-    deployment = Deployment.objects.filter(pk=price.deployment_id).first()
-    if deployment is None or not may_manage(actor, deployment.organization_id):
-        raise ForbiddenError("You may not change this deployment.")
     with transaction.atomic():
-        if not Price.objects.filter(pk=price.pk, since__gt=timezone.now()).delete()[0]:
+        deployment = _locked(price.deployment_id)
+        if not may_manage(actor, deployment.organization_id):
+            raise ForbiddenError("You may not change this deployment.")
+        if not Price.objects.filter(pk=price.pk, since__gt=timezone.now() + MARGIN).delete()[0]:
             raise ServiceError("It has begun; costs refer to it. Set another price instead.", code="conflict")
         changes = {"price": [f"{price}, from {price.since:%Y-%m-%d %H:%M} UTC", None]}
         audit.record(
             actor=actor, action="update", thing=deployment, organization_id=deployment.organization_id, changes=changes
         )
+
+
+def _locked(deployment_id: int) -> Deployment:
+    locked = Deployment.objects.select_for_update(no_key=True).filter(pk=deployment_id).first()
+    if locked is None:
+        raise ServiceError("The deployment was deleted meanwhile.", code="conflict")
+    return locked
 
 
 def _full_minute(moment: datetime) -> datetime:

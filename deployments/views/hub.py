@@ -4,7 +4,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 
@@ -26,9 +26,9 @@ def models(request: HttpRequest) -> HttpResponse:
     usable = usable_deployments(request.user)
     found = Model.objects.filter(deployments__in=usable).select_related("organization")
     if search:
-        found = found.filter(
-            Q(name__icontains=search) | Q(description__icontains=search) | Q(deployments__name__icontains=search)
-        )
+        # Of deployments only those that he may call: else others' names could be guessed letter by letter.
+        named = Exists(usable.filter(model=OuterRef("pk"), name__icontains=search))
+        found = found.filter(Q(name__icontains=search) | Q(description__icontains=search) | named)
     after = request.GET.get("after", "").replace("\0", "")
     if "~" in after:
         name, _, pk = after.rpartition("~")

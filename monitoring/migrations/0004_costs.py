@@ -8,7 +8,7 @@ KEY = ("deployment_id", "organization_id", "user_id", "key_id", "source")
 class Migration(migrations.Migration):
     """The ledger's costs, its sums by day, and what deployments are called in it when they are gone."""
 
-    dependencies = [("monitoring", "0003_books")]
+    dependencies = [("monitoring", "0003_books"), ("deployments", "0008_limits_and_prices")]
 
     operations = [
         migrations.RunSQL(
@@ -38,9 +38,23 @@ class Migration(migrations.Migration):
                 ("deployment_id", models.BigIntegerField(primary_key=True, serialize=False)),
                 ("organization_id", models.BigIntegerField(db_index=True)),
                 ("api_id", models.CharField(max_length=130)),
+                ("model_id", models.BigIntegerField()),
                 ("model", models.CharField(max_length=200)),
                 ("labels", models.JSONField(default=dict)),
             ],
+        ),
+        migrations.RunSQL(
+            """
+            INSERT INTO monitoring_deploymentname (deployment_id, organization_id, api_id, model_id, model, labels)
+                SELECT deployment.id, deployment.organization_id, organization.name || '/' || deployment.name,
+                    model.id, model.name, coalesce((
+                        SELECT version.specification_json -> 'labels' FROM deployments_version version
+                        WHERE version.deployment_id = deployment.id ORDER BY version.number DESC LIMIT 1), '{}')
+                FROM deployments_deployment deployment
+                JOIN accounts_organization organization ON organization.id = deployment.organization_id
+                JOIN deployments_model model ON model.id = deployment.model_id;
+            """,
+            migrations.RunSQL.noop,
         ),
         migrations.CreateModel(
             name="UsageDay",

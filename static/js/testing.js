@@ -5,7 +5,7 @@ import { copy, find, findAll } from "./lib/dom.js";
 import { Answer } from "./lib/answer.js";
 import { Charts } from "./lib/charts.js";
 import { LogView } from "./lib/log_view.js";
-import { RelayError, follow, submit } from "./lib/relay.js";
+import { RelayError, cancel, follow, submit } from "./lib/relay.js";
 
 const tester = /** @type {HTMLElement} */ (find("#tester"));
 const form = /** @type {HTMLFormElement} */ (find("#test-form"));
@@ -138,7 +138,7 @@ function openTail() {
 
 form.addEventListener("submit", send);
 form.addEventListener("input", showUrl);
-cancelButton.addEventListener("click", () => socket?.send(JSON.stringify({ cancel: true })));
+cancelButton.addEventListener("click", () => { if (socket) cancel(socket); });
 find("#test-curl")?.addEventListener("click", (event) => copy(/** @type {HTMLElement} */ (event.target), asCurl()));
 find("#tail-instance")?.addEventListener("change", openTail);
 for (const button of findAll("[data-example]")) button.addEventListener("click", () => useExample(Number(button.dataset.example)));

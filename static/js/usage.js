@@ -1,19 +1,19 @@
 // @ts-check
-/** The Usage page: the choice lives in the address; the chart follows it. */
+/** The Usage page: the chart answers the question in the address, as the table does; what it measures is chosen here. */
 
 import { find } from "./lib/dom.js";
 import { Charts } from "./lib/charts.js";
 
-const form = /** @type {HTMLFormElement} */ (find("#usage-question"));
+const measure = /** @type {HTMLSelectElement} */ (find("#measure"));
 
 function question() {
-  const values = new URLSearchParams();
-  for (const [key, value] of new FormData(form)) if (typeof value === "string" && value) values.set(key, value);
+  const values = new URLSearchParams(location.search);
+  values.set("measure", measure.value);
   return values;
 }
 
 const charts = new Charts(/** @type {HTMLElement} */ (find("[data-charts]")), question, undefined, 30_000);
-find("#measure")?.addEventListener("change", () => {
+measure.addEventListener("change", () => {
   history.replaceState(null, "", `?${question()}`);
   charts.refresh();
 });

@@ -78,6 +78,18 @@ def test_sharing_decides_who_finds_it(client, people, deployment, friend):
             assert reverse("deployments:detail", args=PATH) not in client.get(pages[0]).content.decode()
 
 
+def test_the_search_knows_nothing_of_deployments_that_one_may_not_call(client, people, deploy, friend):
+    shared = deploy("open-to-friends")
+    deploy("merger-bot")
+    set_access(shared, "public", "all", [], actor=people.admin)
+    client.force_login(friend)
+    found = {
+        word: "A model" in client.get(reverse("hub:models"), {"search": word}).content.decode()
+        for word in ("open-to", "merger")
+    }
+    assert found == {"open-to": True, "merger": False}
+
+
 def test_a_model_without_anything_to_call_is_not_there(client, people, place):
     client.force_login(people.member)
     assert "Nothing to call yet" in client.get(reverse("hub:models")).content.decode()

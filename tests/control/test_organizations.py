@@ -87,6 +87,11 @@ def test_an_invitation_dies_by_withdrawal_by_time_and_with_its_inviters_rights(c
     withdrawn, late, orphaned = (invitation_link(client, label=name) for name in ("w", "l", "o"))
     client.post(reverse("organization-withdraw", args=["acme", Invitation.objects.get(label="w").pk]))
     Invitation.objects.filter(label="l").update(expires_at=timezone.now() - timedelta(seconds=1))
+    deactivated = User.objects.create(username="gone")
+    services.add_member(people.ours, deactivated, "admin")
+    _, secret = services.invite(people.ours, "admin", "way back", actor=deactivated)
+    services.set_active(deactivated, False, actor=people.operator)
+    assert client.get(f"/accounts/join/{secret}/").status_code == 404
     services.add_member(people.ours, people.stranger, "admin")
     services.change_role(
         Member.objects.get(user=people.admin, organization=people.ours), "member", actor=people.operator
@@ -146,6 +151,7 @@ def test_only_managers_manage_and_only_operators_make_organizations(client, peop
     assert client.post(reverse("organization-member-remove", args=["acme", theirs.pk])).status_code == 404
     assert client.post(reverse("organizations"), {"name": "mine"}).status_code == 404
     listed = client.get(reverse("organizations")).content.decode()
+    assert 'data-label="Members">2<' in listed
     assert "Acme" in listed and "Other" not in listed
     for call in (
         lambda: services.invite(people.ours, "member", "x", actor=people.member),

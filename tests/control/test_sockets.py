@@ -156,11 +156,29 @@ async def test_frames_of_a_test_are_its_owners_alone(people):
 async def test_an_answer_may_take_longer_than_any_timeout_of_the_store(people):
     test_id = "c" * 16
     await sync_to_async(valkey().set)(relay.owner_key(test_id), people.member.pk, ex=60)
+    await sync_to_async(valkey().set)(relay.alive_key(test_id), 1, ex=60)
     socket = await connect(f"/ws/tests/{test_id}/", people.member)
     await asyncio.sleep(6)
     await sync_to_async(valkey().xadd)(relay.frames_key(test_id), {"f": json.dumps({"kind": "done"})})
     assert await socket.receive_json_from() == {"kind": "done"}
     await sync_to_async(valkey().delete)(relay.frames_key(test_id))
+
+
+async def test_a_page_is_told_when_the_process_that_sent_its_test_is_gone(people):
+    test_id = "d" * 16
+    await sync_to_async(valkey().set)(relay.owner_key(test_id), people.member.pk, ex=60)
+    socket = await connect(f"/ws/tests/{test_id}/", people.member)
+    assert await socket.receive_json_from() == {"kind": "error", "message": relay.LOST}
+    assert (await socket.receive_output(timeout=5))["type"] == "websocket.close"
+
+
+async def test_nobody_cancels_somebody_elses_test(people):
+    test_id = "e" * 16
+    await sync_to_async(valkey().set)(relay.owner_key(test_id), people.member.pk, ex=60)
+    socket = await connect(f"/ws/tests/{test_id}/", people.stranger)
+    await socket.send_json_to({"cancel": True})
+    assert await close_code(socket) == NOT_FOUND
+    assert not await sync_to_async(valkey().exists)(relay.cancel_key(test_id))
 
 
 async def test_a_quiet_socket_stays(people, instance):

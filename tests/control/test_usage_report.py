@@ -153,9 +153,41 @@ class TestReport:
         assert set(self.lines("organization", people.admin)) == {"Acme", "Friends", "public"}, (
             "of his deployments: all callers"
         )
-        assert set(self.lines("user", people.admin)) == {"member", "a user of another organization", "public"}
+        assert set(self.lines("user", people.admin)) == {"member", usage.FOREIGN, "public"}
         assert set(self.lines("deployment", self.friend)) == {"acme/embed"}, "what his organization used elsewhere"
         assert set(self.lines("deployment", people.member, Scope.of_user(people.member))) == {"acme/chat"}
+
+    def test_two_of_the_same_name_stay_two(self, people):
+        twins = [create_organization(f"twin-{number}", "Research") for number in (1, 2)]
+        for twin in twins:
+            store(used(self.chat, organization_id=twin.pk, completed=2))
+        lines = self.lines("organization", people.operator)
+        assert {f"Research (no. {twin.pk})" for twin in twins} <= set(lines)
+        asked = Question(WEEK.first, WEEK.last, "organization")
+        assert set(usage.by_day(Scope(), asked, people.operator, "tokens")) == set(lines)
+
+    def test_foreign_keys_and_labels_are_not_told(self, client, people):
+        store(
+            used(
+                self.chat, organization_id=self.friends.pk, user_id=self.friend.pk, key_id=888, key_label="Ada's laptop"
+            )
+        )
+        assert "a key of Friends (no. 888)" in self.lines("key", people.admin)
+        assert "Ada's laptop (no. 888)" in self.lines("key", people.operator)
+        assert usage.label_keys(Scope.of_user(people.member)) == []
+        assert usage.label_keys(Scope.of_manager(people.admin)) == ["team"]
+        assert usage.label_keys(Scope.of_manager(people.stranger)) == []
+        client.force_login(people.stranger)
+        assert "team" not in client.get(reverse("monitoring:own-usage")).content.decode()
+
+    def test_a_deployment_that_is_deleted_before_its_first_batch_is_its_owners(self, people):
+        pk = self.embed.pk
+        with connection.cursor() as cursor:
+            cursor.execute("DELETE FROM monitoring_deploymentname")
+        Version.objects.update(status="stopped", desired_state="stopped")
+        delete_deployment(self.embed, actor=people.operator)
+        store(used(pk, organization_id=self.friends.pk))
+        assert "acme/embed" in self.lines("deployment", people.admin)
 
     def test_curves_of_the_chart_add_up_to_the_table(self, people):
         for by in usage.BY:

@@ -223,6 +223,56 @@ async def test_what_is_full_again_is_forgotten(fleet, valkey):
     writer.close()
 
 
+async def test_many_keys_of_one_organization_get_its_whole_limit(fleet):
+    (limiter,) = await fleet(1)
+    deployment = target(("organization", 60_000, 0), ("key", 60_000, 0))
+    passed = 0
+    for key in range(2000):
+        passed += await take(limiter, deployment, caller=Caller(3, 20, 100 + key % 500)) is None
+    bucket = next(item for item in limiter._buckets.values() if item.level == "organization")
+    assert passed == 2000 and bucket.remaining(time.monotonic()) >= 60_000 - 2000 - bucket.lease
+
+
+async def test_each_refusal_tells_the_true_wait(fleet):
+    (limiter,) = await fleet(1)
+    deployment = target(("key", 10, 0))
+    waits = [refusal.wait_s for _ in range(14) if (refusal := await take(limiter, deployment))]
+    assert len(waits) == 4 and min(waits) > 5
+
+
+async def test_thousands_of_debts_are_told_after_an_outage(fleet, valkey):
+    (limiter,) = await fleet(1)
+    deployment = target(("key", 100, 0))
+    valkey.kill()
+    for key in range(5000):
+        await take(limiter, deployment, caller=Caller(3, 20, 100 + key))
+    await valkey.start()
+    async with asyncio.timeout(30):
+        while limiter.is_alone or limiter._owing:
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)
+    assert not limiter.is_alone
+    answers = [await take(limiter, deployment, caller=Caller(3, 20, 4000)) for _ in range(100)]
+    assert answers.count(None) in (99, 100)
+
+
+async def test_one_request_that_fails_to_take_its_answer_harms_no_other(fleet, valkey):
+    (limiter,) = await fleet(1)
+    deployment = target(("key", 100, 0))
+    valkey.hang()
+    allowance = limiter.allowance(deployment, CALLER, CALLER.parties(deployment))
+
+    def fail(refusal) -> None:
+        raise OSError("no space left on device")
+
+    limiter.ask(allowance, 0, fail)
+    assert await take(limiter, deployment) is None
+    valkey.go_on()
+    async with asyncio.timeout(10):
+        while limiter.is_alone:
+            await asyncio.sleep(0.05)
+
+
 async def test_another_limit_counts_from_the_next_request(fleet):
     (limiter,) = await fleet(1)
     before, after = target(("key", 10, 0)), target(("key", 20, 0))

@@ -1,6 +1,7 @@
 """Limits as a client meets them: the 429, the headers, and tokens that are settled however a request ends."""
 
 import asyncio
+import dataclasses
 import re
 
 import httpx
@@ -168,6 +169,80 @@ async def test_a_stream_that_is_cut_costs_what_was_produced(gateway, limited, en
     used = int(entry.input_tokens + entry.output_tokens)
     assert bucket.full_at > 0 and used < 100, "a hundred and more were reserved"
     assert bucket.remaining(asyncio.get_running_loop().time()) >= 10_000 - used - 1
+
+
+async def chunks(*parts: bytes):
+    for part in parts:
+        yield part
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("path", ["/v1/%63ompletions", "/v1//completions", "/v1/completions/", "/v1/embeddings"])
+async def test_no_spelling_of_a_request_gets_around_a_token_limit(limited, path):
+    client = await limited(json_answer(b'{"usage":{"prompt_tokens":400,"completion_tokens":100}}'), ("public", 0, 1000))
+    statuses = []
+    for _ in range(6):
+        answer = await client.post(f"/main/chat{path}", content=chunks(b'{"input":', b'"x"}'))
+        statuses.append(answer.status_code)
+        await asyncio.sleep(0.06)
+    assert statuses.count(200) <= 3 and statuses[-1] == 429
+
+
+async def test_a_client_that_leaves_before_the_first_token_pays_for_its_prompt(gateway, limited):
+    async def never(request, writer) -> None:
+        await asyncio.sleep(60)
+
+    client = await limited(never, ("public", 0, 10_000))
+    with pytest.raises(httpx.ReadTimeout):
+        body = {**BODY, "messages": [{"role": "user", "content": "y" * 8000}]}
+        await client.post(CHAT, json=body, timeout=0.3)
+    (entry,) = await gateway.finished(1)
+    assert entry.estimated and 2000 < entry.input_tokens < 2100 and entry.output_tokens == 0
+
+
+async def test_a_refusal_of_a_large_body_leaves_the_connection_usable(gateway, limited, valkey):
+    """All of the body is here before the counters refuse: reading was paused for it, and must go on."""
+    await limited(json_answer(USAGE), ("public", 1, 0))
+    await gateway.count_in(valkey)
+    reader, writer = await gateway.connect()
+
+    async def exchange(request: bytes) -> bytes:
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(re.search(rb"content-length: (\d+)", head, re.IGNORECASE)[1]))
+        return head[9:12]
+
+    get = b"GET /main/chat/x HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with asyncio.timeout(10):
+        assert await exchange(get) == b"200"
+        valkey.hang()
+        large = b"POST /main/chat/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000
+        refusing = asyncio.create_task(exchange(large))
+        await asyncio.sleep(0.2)
+        valkey.go_on()
+        assert await refusing == b"429"
+        assert await exchange(get) == b"429"
+    writer.close()
+
+
+async def test_a_limit_that_changes_while_a_body_comes_is_the_new_one_for_all(gateway, limited):
+    client = await limited(json_answer(USAGE), ("public", 1000, 0))
+    before = gateway.core.snapshot.targets[0]
+    release = asyncio.Event()
+
+    async def slowly():
+        yield b'{"model":"acme/chat",'
+        await release.wait()
+        yield b'"messages":[]}'
+
+    slow = asyncio.create_task(client.post(CHAT, content=slowly(), headers={"content-length": "35"}))
+    async with asyncio.timeout(5):
+        while not any(connection._exchange for connection in gateway.core.connections):
+            await asyncio.sleep(0.01)
+    gateway.core.set_snapshot(Snapshot.of(3, [dataclasses.replace(before, limits=(("public", 2, 0),))]))
+    release.set()
+    assert (await slow).headers["x-ratelimit-limit-requests"] == "2"
+    assert (await client.get("/main/chat/x")).headers["x-ratelimit-limit-requests"] == "2"
 
 
 async def test_a_deployment_that_is_deleted_mid_stream_serves_what_it_began(gateway, limited):

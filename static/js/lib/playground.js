@@ -2,7 +2,7 @@
 /** A chat through the relay. Everything that comes from outside is text, never markup. */
 
 import { find, findAll, make } from "./dom.js";
-import { bytesOf, events, follow, submit } from "./relay.js";
+import { bytesOf, cancel, events, follow, submit } from "./relay.js";
 
 /** @typedef {{role: string, content: string}} Message */
 
@@ -15,15 +15,17 @@ export class Playground {
     this.error = /** @type {HTMLElement} */ (find("#chat-error", root));
     /** @type {Message[]} */
     this.messages = [];
-    /** @type {WebSocket | null} */
-    this.socket = null;
-    this.busy = false;
+    // Which chat this is: what comes for one before, or was asked to stop, is left alone.
+    this.generation = 0;
+    /** @type {Reply | null} */
+    this.reply = null;
+    this.busy = this.stopped = false;
     this.form.addEventListener("submit", (event) => { event.preventDefault(); this.send(); });
     this.form.addEventListener("input", () => this.showCode());
     this.input("text").addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); this.form.requestSubmit(); }
     });
-    find("#chat-stop", root)?.addEventListener("click", () => this.socket?.send(JSON.stringify({ cancel: true })));
+    find("#chat-stop", root)?.addEventListener("click", () => { this.stopped = true; this.reply?.cancel(); });
     find("#chat-clear", root)?.addEventListener("click", () => this.clear());
     this.showCode();
   }
@@ -34,7 +36,9 @@ export class Playground {
   }
 
   clear() {
-    this.socket?.close();
+    this.generation += 1;
+    this.reply?.abandon();
+    this.reply = null;
     this.messages = [];
     this.chat.replaceChildren(make("p", "text-secondary", "Say something."));
     this.error.hidden = true;
@@ -81,7 +85,9 @@ export class Playground {
     const text = this.input("text").value.trim();
     if (!text || this.busy) return;
     this.setBusy(true);
+    this.stopped = false;
     this.error.hidden = true;
+    const generation = this.generation;
     const body = this.body(text);
     this.bubble("user", text);
     this.messages.push({ role: "user", content: text });
@@ -89,9 +95,12 @@ export class Playground {
     const request = { method: "POST", path: "/v1/chat/completions", headers: "", content_type: "application/json", body: JSON.stringify(body) };
     try {
       const id = await submit(this.root.dataset.sendUrl || "", this.root.dataset.csrf || "", request);
-      new Reply(this, id);
+      const reply = new Reply(this, id, generation === this.generation);
+      if (generation !== this.generation) return;
+      this.reply = reply;
+      if (this.stopped) reply.cancel();
     } catch (error) {
-      this.failed(error instanceof Error ? error.message : String(error), text);
+      if (generation === this.generation) this.failed(error instanceof Error ? error.message : String(error), text);
     }
   }
 
@@ -103,7 +112,8 @@ export class Playground {
     if (last?.role === "user") {
       this.messages.pop();
       findAll(".is-user", this.chat).at(-1)?.remove();
-      this.input("text").value = question ?? last.content;
+      // What was typed meanwhile is worth more.
+      if (!this.input("text").value.trim()) this.input("text").value = question ?? last.content;
     }
     this.setBusy(false);
     this.showCode();
@@ -126,9 +136,10 @@ export class Playground {
 
 /** One answer while it comes. */
 class Reply {
-  /** @param {Playground} playground @param {string} id */
-  constructor(playground, id) {
+  /** @param {Playground} playground @param {string} id @param {boolean} wanted False: the chat has gone; it is only stopped. */
+  constructor(playground, id, wanted) {
     this.playground = playground;
+    this.abandoned = !wanted;
     this.decoder = new TextDecoder();
     this.status = 0;
     this.isStream = this.failed = false;
@@ -137,16 +148,29 @@ class Reply {
     this.pieces = 0;
     /** @type {{prompt_tokens?: number, completion_tokens?: number} | null} */
     this.usage = null;
+    this.socket = follow(id, (frame) => this.take(frame), (whole) => { if (!whole) this.fail("The connection to the console was lost; the request was cancelled."); });
+    this.bubble = make("div");
+    if (this.abandoned) { this.cancel(); return; }
     this.bubble = playground.bubble("assistant", "");
     this.bubble.classList.add("is-waiting");
     /** @type {HTMLElement} */ (find("#chat-timing", playground.root)).hidden = false;
     for (const name of ["first", "rate", "tokens"]) playground.time(name, "–");
     playground.time("id", id);
-    playground.socket = follow(id, (frame) => this.take(frame), (whole) => { if (!whole) this.fail("The connection to the console was lost; the request was cancelled."); });
+  }
+
+  cancel() {
+    cancel(this.socket);
+  }
+
+  /** The chat has gone: stop it, and say nothing of it. */
+  abandon() {
+    this.abandoned = true;
+    this.cancel();
   }
 
   /** @param {any} frame */
   take(frame) {
+    if (this.abandoned) return;
     if (frame.kind === "head") {
       this.status = frame.status;
       const type = frame.headers.find((/** @type {[string, string]} */ [name]) => name.toLowerCase() === "content-type")?.[1] ?? "";
@@ -225,7 +249,7 @@ class Reply {
 
   /** @param {string} message */
   fail(message) {
-    if (this.failed) return;
+    if (this.failed || this.abandoned) return;
     this.failed = true;
     this.bubble.remove();
     this.playground.failed(message);

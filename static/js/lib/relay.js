@@ -35,6 +35,13 @@ export function follow(id, onFrame, onEnd) {
   return socket;
 }
 
+/** Tell the relay to stop, as soon as it can be told. @param {WebSocket} socket */
+export function cancel(socket) {
+  const tell = () => socket.send(JSON.stringify({ cancel: true }));
+  if (socket.readyState === WebSocket.OPEN) tell();
+  else if (socket.readyState === WebSocket.CONNECTING) socket.addEventListener("open", tell, { once: true });
+}
+
 /** The bytes of a chunk's frame. @param {{data: string}} frame */
 export const bytesOf = (frame) => Uint8Array.from(atob(frame.data), (character) => character.charCodeAt(0));
 
