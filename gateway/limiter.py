@@ -26,7 +26,7 @@ class Allowance:
     """The buckets that one caller's requests to one deployment are taken from."""
 
     __slots__ = (
-        "_ending", "_lines_at", "api_id", "deployment_id", "is_current", "limits", "requests", "tokens",
+        "_ending", "_lines_at", "_until", "api_id", "deployment_id", "is_current", "limits", "requests", "tokens",
     )  # fmt: skip
 
     def __init__(self, target: Target, requests: tuple[Bucket, ...], tokens: tuple[Bucket, ...]) -> None:
@@ -38,22 +38,32 @@ class Allowance:
         self.tokens = tokens
         # False when its buckets have been forgotten: others may have been made since.
         self.is_current = True
+        # Until when all leases hold, at least.
+        self._until = 0.0
         self._ending = b""
         self._lines_at = 0.0
 
     def take(self, tokens: int, now: float) -> bool:
         """Take one request from what is leased; False, with nothing taken, when somebody must be asked."""
-        for bucket in self.requests:
-            if bucket.left < 1 or now >= bucket.until or bucket.left <= bucket.low:
+        if now >= self._until:
+            # Leases only ever get longer, so what was the shortest once is never too long.
+            leased = self.requests + self.tokens if tokens else self.requests
+            self._until = min([bucket.until for bucket in leased], default=math.inf)
+            if now >= self._until:
                 return False
         if tokens:
             for bucket in self.tokens:
-                if bucket.left < tokens or now >= bucket.until or bucket.left <= bucket.low:
+                if bucket.left < tokens or bucket.left <= bucket.low or now >= bucket.until:
                     return False
-            for bucket in self.tokens:
-                bucket.left -= tokens
+        for bucket in self.requests:
+            # At half of a lease the next one is asked for.
+            if bucket.left <= bucket.low:
+                return False
         for bucket in self.requests:
             bucket.left -= 1
+        if tokens:
+            for bucket in self.tokens:
+                bucket.left -= tokens
         return True
 
     def costs(self, tokens: int) -> list[tuple[Bucket, int]]:
