@@ -27,6 +27,7 @@ def test_a_developer_finds_a_model_tries_it_and_calls_it(signed_in, pictures):
     page.goto("/hub/models/")
     page.get_by_role("link", name="demo/chat").click()
     expect(page.locator("#hub-header .status")).to_have_text("Running", timeout=60_000)
+    expect(page.locator("#chat-send")).to_be_enabled()
     # The playground streams, keeps the conversation, and answers that come whole are shown too
     page.locator("#chat-text").fill("What are you?")
     page.keyboard.press("Enter")

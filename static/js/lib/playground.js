@@ -27,6 +27,8 @@ export class Playground {
     });
     find("#chat-stop", root)?.addEventListener("click", () => { this.stopped = true; this.reply?.cancel(); });
     find("#chat-clear", root)?.addEventListener("click", () => this.clear());
+    // Until here the button rests: without this script the form would load the page anew.
+    this.setBusy(false);
     this.showCode();
   }
 
