@@ -1,5 +1,6 @@
 """Valkey hangs and dies under load: gateways let through their share, the console says so, nobody gets an error for it."""
 
+import contextlib
 import os
 import signal
 
@@ -15,7 +16,11 @@ LIMIT = 60
 
 
 def test_each_gateway_keeps_to_its_share_and_the_console_says_so():
-    with started_product("--gateways", "2") as product, product.session() as browser, product.api() as api:
+    with (
+        started_product("--gateways", "2") as product,
+        contextlib.closing(product.session()) as browser,
+        contextlib.closing(product.api()) as api,
+    ):
         becomes(api, "chat", "running")
         wait_for(lambda: answers(product, "chat"))
         page = browser.get("/console/deployments/demo/chat/settings/")
