@@ -9,10 +9,10 @@ from accounts.models import Organization, User
 from accounts.permissions import visible_organizations
 from apikeys.models import ApiKey
 from common.broadcast import valkey
+from common.limit_counters import MINUTE_US, key_of, read_member
 from deployments.models import Deployment, RateLimit
 
 SHOWN = 20
-MINUTE_US = 60_000_000
 ATTENTION = 0.8
 
 
@@ -64,17 +64,17 @@ def _read(deployment: Deployment, most: int = SHOWN) -> list[tuple[str, int, str
         for unit in ("requests", "tokens")
     }
     try:
-        rows = valkey().zrevrange(f"slipway:limits:{deployment.pk}", 0, most - 1, withscores=True)
+        rows = valkey().zrevrange(key_of(deployment.pk), 0, most - 1, withscores=True)
         seconds, microseconds = valkey().time()
     except (redis.RedisError, OSError) as error:
         raise CountersAwayError from error
     now = seconds * 1_000_000 + microseconds
     found = []
     for member, full_at in rows:
-        level, subject, unit = member.decode().split(":")
+        level, subject, unit = read_member(member)
         limit = limits.get((level, unit))
         if limit and full_at > now:
-            found.append((level, int(subject), unit, min(limit, round((full_at - now) / MINUTE_US * limit)), limit))
+            found.append((level, subject, unit, min(limit, round((full_at - now) / MINUTE_US * limit)), limit))
     return [item for item in found if item[3]]
 
 

@@ -6,6 +6,8 @@ and not in units, so that it keeps its meaning when the limit changes.
 
 from dataclasses import dataclass
 
+from common.limit_counters import member_of
+
 MINUTE = 60.0
 # A gateway holds at most this share of a limit ahead; where that is less than one unit, it asks each time.
 LEASE_SHARE = 200
@@ -43,7 +45,7 @@ class Bucket:
         self.deployment_id = deployment_id
         self.level = level
         self.unit = unit
-        self.member = f"{level}:{subject}:{unit}".encode()
+        self.member = member_of(level, subject, unit)
         self.left = self.owed = self.alone = 0
         self.until = self.full_at = self.refused_until = self.enough_at = 0.0
         self.cost_refused = 0

@@ -16,13 +16,14 @@ from typing import Any, Protocol, cast
 import hiredis
 from redis.connection import SSLConnection, UnixDomainSocketConnection, parse_url
 
+from common.limit_counters import MINUTE_US, key_of
+
 log = logging.getLogger(__name__)
 
 # Within this an answer comes, or the counters count as away.
 ANSWER_S = 0.5
 RETRY_S = 0.5
 CONNECT_S = 1.0
-MINUTE_US = 60_000_000
 # Takes from all buckets or from none. In ARGV five values a bucket: member, microseconds per unit, cost, wanted, debit.
 # Answers which bucket refused (0: none) and for how many microseconds; then for each what was granted and when it is full.
 _SCRIPT = f"""
@@ -73,10 +74,6 @@ class SharedCounters(Protocol):
     @property
     def is_away(self) -> bool: ...
     def ask(self, deployment_id: int, asks: Sequence[Ask], answer: Answer) -> None: ...
-
-
-def key_of(deployment_id: int) -> str:
-    return f"slipway:limits:{deployment_id}"
 
 
 class Counters(asyncio.Protocol):

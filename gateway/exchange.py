@@ -238,14 +238,14 @@ class Exchange(AnswerSide):
                 self._forward(now)
                 return
         self._allowance = allowance
-        if not (route.tells_usage and allowance.tokens):
-            self._answer_tokens = 0
-        else:
+        if route.tells_usage and allowance.tokens:
             if not self._buffering and route.answers_text:
                 # What streams in isn't read: it may ask for anything.
                 self._answer_tokens = request_body.RESERVED_ANSWER
             # At least one: what holds nothing would not be settled.
             self._answer_tokens = max(1, self._answer_tokens + max(self._length or 0, 0) // BYTES_PER_TOKEN)
+        else:
+            self._answer_tokens = 0
         if allowance.take(self._answer_tokens, now):
             self._reserved = self._answer_tokens
             self._forward(now)

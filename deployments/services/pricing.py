@@ -55,13 +55,13 @@ def set_price(
     with transaction.atomic():
         locked = _locked(deployment.pk)
         # Read behind the lock, however long it took: a minute that has begun may be booked already.
-        soonest = timezone.now() + MARGIN
-        if since is not None and since <= soonest - MARGIN:
+        now = timezone.now()
+        if since is not None and since <= now:
             message = "This moment has passed; past costs stay as they are. Choose a later one."
             raise ServiceError(message, field="since")
-        if since is not None and since > soonest + FURTHEST:
+        if since is not None and since > now + FURTHEST:
             raise ServiceError("This is more than five years ahead.", field="since")
-        begins = _full_minute(max(since or soonest, soonest))
+        begins = _full_minute(max(since or now, now + MARGIN))
         before = current_price(locked, begins)
         price, _ = Price.objects.update_or_create(
             deployment=locked,

@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.db.models import Exists, OuterRef, Q
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 
 from common.numbers import whole
@@ -52,7 +52,7 @@ def model(request: HttpRequest, pk: int) -> HttpResponse:
     rows = list(usable.order_by("name", "pk")[:PAGE_SIZE])
     if not rows:
         # What nobody lets him call isn't there for him.
-        get_object_or_404(Model.objects.none())
+        raise Http404
     attach_current_versions(rows)
     prices = current_prices(rows)
     for row in rows:

@@ -8,6 +8,7 @@ from django.urls import reverse
 from accounts.models import AuditEntry
 from apikeys.services import create_key
 from common.broadcast import valkey
+from common.limit_counters import key_of
 from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Deployment, GatewayProcess, RateLimit
 from deployments.services.limits import limits_of, set_limits
@@ -28,7 +29,7 @@ def counted():
     keys = set()
 
     def note(deployment: Deployment, member: str, share: float) -> None:
-        key = f"slipway:limits:{deployment.pk}"
+        key = key_of(deployment.pk)
         keys.add(key)
         valkey().zadd(key, {member: (time.time() + 60 * share) * 1e6})
 
