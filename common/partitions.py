@@ -1,4 +1,4 @@
-"""Tables partitioned by day: made ahead of need, dropped whole when old (a DELETE would leave bloat behind)."""
+"""Tables partitioned by time: made ahead of need, dropped whole when old (a DELETE would leave bloat behind)."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -16,23 +16,54 @@ def ensure(table: str, *, today: date) -> None:
 def ensure_day(table: str, day: date) -> None:
     start = datetime(day.year, day.month, day.day, tzinfo=UTC)
     end = start + timedelta(days=1)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"CREATE TABLE IF NOT EXISTS {_partition(table, day)} PARTITION OF {table} "
-            f"FOR VALUES FROM ('{start.isoformat()}') TO ('{end.isoformat()}')"
-        )
+    _create(_partition(table, day), table, start.isoformat(), end.isoformat())
+
+
+def ensure_span(table: str, moment: int, width: int) -> None:
+    """The partition that holds `moment` in a table partitioned by seconds since the epoch, `width` of them each."""
+    number = moment // width
+    _create(f"{table}_n{number}", table, str(number * width), str((number + 1) * width))
 
 
 def drop_before(table: str, first_kept: date) -> list[str]:
     """Drop the partitions of days before `first_kept`; the names of what was dropped."""
+    limit = _partition(table, first_kept)
+    return _drop([name for name in partitions_of(table) if name.startswith(f"{table}_2") and name < limit])
+
+
+def drop_spans_before(table: str, moment: int, width: int) -> list[str]:
+    """Drop the partitions that end at `moment` or before; the names of what was dropped."""
+    prefix = f"{table}_n"
+    return _drop(
+        [
+            name
+            for name in partitions_of(table)
+            if name.startswith(prefix) and (int(name.removeprefix(prefix)) + 1) * width <= moment
+        ]
+    )
+
+
+def partitions_of(table: str) -> list[str]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = %s::regclass", [table])
-        names = [row[0] for row in cursor.fetchall()]
-        limit = _partition(table, first_kept)
-        old = sorted(name for name in names if name.startswith(f"{table}_2") and name < limit)
-        for name in old:
+        return sorted(row[0] for row in cursor.fetchall())
+
+
+def _create(name: str, table: str, start: str, end: str) -> None:
+    with connection.cursor() as cursor:
+        # Asked first: even where nothing is to do, CREATE TABLE locks the parent against its readers.
+        cursor.execute("SELECT to_regclass(%s)", [name])
+        if cursor.fetchone() == (None,):
+            cursor.execute(
+                f"CREATE TABLE IF NOT EXISTS {name} PARTITION OF {table} FOR VALUES FROM ('{start}') TO ('{end}')"
+            )
+
+
+def _drop(names: list[str]) -> list[str]:
+    with connection.cursor() as cursor:
+        for name in names:
             cursor.execute(f"DROP TABLE IF EXISTS {name}")
-    return old
+    return names
 
 
 def _partition(table: str, day: date) -> str:

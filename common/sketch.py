@@ -47,10 +47,15 @@ def quantiles(sketch: bytes, fractions: Iterable[float]) -> list[float | None]:
     total = int(cumulative[-1])
     found: list[float | None] = []
     for fraction in fractions:
-        rank = max(1, math.ceil(fraction * total))
-        index = int(items["index"][int(np.searchsorted(cumulative, rank))])
-        found.append(2 * GAMMA**index / (GAMMA + 1))
+        # A product like 0.07 * 100 is a hair above 7, and its ceiling would be the next rank.
+        rank = max(1, math.ceil(fraction * total - 1e-9))
+        found.append(float(value_of(items["index"][np.searchsorted(cumulative, rank)])))
     return found
+
+
+def value_of(indexes: np.ndarray) -> np.ndarray:
+    """The durations, in seconds, that buckets of a sketch stand for."""
+    return 2 * GAMMA ** np.asarray(indexes, np.float64) / (GAMMA + 1)
 
 
 def count(sketch: bytes) -> int:

@@ -10,11 +10,14 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dashboard.settings")
 django_application = get_asgi_application()
 
-from deployments.websocket_urls import websocket_urlpatterns  # noqa: E402
+from deployments.websocket_urls import websocket_urlpatterns as deployments_sockets  # noqa: E402
+from monitoring.websocket_urls import websocket_urlpatterns as monitoring_sockets  # noqa: E402
 
 application = ProtocolTypeRouter(
     {
         "http": django_application,
-        "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urlpatterns))),
+        "websocket": AllowedHostsOriginValidator(
+            AuthMiddlewareStack(URLRouter([*deployments_sockets, *monitoring_sockets]))
+        ),
     }
 )

@@ -12,6 +12,7 @@ app.autodiscover_tasks(["deployments", "monitoring"])
 app.conf.beat_schedule = {
     "reconcile": {"task": "deployments.sweep", "schedule": 10.0, "options": {"expires": 10}},
     "collect-system-metrics": {"task": "monitoring.collect_system", "schedule": 10.0, "options": {"expires": 10}},
+    "roll-up": {"task": "monitoring.roll_up", "schedule": 600.0, "options": {"expires": 600}},
     "check-books": {"task": "monitoring.check_books", "schedule": 60.0, "options": {"expires": 60}},
     "ensure-partitions": {"task": "monitoring.ensure_partitions", "schedule": 3600.0, "options": {"expires": 3600}},
 }

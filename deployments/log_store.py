@@ -4,7 +4,7 @@ A line's position is its end in the instance's log, so chunks and tail join with
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import zstandard
 from django.db import transaction
@@ -17,6 +17,8 @@ from runtimes.driver import LogLine
 TAIL_LINES = 2000
 TAIL_SECONDS = 3600
 _TABLE = "deployments_log_chunk"
+# A chatty instance fills a chunk in seconds, and one moment is no reason to read all of its log.
+_CHUNKS_AROUND = 6
 
 
 @dataclass(frozen=True)
@@ -94,3 +96,28 @@ def _lines(chunk: LogChunk) -> list[LogLine]:
         position, _, line = row.partition(" ")
         lines.append(LogLine(int(position), line))
     return lines
+
+
+def read_around(instance_uid: str, start: float, end: float, count: int) -> list[LogLine]:
+    """The first `count` lines written in [start, end), seconds since the epoch, the live tail's included."""
+    # A line is sealed after it was written, mostly within seconds; the next chunks hold what is left.
+    sealed_from = datetime.fromtimestamp(start, UTC)
+    chunks = LogChunk.objects.filter(instance_uid=instance_uid, sealed_at__gte=sealed_from).order_by("first_position")
+    lines: list[LogLine] = []
+    for chunk in chunks[:_CHUNKS_AROUND]:
+        lines += [line for line in _lines(chunk) if start <= _written(line) < end]
+        if len(lines) >= count:
+            return lines[:count]
+    sealed = lines[-1].position if lines else 0
+    for _, fields in valkey().xrange(tail_key(instance_uid)):
+        line = LogLine(int(fields[b"p"]), fields[b"t"].decode("utf-8", "replace"))
+        if line.position > sealed and start <= _written(line) < end:
+            lines.append(line)
+    return lines[:count]
+
+
+def _written(line: LogLine) -> float:
+    try:
+        return float(line.text.partition(" ")[0])
+    except ValueError:
+        return 0.0

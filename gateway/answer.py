@@ -17,6 +17,9 @@ from gateway.usage import BodyUsage, StreamUsage
 if TYPE_CHECKING:
     from gateway.server import ClientConnection
 
+# The types of answers that come piece by piece: only there is a first piece worth a time of its own.
+_STREAMS = (b"text/event-stream", b"application/x-ndjson")
+
 
 class AnswerSide(ABC):
     """The half of an exchange that faces the instance's answer: hands it on with one write per read.
@@ -28,7 +31,7 @@ class AnswerSide(ABC):
     __slots__ = (
         "_allowance", "_chunked", "_connection", "_gateway", "_paused_s", "_route", "_strips_usage", "_tunnels", "_usage", "caller",
         "client", "deadline", "done", "first_byte", "has_begun", "head", "keep_alive", "paused_at", "request_done",
-        "request_id", "status",
+        "request_id", "status", "streams",
     )  # fmt: skip
 
     def __init__(self, client: "ClientConnection", head: RequestHead, request_id: bytes) -> None:
@@ -45,7 +48,9 @@ class AnswerSide(ABC):
         self._usage: BodyUsage | StreamUsage | None = None
         self.deadline = math.inf
         self.status = 0
-        self.request_done = self.done = self.has_begun = self._chunked = self._strips_usage = self._tunnels = False
+        self.request_done = self.done = self.has_begun = self._chunked = self._strips_usage = self._tunnels = (
+            self.streams
+        ) = False
         self.first_byte = self.paused_at = self._paused_s = 0.0
 
     # What the other half does
@@ -200,10 +205,14 @@ class AnswerSide(ABC):
         if not self.client.is_writable and not self.paused_at:
             # The answer before this one still fills the client's buffer.
             self.client_writable(False)
-        streams = connection.content_type.startswith(b"text/event-stream")
+        self.streams = streams = connection.content_type.startswith(_STREAMS)
         if status == 200 and self.tells_usage:
             is_text = self._route is not None and self._route.answers_text
-            self._usage = StreamUsage(strip=self._strips_usage) if streams else BodyUsage(is_text=is_text)
+            self._usage = (
+                StreamUsage(strip=self._strips_usage)
+                if connection.content_type.startswith(b"text/event-stream")
+                else BodyUsage(is_text=is_text)
+            )
         if not self.request_done:
             # An answer before the request's end: nothing may be read as a next request from this connection.
             self.keep_alive = False

@@ -452,7 +452,8 @@ class Exchange(AnswerSide):
         if self._reserved:
             gateway.limiter.settle(self._allowance, self._reserved, tokens.input + tokens.output)  # type: ignore[arg-type]
         if first_byte and not (self._tunnels or self.paused_at or self._paused_s):
-            clocks = now - started, now - forwarded, forwarded - started, first_byte - started
+            first_token = first_byte - started if self.streams else -1.0
+            clocks = now - started, now - forwarded, forwarded - started, first_token
         else:
             clocks = self._unusual_clocks(now)
         gateway.in_flight -= 1
@@ -472,7 +473,7 @@ class Exchange(AnswerSide):
             now - started - paused if timed else -1.0,
             now - forwarded - paused if forwarded and timed else -1.0,
             (forwarded or now) - started,
-            self.first_byte - started if self.first_byte and timed else -1.0,
+            self.first_byte - started if self.first_byte and self.streams and timed else -1.0,
         )
 
     def _end_upstream(self, *, failed: bool) -> None:

@@ -1,144 +1,228 @@
-"""Figures: series in, Plotly figure out. Pure; the browser only draws what comes from here."""
+"""Figures: curves in, Plotly figure out. Pure; the browser only draws what comes from here, and adds live points to it.
+
+Plotly's own classes build each style once; what comes with every answer are its numbers alone, which would otherwise be
+checked point by point for longer than reading them takes.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 # Distinguishable in light and dark and with colour blindness (Okabe and Ito).
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#999933")
-CLASS_COLOURS = {"status_2xx": "#2fb344", "status_3xx": "#56b4e9", "status_4xx": "#f59f00", "status_5xx": "#d63939"}
-CLASS_NAMES = {"status_2xx": "2xx", "status_3xx": "3xx", "status_4xx": "4xx", "status_5xx": "5xx"}
+CLASS_COLOURS = {"2xx": "#2fb344", "3xx": "#56b4e9", "4xx": "#f59f00", "5xx": "#d63939"}
 EVENT_COLOURS = {"error": "#d63939", "warning": "#f59f00", "info": "#929dab"}
-MIB = 1 << 20
+GREY = "#929dab"
+MARKS_KEY, LIMIT_KEY = "marks", "limit"
+LINE, BAR, STEP = "line", "bar", "step"
+_LONELY_SIZE = 5
 
 
 @dataclass(frozen=True)
 class Curve:
+    """One curve: `at` where it lies on the axis in milliseconds (Window.drawn), `values` the same length, NaN for unknown.
+
+    `key` names it in addresses and live updates; it never changes while `name`, for people, may.
+    """
+
+    key: str
     name: str
-    times: Sequence[datetime]
-    values: Sequence[float | None]
+    at: np.ndarray
+    values: np.ndarray
+    colour: str
+    shape: str = LINE
+    dashed: bool = False
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A moment to show on a time axis."""
+    """A moment to show on a time axis, in the axis' milliseconds."""
 
-    at: datetime
+    at: int
     text: str
     severity: str
 
 
 @dataclass(frozen=True)
 class Axis:
-    start: datetime
-    end: datetime
+    """The time axis in its own milliseconds. `step` is the milliseconds from one point to the next: more is a gap."""
+
+    start: int
+    end: int
+    step: int
     dark: bool
+    bar: int = 0
+    marks: tuple[Mark, ...] = field(default=())
 
 
-def lines(
+def figure(
     curves: Sequence[Curve],
     axis: Axis,
     *,
     unit: str,
+    scale: float = 1.0,
     limit: float | None = None,
     limit_name: str = "",
-    marks: Sequence[Mark] = (),
 ) -> dict[str, Any]:
-    """Curves over time; `limit` is a dashed line, at least as high as the axis."""
-    figure = go.Figure()
-    for index, curve in enumerate(curves):
-        figure.add_scatter(
-            x=list(curve.times), y=list(curve.values), name=curve.name, mode="lines+markers" if len(curve.times) < 3 else "lines",
-            line={"color": PALETTE[index % len(PALETTE)], "width": 2}, connectgaps=False, hovertemplate=f"%{{y:.3~g}} {unit}",
-        )  # fmt: skip
-    if limit is not None:
-        figure.add_hline(
-            y=limit,
-            line={"dash": "dot", "width": 1, "color": _ink(axis)},
-            annotation_text=limit_name,
-            annotation_position="top left",
-            annotation_font_size=10,
-        )
-    highest = max(
-        [value for curve in curves for value in curve.values if value is not None] + [limit or 0.0], default=0.0
-    )
-    return _finish(figure, axis, unit, highest, marks)
+    """Curves over time, each value times `scale`; `limit` is a dotted line."""
+    data = [trace(curve, axis, unit, scale) for curve in curves]
+    if limit is not None and curves:
+        at = np.array([axis.start, axis.end])
+        line = Curve(LIMIT_KEY, limit_name, at, np.full(2, limit), _ink(axis.dark), dashed=True)
+        data.append(trace(line, axis, unit, scale) | {"hoverinfo": "skip"})
+    if axis.marks:
+        data.append(_marks(axis))
+    layout = deepcopy(_layout(unit, axis.dark))
+    layout["xaxis"]["range"] = [axis.start, axis.end]
+    layout["shapes"] = [_line(mark) for mark in axis.marks]
+    return {"data": data, "layout": layout}
 
 
-def bars(
-    times: Sequence[datetime], counts: dict[str, Sequence[int]], width_s: int, axis: Axis, marks: Sequence[Mark] = ()
-) -> dict[str, Any]:
-    """Stacked bars of request counts by status class."""
-    figure = go.Figure()
-    for name, values in counts.items():
-        if any(values) or name == "status_2xx":
-            figure.add_bar(
-                x=list(times), y=list(values), name=CLASS_NAMES[name], marker={"color": CLASS_COLOURS[name]},
-                width=width_s * 900, offset=0, hovertemplate="%{y}",
-            )  # fmt: skip
-    figure.update_layout(barmode="stack")
-    highest = max((sum(column) for column in zip(*counts.values(), strict=True)), default=0)
-    return _finish(figure, axis, "requests", float(highest), marks)
+def trace(curve: Curve, axis: Axis, unit: str, scale: float = 1.0) -> dict[str, Any]:
+    """One curve as Plotly's trace; `meta` is its key."""
+    style = deepcopy(_style(curve.shape, curve.name, curve.colour, unit, curve.dashed, curve.hidden))
+    style["meta"] = curve.key
+    if curve.shape == BAR:
+        style["x"], style["y"] = curve.at, curve.values
+        style["width"] = axis.bar * 0.9
+        return style
+    step = axis.step if curve.key != LIMIT_KEY else axis.end - axis.start
+    at, values, lonely = with_gaps(curve.at, curve.values * scale, step)
+    style["x"], style["y"], style["step"] = at, values, axis.step
+    if lonely.any():
+        # A line needs two ends: what stands alone would not be seen.
+        style["mode"], style["marker"]["size"] = "lines+markers", np.where(lonely, _LONELY_SIZE, 0)
+    return style
+
+
+def with_gaps(at: np.ndarray, values: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same with an unknown point in each gap, values with four digits, and which points stand alone."""
+    if not len(at):
+        return at, values, np.zeros(0, bool)
+    holes = np.flatnonzero(np.diff(at) > 1.5 * step) + 1
+    times = np.insert(at, holes, at[holes - 1] + step)
+    rounded = np.insert(_rounded(values), holes, np.nan)
+    known = ~np.isnan(rounded)
+    before, behind = np.append(False, known[:-1]), np.append(known[1:], False)
+    return times, rounded, known & ~before & ~behind
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = np.power(10.0, 3 - np.floor(np.log10(np.abs(values))))
+    size = np.where(np.isfinite(size), size, 1.0)
+    return np.round(values * size) / size
 
 
 def stacked_days(days: Sequence[date], curves: dict[str, Sequence[float]], unit: str, *, dark: bool) -> dict[str, Any]:
     """Stacked bars, one for each day (UTC)."""
-    noon = [datetime.combine(day, time(12), UTC) for day in days]
-    axis = Axis(
-        datetime.combine(days[0], time(), UTC), datetime.combine(days[-1], time(), UTC) + timedelta(days=1), dark
+    noon = np.array([int(datetime.combine(day, time(12), UTC).timestamp() * 1000) for day in days])
+    day = int(timedelta(days=1).total_seconds() * 1000)
+    axis = Axis(int(noon[0]) - day // 2, int(noon[-1]) + day // 2, day, dark, bar=day)
+    drawn = figure(
+        [
+            Curve(name, name, noon, np.array(values, float), GREY if index >= len(PALETTE) else PALETTE[index], BAR)
+            for index, (name, values) in enumerate(curves.items())
+        ],
+        axis,
+        unit=unit,
     )
-    figure = go.Figure()
-    for index, (name, values) in enumerate(curves.items()):
-        colour = "#929dab" if index >= len(PALETTE) else PALETTE[index]
-        figure.add_bar(x=noon, y=list(values), name=name, marker={"color": colour}, hovertemplate="%{y:,.6~g}")
-    figure.update_layout(barmode="stack")
-    highest = max((sum(column) for column in zip(*curves.values(), strict=True)), default=0.0)
-    drawn = _finish(figure, axis, unit, float(highest), ())
+    for item in drawn["data"]:
+        item |= {"offset": None, "hovertemplate": "%{y:,.6~g}"}
     drawn["layout"]["xaxis"]["tickformat"] = "%b %d"
+    drawn["layout"]["xaxis"]["hoverformat"] = "%b %d"
     return drawn
 
 
-def _finish(figure: go.Figure, axis: Axis, unit: str, highest: float, marks: Sequence[Mark]) -> dict[str, Any]:
-    grid = "rgba(127,127,127,0.18)"
-    figure.update_layout(
-        template=None,
-        margin={"l": 48, "r": 12, "t": 8, "b": 28},
-        height=210,
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 11, "color": _ink(axis)},
-        hovermode="x unified",
-        hoverlabel={
-            "bgcolor": "#1f2937" if axis.dark else "#ffffff",
-            "font": {"color": "#f0f0f0" if axis.dark else "#182433"},
-        },
-        showlegend=True,
-        legend={"orientation": "h", "y": -0.18, "x": 0, "font": {"size": 10}},
-        xaxis={
-            "range": [axis.start.isoformat(), axis.end.isoformat()],
-            "gridcolor": grid,
-            "type": "date",
-            "zeroline": False,
-            "tickformat": "%H:%M:%S" if (axis.end - axis.start).total_seconds() <= 900 else "%H:%M",
-        },
-        yaxis={
-            "range": [0, highest * 1.15 or 1],
-            "gridcolor": grid,
-            "zeroline": False,
-            "title": {"text": unit, "font": {"size": 10}},
-        },
+@lru_cache(maxsize=2000)
+def _style(shape: str, name: str, colour: str, unit: str, dashed: bool, hidden: bool) -> dict[str, Any]:
+    visible = "legendonly" if hidden else True
+    if shape == BAR:
+        bar = go.Bar(name=name, marker={"color": colour}, offset=0, hovertemplate="%{y:,}", visible=visible)
+        return bar.to_plotly_json()
+    line = {"color": colour, "width": 1.5 if dashed else 2, "shape": "hv" if shape == STEP else "linear"}
+    if dashed:
+        line["dash"] = "dot"
+    drawn = go.Scatter(
+        name=name, mode="lines", line=line, marker={"color": colour, "line": {"width": 0}}, connectgaps=False,
+        hovertemplate=f"%{{y:.4~g}} {unit}", visible=visible,
+    )  # fmt: skip
+    return drawn.to_plotly_json()
+
+
+@lru_cache(maxsize=100)
+def _layout(unit: str, dark: bool) -> dict[str, Any]:
+    grid, ink = "rgba(127,127,127,0.18)", _ink(dark)
+    drawn = go.Layout(
+        margin={"l": 52, "r": 12, "t": 10, "b": 28}, height=230, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 11, "color": ink}, hovermode="x unified", barmode="stack",
+        hoverlabel={"bgcolor": "#1f2937" if dark else "#ffffff", "font": {"color": "#f0f0f0" if dark else "#182433"}},
+        showlegend=True, legend={"orientation": "h", "y": -0.16, "x": 0, "font": {"size": 10}},
+        xaxis={"type": "date", "gridcolor": grid, "zeroline": False, "hoverformat": "%b %d, %H:%M:%S"},
+        yaxis={"rangemode": "tozero", "gridcolor": grid, "zeroline": False, "title": {"text": unit, "font": {"size": 10}}, "fixedrange": True},
+        # The marks' own axis: they hang from the top, whatever the curves' heights.
+        yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
         # The same value over refreshes keeps the reader's zoom and hidden curves.
-        uirevision="keep",
-        dragmode="zoom",
-    )
-    for mark in marks:
-        colour = EVENT_COLOURS.get(mark.severity, EVENT_COLOURS["info"])
-        figure.add_vline(x=mark.at, line={"width": 1, "dash": "dash", "color": colour})
-    return figure.to_plotly_json()
+        uirevision="keep", dragmode="zoom",
+    )  # fmt: skip
+    return drawn.to_plotly_json()
 
 
-def _ink(axis: Axis) -> str:
-    return "#c8d3e1" if axis.dark else "#49566c"
+def _marks(axis: Axis) -> dict[str, Any]:
+    style = go.Scatter(
+        name="events", mode="markers", yaxis="y2", showlegend=False, meta=MARKS_KEY, hovertemplate="%{text}<extra></extra>",
+        marker={"symbol": "triangle-down", "size": 9},
+    ).to_plotly_json()  # fmt: skip
+    style["x"], style["y"] = [mark.at for mark in axis.marks], [1] * len(axis.marks)
+    style["text"] = [mark.text for mark in axis.marks]
+    style["marker"]["color"] = [EVENT_COLOURS.get(mark.severity, GREY) for mark in axis.marks]
+    return style
+
+
+def _line(mark: Mark) -> dict[str, Any]:
+    colour = EVENT_COLOURS.get(mark.severity, GREY)
+    return {
+        "type": "line", "xref": "x", "yref": "paper", "x0": mark.at, "x1": mark.at, "y0": 0, "y1": 1,
+        "line": {"width": 1, "dash": "dash", "color": colour},
+    }  # fmt: skip
+
+
+def _ink(dark: bool) -> str:
+    return "#c8d3e1" if dark else "#49566c"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What one chart shows: its curves, or in `absent` why there are none; `facts` and `advice` in words."""
+
+    id: str
+    unit: str
+    curves: tuple[Curve, ...] = ()
+    absent: str = ""
+    facts: str = ""
+    advice: str = ""
+    scale: float = 1.0
+    limit: float | None = None
+    limit_name: str = ""
+
+    def drawn(self, axis: Axis) -> dict[str, Any]:
+        """With its figure, as the page draws it."""
+        words = {"facts": self.facts, "advice": self.advice}
+        if not self.curves:
+            return {"absent": self.absent} | words
+        drawing = figure(
+            self.curves, axis, unit=self.unit, scale=self.scale, limit=self.limit, limit_name=self.limit_name
+        )
+        return {"figure": drawing} | words
+
+    def points(self, axis: Axis) -> dict[str, Any]:
+        """Only the points, by curve: what is added to a chart that is drawn already."""
+        traces = [trace(curve, axis, self.unit, self.scale) for curve in self.curves]
+        return {item["meta"]: [item["x"], item["y"]] for item in traces}

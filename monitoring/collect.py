@@ -1,121 +1,207 @@
-"""Samples what running instances use, each ten seconds, into one array row per instance and hour."""
+"""Samples what running instances use, each ten seconds: one packed row per version, whatever their number."""
 
 import logging
 import time
-from datetime import UTC, datetime
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
-from django.db import connection
+from django.db import transaction
 
-from common import partitions
 from deployments.drivers import kubernetes_driver, local_driver
-from deployments.models import Cluster, Instance, Version
-from monitoring.models import CpuReading
+from deployments.models import Cluster, Instance
+from monitoring import series
+from monitoring.instances import numbers_of, uid_of_version
+from monitoring.models import CpuReading, MeteredInstance
+from monitoring.scrape import EngineSample, scrape
+from monitoring.system_frame import NO_DEVICE, SystemFrame
 from runtimes.driver import DriverError
 from runtimes.local.gpus import read_gpus
 from runtimes.local.usage import Usage, read_usage
+from runtimes.observation import READY
 
 log = logging.getLogger(__name__)
 
-TABLE = "monitoring_system_samples"
-# The arrays grow by one sample; the row is made by the first one of its hour.
-_UPSERT = f"""
-    INSERT INTO {TABLE} (hour, instance_uid, version_id, cores, memory_total, offsets, cpu_user, cpu_system, memory_used,
-                         gpu_indexes, gpu_utilization, gpu_memory_used, gpu_memory_total, gpu_reason)
-    VALUES (%(hour)s, %(uid)s, %(version)s, %(cores)s, %(memory_total)s, ARRAY[%(offset)s]::smallint[],
-            ARRAY[%(user)s]::real[], ARRAY[%(system)s]::real[], ARRAY[%(memory)s]::bigint[], %(gpu_indexes)s::smallint[],
-            %(gpu_utilization)s::real[], %(gpu_memory)s::bigint[], %(gpu_total)s, %(gpu_reason)s)
-    ON CONFLICT (instance_uid, hour) DO UPDATE SET
-        cores = EXCLUDED.cores, memory_total = EXCLUDED.memory_total,
-        offsets = {TABLE}.offsets || EXCLUDED.offsets,
-        cpu_user = {TABLE}.cpu_user || EXCLUDED.cpu_user,
-        cpu_system = {TABLE}.cpu_system || EXCLUDED.cpu_system,
-        memory_used = {TABLE}.memory_used || EXCLUDED.memory_used,
-        gpu_utilization = {TABLE}.gpu_utilization || EXCLUDED.gpu_utilization,
-        gpu_memory_used = {TABLE}.gpu_memory_used || EXCLUDED.gpu_memory_used
-    WHERE {TABLE}.offsets[cardinality({TABLE}.offsets)] < EXCLUDED.offsets[1]
-"""  # noqa: S608 (our own constant)
+INTERVAL_S = 10
+# A pause longer than this says nothing about how the CPU was used in between.
+LONGEST_PAUSE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One instance's cumulative figures. `clock` is the clock that rates go by, in seconds; `usage` may be unknown."""
+
+    instance: Instance
+    clock: float
+    usage: Usage | None
+    engine: EngineSample | None
+    gpu_reason: str = ""
+    engine_reason: str = ""
+
+
+@dataclass
+class _Samples:
+    """What one round found, by version: (instance number, figure, device, moment, value)."""
+
+    rows: dict[int, list[tuple[int, str, int, int, float]]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(
+        self, version_id: int, number: int, figure: str, at: int, value: float | None, device: int = NO_DEVICE
+    ) -> None:
+        if value is not None:
+            self.rows[version_id].append((number, figure, device, at, value))
 
 
 def collect_local() -> int:
-    """Sample all local instances once; the number of samples."""
+    """Sample all local instances once; the number of instances."""
     gpus, gpu_reason = read_gpus()
     count = 0
-    for cluster_id in Cluster.objects.filter(driver=Cluster.Driver.LOCAL).values_list("pk", flat=True):
-        states = [state for _, state in local_driver(cluster_id).programs()]
-        versions = _versions([state["uid"] for state in states])
-        for state in states:
-            version = versions.get(state["uid"])
-            usage = read_usage(state, gpus)
-            if version is None or usage is None:
-                continue
-            _store(usage, version, time.time(), gpu_reason)
-            count += 1
+    for cluster in Cluster.objects.filter(driver=Cluster.Driver.LOCAL):
+        living = _living(cluster)
+        # One clock for all processes of this machine, and no one sets it.
+        usages = {
+            state["uid"]: (time.monotonic(), read_usage(state, gpus))
+            for _, state in local_driver(cluster.pk).programs()
+        }
+        engines = scrape(living)
+        readings = []
+        for instance in living:
+            clock, usage = usages.get(instance.uid, (0.0, None))
+            reason = "" if usage is not None and any(usage.gpus) else gpu_reason
+            readings.append(
+                Reading(instance, clock, usage, engines[instance.uid].sample, reason, engines[instance.uid].reason)
+            )
+        count += _store(cluster, readings, int(time.time()))
     return count
 
 
 def collect_kubernetes(cluster: Cluster) -> int:
-    """Sample all pods of one cluster once; the number of samples. Without the right to read them there are none."""
+    """Sample all pods of one cluster once; the number of instances. Without the right to read them CPU and memory miss."""
+    samples = {}
     try:
         samples = {item.pod: item for item in kubernetes_driver(cluster).usage()}
     except DriverError as error:
         log.info("no samples of %s: %s", cluster, error)
-        return 0
-    instances = Instance.objects.filter(
-        name__in=samples, ended_at=None, version__deployment__endpoint__cluster=cluster
-    ).select_related("version")
-    count = 0
-    for instance in instances:
-        item = samples[instance.name]
-        usage = Usage(instance.uid, item.since, item.cpu_user_s, item.cpu_system_s, item.memory_used, (), ())
-        _store(usage, instance.version, item.at, "the GPUs of pods are not read yet")
-        count += 1
-    return count
-
-
-def _versions(uids: list[str]) -> dict[str, Version]:
-    return {item.uid: item.version for item in Instance.objects.filter(uid__in=uids).select_related("version")}
-
-
-def _store(usage: Usage, version: Version, now: float, gpu_reason: str) -> None:
-    """Add one sample as of `now` (seconds since the epoch)."""
-    user, system = _rates(usage, now)
-    moment = datetime.fromtimestamp(now, UTC)
-    hour = moment.replace(minute=0, second=0, microsecond=0)
-    specification = version.specification
-    if not usage.gpus:
-        gpu_reason = gpu_reason or "this version asks for no GPU"
-    partitions.ensure_day(TABLE, hour.date())
-    with connection.cursor() as cursor:
-        cursor.execute(
-            _UPSERT,
-            {
-                "hour": hour,
-                "uid": usage.uid,
-                "version": version.pk,
-                "cores": specification.cpu,
-                "memory_total": specification.memory,
-                "offset": int((moment - hour).total_seconds()),
-                "user": user,
-                "system": system,
-                "memory": usage.memory_used,
-                "gpu_indexes": list(usage.gpu_indexes),
-                "gpu_utilization": [gpu.utilization if gpu else None for gpu in usage.gpus],
-                "gpu_memory": [gpu.memory_used if gpu else None for gpu in usage.gpus],
-                "gpu_total": max((gpu.memory_total for gpu in usage.gpus if gpu), default=0),
-                "gpu_reason": "" if usage.gpus else gpu_reason,
-            },
+    living = _living(cluster)
+    engines = scrape(living)
+    readings = []
+    for instance in living:
+        item = samples.get(instance.name)
+        usage = item and Usage(instance.uid, item.since, item.cpu_user_s, item.cpu_system_s, item.memory_used, (), ())
+        outcome = engines[instance.uid]
+        readings.append(
+            Reading(
+                instance,
+                item.at if item else 0.0,
+                usage,
+                outcome.sample,
+                "the GPUs of pods are not read yet",
+                outcome.reason,
+            )
         )
+    return _store(cluster, readings, int(time.time()))
 
 
-def _rates(usage: Usage, now: float) -> tuple[float, float]:
-    """CPU user and system in cores since the last reading, or since the program's start where there is none."""
-    last = CpuReading.objects.filter(instance_uid=usage.uid).first()
+def _living(cluster: Cluster) -> list[Instance]:
+    found = Instance.objects.filter(ended_at=None, version__deployment__endpoint__cluster=cluster)
+    return list(found.select_related("version__deployment__endpoint__cluster"))
+
+
+def _store(cluster: Cluster, readings: list[Reading], now: int) -> int:
+    """Add the samples of one round as of `now`, seconds since the epoch. A round that comes twice counts once."""
+    if not readings:
+        return 0
+    versions = {item.instance.uid: item.instance.version_id for item in readings}
+    numbers = numbers_of(versions | {uid_of_version(version_id): version_id for version_id in versions.values()})
+    samples = _Samples()
+    _count_replicas(readings, numbers, samples, now)
+    last = {item.instance_uid: item for item in CpuReading.objects.filter(instance_uid__in=list(versions))}
+    for item in readings:
+        _sample(item, numbers[item.instance.uid], last.get(item.instance.uid), samples, now)
+    series.ensure_fresh_partition(now)
+    with transaction.atomic():
+        added = series.add_batch(f"system.{cluster.pk}.{now // INTERVAL_S}")
+        if added is None:
+            return 0
+        rows = [(version_id, now, SystemFrame.of_samples(found).pack()) for version_id, found in samples.rows.items()]
+        series.add_fresh(added[0], added[1], series.SYSTEM, rows)
+        _remember(readings)
+        _note_reasons(readings)
+    return len(readings)
+
+
+def _count_replicas(readings: Iterable[Reading], numbers: Mapping[str, int], samples: _Samples, now: int) -> None:
+    counts: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+    for item in readings:
+        counts[item.instance.version_id][0 if item.instance.phase == READY else 1] += 1
+    for version_id, (active, starting) in counts.items():
+        number = numbers[uid_of_version(version_id)]
+        samples.add(version_id, number, "replicas_active", now, active)
+        samples.add(version_id, number, "replicas_starting", now, starting)
+
+
+def _sample(item: Reading, number: int, last: CpuReading | None, samples: _Samples, now: int) -> None:
+    version_id, usage, engine = item.instance.version_id, item.usage, item.engine
+    if usage is not None:
+        for figure, value in _cpu_rates(usage, item.clock, last).items():
+            samples.add(version_id, number, figure, now, value)
+        samples.add(version_id, number, "memory_used", now, usage.memory_used)
+        for device, gpu in zip(usage.gpu_indexes, usage.gpus, strict=False):
+            if gpu is not None:
+                samples.add(version_id, number, "gpu_utilization", now, gpu.utilization / 100, device)
+                samples.add(version_id, number, "gpu_memory_used", now, gpu.memory_used, device)
+                samples.add(version_id, number, "gpu_memory_total", now, gpu.memory_total, device)
+    if engine is not None:
+        samples.add(version_id, number, "requests_running", now, engine.running)
+        samples.add(version_id, number, "requests_waiting", now, engine.waiting)
+        samples.add(version_id, number, "kv_cache_use", now, engine.kv_cache_use)
+        if last is not None and last.prefix_queries is not None and engine.prefix_queries is not None:
+            queries, hits = (
+                engine.prefix_queries - last.prefix_queries,
+                (engine.prefix_hits or 0) - (last.prefix_hits or 0),
+            )
+            # An engine that restarted counts from zero again.
+            if queries >= 0 and hits >= 0:
+                samples.add(version_id, number, "prefix_queries", now, queries)
+                samples.add(version_id, number, "prefix_hits", now, hits)
+
+
+def _cpu_rates(usage: Usage, clock: float, last: CpuReading | None) -> Mapping[str, float]:
+    """CPU user and system in cores since the last reading; none where two readings don't tell."""
     # A restarted program counts from zero again.
-    same_program = last is not None and abs(last.since - usage.since) < 1
-    start = (last.at, last.cpu_user_s, last.cpu_system_s) if last and same_program else (usage.since, 0.0, 0.0)
-    CpuReading.objects.update_or_create(
-        instance_uid=usage.uid,
-        defaults={"at": now, "since": usage.since, "cpu_user_s": usage.cpu_user_s, "cpu_system_s": usage.cpu_system_s},
-    )
-    elapsed = max(0.5, now - start[0])
-    return max(0.0, usage.cpu_user_s - start[1]) / elapsed, max(0.0, usage.cpu_system_s - start[2]) / elapsed
+    if last is None or abs(last.since - usage.since) >= 1:
+        return {}
+    elapsed = clock - last.at
+    used = {"cpu_user": usage.cpu_user_s - last.cpu_user_s, "cpu_system": usage.cpu_system_s - last.cpu_system_s}
+    # The kubelet looks each 10 to 15 s: the same look again is no news. A clock that stepped back tells nothing either.
+    if not 0.5 <= elapsed <= LONGEST_PAUSE_S:
+        return {}
+    return {figure: max(0.0, seconds) / elapsed for figure, seconds in used.items()}
+
+
+def _remember(readings: Iterable[Reading]) -> None:
+    rows = [
+        CpuReading(
+            instance_uid=item.instance.uid, at=item.clock, since=item.usage.since if item.usage else 0.0,
+            cpu_user_s=item.usage.cpu_user_s if item.usage else 0.0, cpu_system_s=item.usage.cpu_system_s if item.usage else 0.0,
+            prefix_hits=item.engine.prefix_hits if item.engine else None,
+            prefix_queries=item.engine.prefix_queries if item.engine else None,
+        )
+        for item in readings
+    ]  # fmt: skip
+    fields = ["at", "since", "cpu_user_s", "cpu_system_s", "prefix_hits", "prefix_queries"]
+    CpuReading.objects.bulk_create(rows, update_conflicts=True, unique_fields=["instance_uid"], update_fields=fields)
+
+
+def _note_reasons(readings: Iterable[Reading]) -> None:
+    """Why figures are missing, for the pages; written where it changed only."""
+    wanted = {
+        item.instance.uid: (item.gpu_reason if item.instance.version.specification.gpu else "", item.engine_reason)
+        for item in readings
+    }
+    changed = []
+    for known in MeteredInstance.objects.filter(uid__in=list(wanted)):
+        if (known.gpu_reason, known.engine_reason) != wanted[known.uid]:
+            known.gpu_reason, known.engine_reason = wanted[known.uid]
+            changed.append(known)
+    MeteredInstance.objects.bulk_update(changed, ["gpu_reason", "engine_reason"])

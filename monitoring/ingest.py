@@ -1,5 +1,6 @@
 """Takes the gateways' batches into the tables: once each, however often they come."""
 
+from collections import defaultdict
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -9,57 +10,55 @@ from django.db import connection, transaction
 
 from common import partitions
 from common.broadcast import valkey
-from monitoring import ledger
-from monitoring.models import LATENCIES, OUTCOMES, IngestedBatch
+from monitoring import ledger, series
+from monitoring.instances import numbers_of
+from monitoring.request_frame import OUTCOMES, RequestFrame
 
-SERIES_TABLE = "monitoring_request_series"
 BOOKS_TABLE = "monitoring_books"
 OPEN_BUCKET_S = 30
-_SERIES_COLUMNS = [
-    "bucket", "tier", "deployment_id", "version_id", "instance_uid", "source",
-    "status_2xx", "status_3xx", "status_4xx", "status_5xx", *OUTCOMES, "input_tokens", "output_tokens",
-    *(f"{name}_{part}" for name in LATENCIES for part in ("sum", "max", "sketch")),
-]  # fmt: skip
+# A gateway whose clock is ahead by more: its buckets are booked when they come, none of them in the future.
+MAX_AHEAD_S = 60
 _BOOKS_SUMS = ["admitted", *OUTCOMES]
 
 
 def store(
     gateway: str,
     batch_id: str,
-    series: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
     usage: list[dict[str, Any]],
     books: list[dict[str, Any]],
 ) -> bool:
     """Write one batch of `gateway`; False when it was there already. Moments are seconds since the epoch."""
-    for table, column, rows in ((SERIES_TABLE, "bucket", series), (ledger.TABLE, "minute", usage)):
-        for row in rows:
-            _ensure_partition(table, row[column] // 86_400)
+    for row in usage:
+        _ensure_day(ledger.TABLE, row["minute"] // 86_400)
+    series.ensure_fresh_partition(datetime.now(UTC).timestamp())
     with transaction.atomic():
-        _, is_new = IngestedBatch.objects.get_or_create(id=batch_id)
-        if not is_new:
+        added = series.add_batch(batch_id)
+        if added is None:
             return False
+        number, arrived = added
+        series.add_fresh(number, arrived, series.REQUESTS, _packed(rows, int(arrived.timestamp())))
         with connection.cursor() as cursor:
-            _copy_series(cursor, series)
             ledger.add(cursor, usage)
             _add_books(cursor, gateway, books)
     return True
 
 
-def publish_open_bucket(gateway: str, series: list[dict[str, Any]]) -> None:
+def publish_open_bucket(gateway: str, rows: list[dict[str, Any]]) -> None:
     """Offer the rows of a bucket that is not closed yet; they vanish by themselves when the gateway does."""
     pipeline = valkey().pipeline(transaction=False)
     by_version: dict[int, list[dict[str, Any]]] = {}
-    for row in series:
+    for row in rows:
         by_version.setdefault(row["version_id"], []).append(row)
-    for version_id, rows in by_version.items():
+    for version_id, mine in by_version.items():
         key = f"slipway:open-bucket:{version_id}"
-        pipeline.hset(key, gateway, orjson.dumps(rows))
+        pipeline.hset(key, gateway, orjson.dumps(mine))
         pipeline.expire(key, OPEN_BUCKET_S)
     pipeline.execute()
 
 
 def open_bucket(version_ids: list[int]) -> list[dict[str, Any]]:
-    """The rows that gateways have published of buckets not closed yet."""
+    """The rows that gateways have published of buckets not closed yet; `source` is the batch that they will come in."""
     pipeline = valkey().pipeline(transaction=False)
     for version_id in version_ids:
         pipeline.hgetall(f"slipway:open-bucket:{version_id}")
@@ -71,20 +70,22 @@ def open_bucket(version_ids: list[int]) -> list[dict[str, Any]]:
 
 
 @lru_cache(maxsize=64)
-def _ensure_partition(table: str, day: int) -> None:
+def _ensure_day(table: str, day: int) -> None:
     partitions.ensure_day(table, datetime.fromtimestamp(day * 86_400, UTC).date())
 
 
-def _copy_series(cursor: Any, rows: list[dict[str, Any]]) -> None:
-    with cursor.copy(f"COPY {SERIES_TABLE} ({', '.join(_SERIES_COLUMNS)}) FROM STDIN") as copy:
-        for row in rows:
-            copy.write_row([_series_value(name, row[name]) for name in _SERIES_COLUMNS])
-
-
-def _series_value(name: str, value: Any) -> Any:
-    if name == "bucket":
-        return datetime.fromtimestamp(value, UTC)
-    return bytes.fromhex(value) if name.endswith("_sketch") else value
+def _packed(rows: list[dict[str, Any]], now: int) -> list[tuple[int, int, bytes]]:
+    """One packed frame for each version and bucket."""
+    numbers = numbers_of({row["instance_uid"]: row["version_id"] for row in rows if row["instance_uid"]}) | {"": 0}
+    groups: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["bucket"] > now + MAX_AHEAD_S:
+            row = {**row, "bucket": now // 10 * 10}
+        groups[row["version_id"], row["bucket"]].append(row)
+    return [
+        (version_id, bucket, RequestFrame.from_rows(group, numbers).without_repeated().pack())
+        for (version_id, bucket), group in groups.items()
+    ]
 
 
 def _add_books(cursor: Any, gateway: str, rows: list[dict[str, Any]]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from deployments.models import Deployment, Price
 from deployments.selectors import current_versions
-from monitoring.models import OUTCOMES, DeploymentName
+from monitoring.models import DeploymentName
+from monitoring.request_frame import OUTCOMES
 
 TABLE = "monitoring_usage_minute"
 DAY_TABLE = "monitoring_usage_day"

@@ -1,87 +1,21 @@
-"""The metric tables. Partitioned by day (see the first migration); written by the gateway's recorder and the collector."""
+"""The metric tables, written by the gateway's recorder and the collector. The series themselves are in series.py."""
 
-from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
-LATENCIES = ("end_to_end", "inference", "queue", "first_token")
-OUTCOMES = ("completed", "failed", "cancelled", "rejected", "expired")
 
+class MeteredInstance(models.Model):
+    """An instance in the metrics, which outlive it: its number in the series, and why a figure of it is missing."""
 
-class RequestSeries(models.Model):
-    """Requests that ended in one bucket: counts, sums in seconds, mergeable sketches.
-
-    `tier` is the bucket's width in seconds. `instance_uid` is empty in the row merged over a version's instances.
-    `source` tells writers apart (gateway and epoch), so that rows are written once and merged when read.
-    """
-
-    pk = models.CompositePrimaryKey("tier", "version_id", "instance_uid", "bucket", "source")
-    bucket = models.DateTimeField()
-    tier = models.SmallIntegerField()
-    deployment_id = models.BigIntegerField()
-    version_id = models.BigIntegerField()
-    instance_uid = models.CharField(max_length=64)
-    source = models.CharField(max_length=80)
-    status_2xx = models.IntegerField()
-    status_3xx = models.IntegerField()
-    status_4xx = models.IntegerField()
-    status_5xx = models.IntegerField()
-    completed = models.IntegerField()
-    failed = models.IntegerField()
-    cancelled = models.IntegerField()
-    rejected = models.IntegerField()
-    expired = models.IntegerField()
-    input_tokens = models.BigIntegerField()
-    output_tokens = models.BigIntegerField()
-    end_to_end_sum = models.FloatField()
-    end_to_end_max = models.FloatField()
-    end_to_end_sketch = models.BinaryField()
-    inference_sum = models.FloatField()
-    inference_max = models.FloatField()
-    inference_sketch = models.BinaryField()
-    queue_sum = models.FloatField()
-    queue_max = models.FloatField()
-    queue_sketch = models.BinaryField()
-    first_token_sum = models.FloatField()
-    first_token_max = models.FloatField()
-    first_token_sketch = models.BinaryField()
-
-    class Meta:
-        managed = False
-        db_table = "monitoring_request_series"
+    number = models.AutoField(primary_key=True)
+    uid = models.CharField(max_length=64, unique=True)
+    version_id = models.BigIntegerField(db_index=True)
+    name = models.CharField(max_length=120, blank=True)
+    # Empty where the figures are there.
+    gpu_reason = models.TextField(blank=True)
+    engine_reason = models.TextField(blank=True)
 
     def __str__(self) -> str:
-        return f"{self.version_id} {self.bucket} {self.tier}s"
-
-
-class SystemSamples(models.Model):
-    """One instance's samples of one hour, as arrays: a sample costs 18 bytes instead of a row's 92.
-
-    `offsets` are seconds into the hour. CPU in cores, memory in bytes. The GPU arrays hold, sample after sample,
-    one value per device of `gpu_indexes`; without devices `gpu_reason` says why.
-    """
-
-    pk = models.CompositePrimaryKey("instance_uid", "hour")
-    hour = models.DateTimeField()
-    instance_uid = models.CharField(max_length=64)
-    version_id = models.BigIntegerField()
-    cores = models.FloatField()
-    memory_total = models.BigIntegerField()
-    offsets = ArrayField(models.SmallIntegerField())
-    cpu_user = ArrayField(models.FloatField())
-    cpu_system = ArrayField(models.FloatField())
-    memory_used = ArrayField(models.BigIntegerField())
-    gpu_indexes = ArrayField(models.SmallIntegerField())
-    gpu_utilization = ArrayField(models.FloatField())
-    gpu_memory_used = ArrayField(models.BigIntegerField())
-    gpu_memory_total = models.BigIntegerField()
-    gpu_reason = models.TextField()
-
-    class Meta:
-        managed = False
-        db_table = "monitoring_system_samples"
-
-    def __str__(self) -> str:
-        return f"{self.instance_uid} {self.hour}"
+        return self.name or self.uid
 
 
 class UsageMinute(models.Model):
@@ -192,19 +126,28 @@ class IngestedBatch(models.Model):
 
     id = models.CharField(max_length=100, primary_key=True)
     at = models.DateTimeField(auto_now_add=True)
+    # By this the fresh rows name it: shorter. From a sequence.
+    number = models.BigIntegerField(unique=True)
+    is_rolled_up = models.BooleanField(default=False)
 
     def __str__(self) -> str:
         return self.id
 
 
 class CpuReading(models.Model):
-    """The collector's last cumulative reading per instance, so that rates survive its restarts."""
+    """The collector's last cumulative reading per instance, so that rates survive its restarts.
+
+    `at` is by whatever clock the reading came with: rates need differences only.
+    """
 
     instance_uid = models.CharField(max_length=64, primary_key=True)
     at = models.FloatField()
     since = models.FloatField()
     cpu_user_s = models.FloatField()
     cpu_system_s = models.FloatField()
+    # What the engine had counted then; empty where it doesn't tell.
+    prefix_hits = models.FloatField(null=True)
+    prefix_queries = models.FloatField(null=True)
 
     def __str__(self) -> str:
         return self.instance_uid

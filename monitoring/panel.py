@@ -1,170 +1,164 @@
 """The monitoring panel of one deployment: what the tables hold, as figures with their facts in words."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from common.numbers import whole
-from deployments.models import Deployment, Instance
-from monitoring import queries
-from monitoring.charts import MIB, Axis, Curve, Mark, bars, lines
-from monitoring.queries import CLASSES, RequestBar, SystemCurve, Window
+from deployments.models import Deployment, Event, Instance
+from monitoring import queries, request_charts, system_charts
+from monitoring.charts import Axis, Chart, Mark
+from monitoring.models import MeteredInstance
+from monitoring.queries import Scope
+from monitoring.question import AVERAGE, Question
+from monitoring.request_frame import ALL_INSTANCES, RequestFrame
+from monitoring.system_charts import Subjects
+from monitoring.system_frame import SystemFrame
+from monitoring.window import Window
+from runtimes.engines import registry
 
-RANGES = {
-    "5m": ("Last 5 minutes", 300),
-    "15m": ("Last 15 minutes", 900),
-    "1h": ("Last hour", 3600),
-    "6h": ("Last 6 hours", 21_600),
-    "24h": ("Last 24 hours", 86_400),
-}
-DEFAULT_RANGE = "15m"
-# The charts of the panel in their order: id and title.
+# The charts of the panel in their order: id, title, and what it means.
 CHARTS = (
-    ("requests", "Requests"),
-    ("latency", "Response time"),
-    ("cpu", "CPU"),
-    ("memory", "Memory"),
-    ("gpu", "GPU utilization"),
-    ("vram", "GPU memory"),
-)
-INTERVALS = {"": None, "1m": 60, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600}
+    ("volume", "Inference volume", "Requests by the status of their answer: 2xx succeeded, 4xx were the caller's fault or refused, 5xx failed here."),
+    ("end_to_end", "End-to-end time", "From the request's arrival to the last byte of its answer, waiting for an instance included; a slow reader is not."),
+    ("inference", "Inference time", "From handing the request to an instance to the last byte of its answer: what the model itself takes."),
+    ("queue", "Queue time", "From arrival until an instance took the request."),
+    ("first_token", "Time to first token", "From handing the request to an instance to the first piece of a streamed answer."),
+    ("tokens", "Tokens", "Tokens per second of all answers together, when they ended."),
+    ("replicas", "Replicas", "Active ones are ready to serve; starting ones wait for room or load the model."),
+    ("engine", "Requests in the engine", "What the engines themselves say: requests that run now, and that wait inside them."),
+    ("cache", "KV cache", "The share of the engines' key-value cache in use, and of prompt tokens that they found in it."),
+    ("cpu", "CPU", "Cores in use, in the programs themselves (user) and in the kernel on their behalf (system)."),
+    ("memory", "Memory", "Memory in use by each instance, and what it may use."),
+    ("gpu", "GPU utilization", "The share of time in which a kernel runs on the GPU; not how much of the GPU it fills."),
+    ("vram", "GPU memory", "Memory in use on each device."),
+)  # fmt: skip
+# Engines that take what memory the GPU has when they start.
+_RESERVING = ("vllm",)
 
 
 @dataclass(frozen=True)
-class Question:
-    """What the reader chose."""
+class Panel:
+    """Everything that a window shows, before it is drawn."""
 
-    range: str = DEFAULT_RANGE
-    interval: str = ""
-    version_id: int | None = None
-    instance_uid: str = ""
-    dark: bool = False
+    question: Question
+    window: Window
+    requests: RequestFrame
+    samples: SystemFrame
+    charts: list[Chart]
+    marks: list[Event]
+    before: RequestFrame | None = None
 
-    @classmethod
-    def from_query(cls, query: Any) -> "Question":
-        chosen = query.get("range", "")
-        version = query.get("version", "")
-        return cls(
-            range=chosen if chosen in RANGES else DEFAULT_RANGE,
-            interval=query.get("interval", "") if query.get("interval", "") in INTERVALS else "",
-            version_id=whole(version),
-            instance_uid=query.get("instance", "")[:64],
-            dark=query.get("theme") == "dark",
-        )
+    def axis(self) -> Axis:
+        marks = tuple(_grouped(self.marks, self.window))
+        start, end = (self.window.place(moment) for moment in (self.window.start, self.window.end))
+        return Axis(start, end, self.window.width * 1000, self.question.dark, self.window.bar * 1000, marks)
 
 
-def build(deployment: Deployment, question: Question, now: datetime) -> dict[str, Any]:
-    """Figures by id, each with its facts, or the reason why there is none."""
-    window = Window.last(RANGES[question.range][1], now, INTERVALS[question.interval])
-    version_ids = list(deployment.versions.values_list("pk", flat=True))
-    if question.version_id in version_ids:
-        version_ids = [question.version_id]
-    axis = Axis(window.start, window.end, question.dark)
-    marks = [Mark(event.at, event.message, event.severity) for event in queries.marks(deployment, window)]
-    curves = queries.system_curves(version_ids, window, question.instance_uid)
-    names = dict(Instance.objects.filter(uid__in=[curve.instance_uid for curve in curves]).values_list("uid", "name"))
-    request_bars = queries.request_bars(deployment, version_ids, window, question.instance_uid)
+def load(deployment: Deployment, question: Question, now: int, *, start: int | None = None) -> Panel:
+    """Read and lay out everything; with `start` only what came since that moment, a window of the question's own width."""
+    window = question.window(now)
+    if start is not None:
+        window = window.since(start)
+    scope = Scope.of(deployment, question.version_id, question.instance_uid)
+    requests = queries.requests(scope, window, now)
+    before = _before(scope, window, now) if question.compare and start is None else None
+    samples = queries.system(scope, window)
+    subjects = _subjects(deployment, question, scope, samples)
+    charts = request_charts.charts(requests, before, window, now) + system_charts.charts(samples, subjects, window)
+    marks = queries.marks(deployment, window)
+    return Panel(question, window, requests, samples, charts, marks, before)
+
+
+def build(deployment: Deployment, question: Question, now: int) -> dict[str, Any]:
+    """The panel as the page draws it: figures by id with their facts, or the reason why there is none."""
+    panel = load(deployment, question, now)
+    axis = panel.axis()
+    window = panel.window
+    statistics = request_charts.statistics(panel.requests, window)
+    if panel.before is not None:
+        statistics["before"] = request_charts.statistics(panel.before, window)
     return {
-        "now": now.isoformat(),
-        "charts": {
-            "requests": _requests(request_bars, window, axis, marks),
-            "latency": _latency(request_bars, axis, marks),
-            "cpu": _cpu(curves, names, axis, marks),
-            "memory": _memory(curves, names, axis, marks),
-            "gpu": _gpu(curves, names, axis, memory=False),
-            "vram": _gpu(curves, names, axis, memory=True),
+        "now": datetime.fromtimestamp(now, UTC).isoformat(),
+        "window": {
+            "start": window.start, "end": window.end, "width": window.width, "bar": window.bar, "offset": window.offset,
+            "zone": question.zone, "clock_change": window.clock_change,
         },
-        "marks": [{"at": mark.at.isoformat(), "text": mark.text} for mark in marks],
-    }
+        "statistics": statistics,
+        "charts": {chart.id: chart.drawn(axis) for chart in panel.charts},
+        "last_mark": last_mark(panel.marks),
+        "marks": [{"at": int(event.at.timestamp()), "text": event.message, "severity": event.severity} for event in panel.marks],
+    }  # fmt: skip
 
 
-def _requests(found: list[RequestBar], window: Window, axis: Axis, marks: list[Mark]) -> dict[str, Any]:
-    if not found:
-        return {"absent": "No requests in this time."}
-    counts = {name: [bar.status[name] for bar in found] for name in CLASSES}
-    total = sum(sum(values) for values in counts.values())
-    failed = sum(counts["status_5xx"])
-    facts = f"{total:,} {'request' if total == 1 else 'requests'}, {failed:,} of them 5xx; a bar is {_duration(window.bar_s)}"
-    return {"figure": bars([bar.start for bar in found], counts, window.bar_s, axis, marks), "facts": facts}
+def last_mark(marks: Iterable[Event]) -> int:
+    """What tells whether a page has all of them."""
+    return max((event.pk for event in marks), default=0)
 
 
-def _latency(found: list[RequestBar], axis: Axis, marks: list[Mark]) -> dict[str, Any]:
-    served = [bar for bar in found if bar.served]
-    if not served:
-        return {"absent": "No answered requests in this time."}
-    times = [bar.start for bar in served]
-    average = Curve("average", times, [round(bar.average or 0, 4) for bar in served])
-    highest = Curve("max", times, [round(bar.latency_max, 4) for bar in served])
-    overall = sum(bar.latency_sum for bar in served) / sum(bar.served for bar in served)
-    facts = f"average {overall:.3f} s, max {max(bar.latency_max for bar in served):.3f} s, end to end"
-    return {"figure": lines([average, highest], axis, unit="s", marks=marks), "facts": facts}
+def table(panel: Panel) -> tuple[list[str], list[list[Any]]]:
+    """The panel's numbers as a table: names of columns, then rows that begin with their moment."""
+    request_head, request_rows = request_charts.csv_rows(panel.requests, panel.window)
+    system_head, system_rows = system_charts.csv_rows(panel.samples, panel.window)
+    by_moment: dict[int, tuple[list[Any], list[Any]]] = {}
+    for at, *cells in request_rows:
+        by_moment[at] = (cells, [""] * len(system_head))
+    for at, *cells in system_rows:
+        by_moment[at] = (by_moment[at][0] if at in by_moment else [""] * len(request_head), cells)
+    return [*request_head, *system_head], [[at, *left, *right] for at, (left, right) in sorted(by_moment.items())]
 
 
-def _cpu(curves: list[SystemCurve], names: dict[str, str], axis: Axis, marks: list[Mark]) -> dict[str, Any]:
-    if not curves:
-        return {"absent": "No samples in this time. The first one comes ten seconds after an instance's start."}
-    drawn = []
-    for curve in curves:
-        name = _short(names.get(curve.instance_uid, curve.instance_uid))
-        drawn.append(Curve(f"{name} user", curve.times, curve.cpu_user))
-        drawn.append(Curve(f"{name} system", curve.times, curve.cpu_system))
-    cores = curves[-1].cores
-    now = sum(curve.cpu_user[-1] + curve.cpu_system[-1] for curve in curves[-1:])
-    facts = f"{cores:g} cores for each instance; the newest uses {now / cores * 100:.0f} % of them" if cores else ""
-    return {
-        "figure": lines(drawn, axis, unit="cores", limit=cores, limit_name=f"{cores:g} cores", marks=marks),
-        "facts": facts,
-    }
+def _before(scope: Scope, window: Window, now: int) -> RequestFrame:
+    """The requests of the period before, moved to this one's time."""
+    previous = window.previous()
+    frame = queries.requests(scope, previous, now)
+    return frame.regroup(frame.at + (window.start - previous.start))
 
 
-def _memory(curves: list[SystemCurve], names: dict[str, str], axis: Axis, marks: list[Mark]) -> dict[str, Any]:
-    if not curves:
-        return {"absent": "No samples in this time. The first one comes ten seconds after an instance's start."}
-    drawn = [
-        Curve(
-            _short(names.get(curve.instance_uid, curve.instance_uid)),
-            curve.times,
-            [used / MIB for used in curve.memory_used],
-        )
-        for curve in curves
-    ]
-    newest = curves[-1]
-    used, total = newest.memory_used[-1] / MIB, newest.memory_total / MIB
-    facts = f"the newest instance uses {used:,.0f} of {total:,.0f} MiB ({used / total * 100:.0f} %)" if total else ""
-    return {
-        "figure": lines(drawn, axis, unit="MiB", limit=total, limit_name=f"{total:,.0f} MiB allowed", marks=marks),
-        "facts": facts,
-    }
+def _subjects(deployment: Deployment, question: Question, scope: Scope, samples: SystemFrame) -> Subjects:
+    known = queries.instance_names(sorted(set(samples.instance.tolist()) - {ALL_INSTANCES}))
+    versions = deployment.versions.filter(pk__in=scope.version_ids).order_by("-number")
+    version = next((item for item in versions if item.desired_state == "running"), None) or versions.first()
+    if version is None:
+        return Subjects({}, 0, 0, asks_for_gpu=False)
+    living = MeteredInstance.objects.filter(
+        uid__in=Instance.objects.filter(version=version, ended_at=None).values("uid")
+    ).order_by("-number")
+    newest = living.first()
+    specification = version.specification
+    return Subjects(
+        names={number: item.name or item.uid for number, item in known.items()},
+        cores=specification.cpu,
+        memory=specification.memory,
+        asks_for_gpu=bool(specification.gpu),
+        gpu_reason=newest.gpu_reason if newest else "",
+        engine_reason=_engine_reason(specification.engine, newest),
+        reserves_gpu_memory=specification.engine in _RESERVING,
+        averaged=question.instances == AVERAGE,
+    )
 
 
-def _gpu(curves: list[SystemCurve], names: dict[str, str], axis: Axis, *, memory: bool) -> dict[str, Any]:
-    with_gpu = [curve for curve in curves if curve.gpus]
-    if not with_gpu:
-        reason = curves[-1].gpu_reason if curves else "no samples in this time"
-        return {"absent": f"Not available: {reason or 'this version asks for no GPU'}."}
-    drawn = []
-    for curve in with_gpu:
-        for device, samples in curve.gpus.items():
-            name = f"{_short(names.get(curve.instance_uid, curve.instance_uid))} GPU {device}"
-            values = [
-                (None if used is None else used / MIB) if memory else utilization for utilization, used in samples
-            ]
-            drawn.append(Curve(name, curve.times, values))
-    if not memory:
-        return {"figure": lines(drawn, axis, unit="%", limit=100.0), "facts": "share of time in which a kernel runs"}
-    total = with_gpu[-1].gpu_memory_total / MIB
-    return {
-        "figure": lines(drawn, axis, unit="MiB", limit=total, limit_name=f"{total:,.0f} MiB"),
-        "facts": f"{total:,.0f} MiB on each device",
-    }
+def _engine_reason(engine: str, newest: MeteredInstance | None) -> str:
+    if engine in registry.engines() and registry.engine(engine).metrics_path is None:
+        return "this engine has no metrics page"
+    return newest.engine_reason if newest else "no instance runs"
 
 
-def _short(name: str) -> str:
-    """`chat-v1-a1b2c3` as `v1-a1b2c3`: the deployment's name is in the page's title already."""
-    return "-".join(name.rsplit("-", 2)[-2:])
+def _grouped(events: Iterable[Event], window: Window) -> Iterable[Mark]:
+    """Events of one point as one mark: side by side nobody could read them."""
+    rank = (Event.Severity.INFO, Event.Severity.WARNING, Event.Severity.ERROR)
+    groups: dict[int, list[Event]] = {}
+    for event in events:
+        groups.setdefault(int(event.at.timestamp()) // window.width, []).append(event)
+    for group in groups.values():
+        at = window.place(int(group[0].at.timestamp()))
+        texts = [_cut(event.message) for event in group[:4]]
+        texts += [f"and {len(group) - 4} more"] if len(group) > 4 else []
+        severity = max((event.severity for event in group), key=lambda item: rank.index(Event.Severity(item)))
+        yield Mark(at, "<br>".join(texts), severity)
 
 
-def _duration(seconds: int) -> str:
-    if seconds < 60:
-        return f"{seconds} s"
-    return f"{seconds // 60} min" if seconds < 3600 else f"{seconds // 3600} h"
+def _cut(text: str) -> str:
+    """Short, and harmless: Plotly reads some markup in texts."""
+    line = text.replace("<", "‹").replace(">", "›").replace("\n", " ")
+    return line if len(line) <= 90 else line[:89] + "…"

@@ -1,165 +1,106 @@
-"""Reads the metric tables for charts: one query per kind of data, however many instances there are."""
+"""Reads what charts are made of: stored series and, to the second, what gateways have not closed yet."""
 
-from collections import defaultdict
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import redis
+from django.db.models import Q
+from django.utils import timezone
 
-from deployments.models import Deployment, Event
-from monitoring import ingest
-from monitoring.models import RequestSeries, SystemSamples
+from deployments.models import Deployment, Event, Version
+from deployments.models.version import INACTIVE
+from monitoring import ingest, series
+from monitoring.instances import uid_of_version
+from monitoring.models import MeteredInstance
+from monitoring.request_frame import ALL_INSTANCES, RequestFrame
+from monitoring.system_frame import SystemFrame
+from monitoring.tiers import TIERS
+from monitoring.window import Window
 
-BASE_TIER_S = 10
-# Up to this many bars fit a chart before they become unreadable.
-MAX_BARS = 120
-BAR_WIDTHS_S = (10, 30, 60, 300, 900, 1800, 3600, 86_400)
+MAX_MARKS = 200
+# Rows of buckets that are still open can't be older.
+OPEN_S = 120
 
 
 @dataclass(frozen=True)
-class Window:
-    """The shown time, [start, end), and the width of a bar in seconds."""
+class Scope:
+    """Whose figures: these versions, and of them one instance only where `number` is not ALL_INSTANCES."""
 
-    start: datetime
-    end: datetime
-    bar_s: int
+    version_ids: tuple[int, ...]
+    instance_uid: str = ""
+    number: int = ALL_INSTANCES
 
     @classmethod
-    def last(cls, seconds: int, now: datetime, bar_s: int | None = None) -> "Window":
-        width = bar_s or next((item for item in BAR_WIDTHS_S if seconds / item <= MAX_BARS), BAR_WIDTHS_S[-1])
-        return cls(now - timedelta(seconds=seconds), now, width)
+    def of(cls, deployment: Deployment, version_id: int | None = None, instance_uid: str = "") -> "Scope":
+        versions = tuple(deployment.versions.values_list("pk", flat=True))
+        if version_id in versions:
+            versions = (version_id,)
+        if not instance_uid:
+            return cls(versions)
+        known = MeteredInstance.objects.filter(uid=instance_uid, version_id__in=versions).first()
+        # An instance that was never measured has no figures; no number matches it.
+        return cls(versions, instance_uid, known.number if known else -1)
 
 
-@dataclass
-class SystemCurve:
-    """One instance's samples. CPU in cores, memory in bytes; `gpus` maps a device to its samples."""
-
-    instance_uid: str
-    cores: float
-    memory_total: int
-    times: list[datetime] = field(default_factory=list)
-    cpu_user: list[float] = field(default_factory=list)
-    cpu_system: list[float] = field(default_factory=list)
-    memory_used: list[int] = field(default_factory=list)
-    gpus: dict[int, list[tuple[float | None, int | None]]] = field(default_factory=dict)
-    gpu_memory_total: int = 0
-    gpu_reason: str = ""
-
-
-@dataclass
-class RequestBar:
-    """The requests that ended in one bar. Times in seconds; the average is of those that reached an instance."""
-
-    start: datetime
-    status: dict[str, int]
-    served: int = 0
-    latency_sum: float = 0.0
-    latency_max: float = 0.0
-
-    @property
-    def average(self) -> float | None:
-        return self.latency_sum / self.served if self.served else None
-
-
-CLASSES = ("status_2xx", "status_3xx", "status_4xx", "status_5xx")
-
-
-def system_curves(version_ids: list[int], window: Window, instance_uid: str = "") -> list[SystemCurve]:
-    """The curves of all instances of these versions that have samples in the window, the newest instance last."""
-    first_hour = window.start.replace(minute=0, second=0, microsecond=0)
-    rows = SystemSamples.objects.filter(version_id__in=version_ids, hour__gte=first_hour, hour__lt=window.end)
-    if instance_uid:
-        rows = rows.filter(instance_uid=instance_uid)
-    curves: dict[str, SystemCurve] = {}
-    for row in rows.order_by("hour"):
-        curve = curves.setdefault(row.instance_uid, SystemCurve(row.instance_uid, row.cores, row.memory_total))
-        curve.cores, curve.memory_total = row.cores, row.memory_total
-        curve.gpu_reason, curve.gpu_memory_total = row.gpu_reason, row.gpu_memory_total
-        _append(curve, row, window)
-    return [curve for curve in curves.values() if curve.times]
-
-
-def _append(curve: SystemCurve, row: SystemSamples, window: Window) -> None:
-    devices = len(row.gpu_indexes)
-    for index, offset in enumerate(row.offsets):
-        at = row.hour + timedelta(seconds=offset)
-        if not window.start <= at < window.end:
-            continue
-        curve.times.append(at)
-        curve.cpu_user.append(row.cpu_user[index])
-        curve.cpu_system.append(row.cpu_system[index])
-        curve.memory_used.append(row.memory_used[index])
-        for position, device in enumerate(row.gpu_indexes):
-            place = index * devices + position
-            if place >= len(row.gpu_utilization):
-                continue
-            curve.gpus.setdefault(device, []).append((row.gpu_utilization[place], row.gpu_memory_used[place]))
-
-
-def request_bars(
-    deployment: Deployment, version_ids: list[int], window: Window, instance_uid: str = ""
-) -> list[RequestBar]:
-    """All bars of the window that had requests, the open bucket included."""
-    rows: list[dict[str, Any]] = list(
-        RequestSeries.objects.filter(
-            deployment_id=deployment.pk,
-            tier=BASE_TIER_S,
-            bucket__gte=window.start,
-            bucket__lt=window.end,
-            instance_uid=instance_uid,
-        )
-        .filter(version_id__in=version_ids)
-        .values("bucket", "source", *CLASSES, "rejected", "end_to_end_sum", "end_to_end_max")
+def requests(scope: Scope, window: Window, now: int) -> RequestFrame:
+    """The requests of the window in the tier's buckets; a bucket is complete or, at the end, as of this second."""
+    open_rows = _open_rows(scope, window) if window.end > now - OPEN_S else []
+    with series.snapshot():
+        stored = series.requests(scope.version_ids, window.start, window.end, window.tier, (scope.number,))
+        known = series.known_batches(sorted({row["source"] for row in open_rows}))
+    # Between the end of a bucket and that of its live copy it would count twice.
+    fresh = RequestFrame.from_rows(
+        [row for row in open_rows if row["source"] not in known], {scope.instance_uid: scope.number}
     )
-    stored = {(row["source"], row["bucket"]) for row in rows}
-    for row in _open_rows(version_ids, instance_uid):
-        # Between the flush of a bucket and the end of its live copy it would count twice.
-        if (row["source"], row["bucket"]) not in stored and window.start <= row["bucket"] < window.end:
-            rows.append(row)
-    bars: dict[int, RequestBar] = {}
-    for row in rows:
-        start = int(row["bucket"].timestamp()) // window.bar_s * window.bar_s
-        bar = bars.setdefault(start, RequestBar(datetime.fromtimestamp(start, UTC), dict.fromkeys(CLASSES, 0)))
-        for name in CLASSES:
-            bar.status[name] += row[name]
-        bar.served += sum(row[name] for name in CLASSES) - row["rejected"]
-        bar.latency_sum += row["end_to_end_sum"]
-        bar.latency_max = max(bar.latency_max, row["end_to_end_max"])
-    return [bars[start] for start in sorted(bars)]
+    return RequestFrame.concatenate([stored, fresh]).by_width(window.tier.seconds)
 
 
-def _open_rows(version_ids: list[int], instance_uid: str) -> list[dict[str, Any]]:
+def _open_rows(scope: Scope, window: Window) -> list[dict[str, object]]:
     try:
-        rows = ingest.open_bucket(version_ids)
-    except redis.RedisError:
+        rows = ingest.open_bucket(list(scope.version_ids))
+    except (redis.RedisError, OSError):
         return []
-    for row in rows:
-        row["bucket"] = datetime.fromtimestamp(row["bucket"], UTC)
-    return [row for row in rows if row["instance_uid"] == instance_uid]
+    mine = scope.instance_uid
+    return [row for row in rows if row["instance_uid"] == mine and window.start <= row["bucket"] < window.end]
 
 
-def request_rates(deployment_ids: list[int], now: datetime, seconds: int = 60) -> dict[int, dict[str, float]]:
+def system(scope: Scope, window: Window) -> SystemFrame:
+    """All samples of the window; of the versions as wholes too."""
+    instances = None
+    if scope.number != ALL_INSTANCES:
+        wholes = MeteredInstance.objects.filter(uid__in=[uid_of_version(pk) for pk in scope.version_ids])
+        instances = (scope.number, *wholes.values_list("number", flat=True))
+    with series.snapshot():
+        return series.system(scope.version_ids, window.start, window.end, window.tier, instances)
+
+
+def instance_names(numbers: Sequence[int]) -> dict[int, MeteredInstance]:
+    return {item.number: item for item in MeteredInstance.objects.filter(number__in=list(numbers))}
+
+
+def request_rates(deployment_ids: list[int], now: int, seconds: int = 60) -> dict[int, dict[str, float]]:
     """Per deployment the requests per minute and the share of 5xx over the last `seconds`."""
-    rows = RequestSeries.objects.filter(
-        deployment_id__in=deployment_ids,
-        tier=BASE_TIER_S,
-        instance_uid="",
-        bucket__gte=now - timedelta(seconds=seconds + BASE_TIER_S),
-        bucket__lt=now,
-    ).values("deployment_id", *CLASSES)
-    totals: dict[int, list[int]] = defaultdict(lambda: [0, 0])
-    for row in rows:
-        totals[row["deployment_id"]][0] += sum(row[name] for name in CLASSES)
-        totals[row["deployment_id"]][1] += row["status_5xx"]
+    recent = Q(status_since__gte=timezone.now() - timezone.timedelta(minutes=5))
+    active = Version.objects.filter(~Q(status__in=INACTIVE) | recent, deployment_id__in=deployment_ids)
+    owners = dict(active.values_list("pk", "deployment_id"))
+    frames = series.requests_by_version(list(owners), now - seconds, now + 10, TIERS[0])
+    rates: dict[int, dict[str, float]] = {}
+    for version_id, frame in frames.items():
+        count = int(frame.counts[:, :4].sum())
+        total = rates.setdefault(owners[version_id], {"count": 0, "errors": 0})
+        total["count"] += count
+        total["errors"] += int(frame.column("status_5xx").sum())
     return {
-        pk: {"per_minute": count * 60 / seconds, "error_share": errors / count if count else 0.0}
-        for pk, (count, errors) in totals.items()
+        pk: {"per_minute": total["count"] * 60 / seconds, "error_share": total["errors"] / total["count"]}
+        for pk, total in rates.items()
+        if total["count"]
     }
 
 
 def marks(deployment: Deployment, window: Window) -> list[Event]:
-    """Events worth a mark on a chart."""
-    kinds = ("status", "scale", "restart")
-    found = deployment.events.filter(at__gte=window.start, at__lt=window.end, kind__in=kinds)
-    return list(found.order_by("at")[:40])
+    """Events worth a mark on a chart, in their order; of very many the latest."""
+    start, end = (datetime.fromtimestamp(moment, UTC) for moment in (window.start, window.end))
+    worth = Q(kind__in=("status", "scale", "stop", "restart", "rollout")) | ~Q(severity=Event.Severity.INFO)
+    found = deployment.events.filter(worth, at__gte=start, at__lt=end).order_by("-at")[:MAX_MARKS]
+    return list(reversed(found))

@@ -1,5 +1,6 @@
 """Celery's entry points of monitoring."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 from celery import shared_task
@@ -8,12 +9,10 @@ from common import partitions
 from common.database_lock import try_lock
 from common.queue import enqueue
 from deployments.models import Cluster
-from monitoring import books, collect
+from monitoring import books, collect, rollup, series
 
-# Raw tables are kept this long; roll-ups to coarser tiers live on.
+# The series' own times are in tiers.py.
 DAYS_KEPT = {
-    "monitoring_request_series": 30,
-    "monitoring_system_samples": 30,
     "monitoring_usage_minute": 400,
     "deployments_log_chunk": 30,
 }
@@ -44,6 +43,15 @@ def ensure_partitions() -> None:
     for table, days in DAYS_KEPT.items():
         partitions.ensure(table, today=today)
         partitions.drop_before(table, today - timedelta(days=days))
+
+
+@shared_task(name="monitoring.roll_up")
+def roll_up() -> None:
+    """Add what came since to the blocks of all tiers, then drop what is too old."""
+    with try_lock("monitoring.roll_up") as held:
+        if held:
+            rollup.roll_up()
+            series.drop_old(int(time.time()))
 
 
 @shared_task(name="monitoring.check_books")

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from monitoring import usage_views, views
+from monitoring import moment, usage_views, views
 
 app_name = "monitoring"
 _DEPLOYMENT = "console/deployments/<slug:organization>/<slug:name>/"
@@ -20,4 +20,6 @@ urlpatterns = [
     path(_DEPLOYMENT + "monitoring/", views.monitoring, name="monitoring"),
     path(_DEPLOYMENT + "monitoring/charts/", views.charts, name="charts"),
     path(_DEPLOYMENT + "monitoring/data/", views.panel_data, name="data"),
+    path(_DEPLOYMENT + "monitoring/csv/", views.panel_csv, name="csv"),
+    path(_DEPLOYMENT + "monitoring/moment/", moment.moment, name="moment"),
 ]

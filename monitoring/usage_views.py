@@ -7,13 +7,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib.auth.decorators import login_required
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.dateparse import parse_date
 
 from accounts.permissions import may_administer
 from monitoring import usage
 from monitoring.charts import stacked_days
+from monitoring.numbers_json import numbers
 from monitoring.usage import BY, Question, Report, Scope
 
 DAYS_SHOWN = 30
@@ -76,7 +77,7 @@ def _chart(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: s
         chart: dict[str, Any] = {"absent": "Nothing was used in this time."}
     else:
         chart = {"figure": stacked_days(question.days, curves, measure, dark=request.GET.get("theme") == "dark")}
-    return JsonResponse({"now": datetime.now(UTC).isoformat(), "charts": {"usage": chart}})
+    return numbers({"now": datetime.now(UTC).isoformat(), "charts": {"usage": chart}})
 
 
 def _csv(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: str) -> HttpResponse:

@@ -98,10 +98,5 @@ def _instances_end(request: pytest.FixtureRequest) -> Iterator[None]:
 def day_partitions(db: None) -> None:
     from datetime import UTC, datetime
 
-    for table in (
-        "deployments_log_chunk",
-        "monitoring_request_series",
-        "monitoring_system_samples",
-        "monitoring_usage_minute",
-    ):
+    for table in ("deployments_log_chunk", "monitoring_usage_minute"):
         partitions.ensure(table, today=datetime.now(UTC).date())

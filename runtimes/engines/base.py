@@ -81,6 +81,8 @@ class Engine(ABC):
     settings: ClassVar[tuple[Setting, ...]] = ()
     # Of the fields that several engines share (image, context_length, prompt_caching), those that mean something here.
     shared_fields: ClassVar[frozenset[str]] = frozenset()
+    # Where instances tell of themselves in Prometheus' format; None where they don't.
+    metrics_path: ClassVar[str | None] = None
     # The environment variables in which this engine expects the token of the model's source.
     credential_variables: ClassVar[tuple[str, ...]] = ()
 

@@ -28,6 +28,7 @@ def server_binary() -> str | None:
 
 class LlamaCpp(Engine):
     name = "llama_cpp"
+    metrics_path = "/metrics"
     title = "llama.cpp"
     summary = "GGUF models on CPU or GPU; starts in seconds."
     order = 20
@@ -88,7 +89,7 @@ class LlamaCpp(Engine):
             command=(*arguments, *specification.extra_arguments),
             environment=specification.environment,
             secret_environment=specification.secret_environment,
-            metrics_path="/metrics",
+            metrics_path=self.metrics_path,
             start_deadline_s=900,
             cpu=specification.cpu,
             memory=specification.memory,

@@ -14,6 +14,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 class Simulator(Engine):
     name = "simulator"
+    metrics_path = "/metrics"
     title = "Simulator"
     summary = "Not a model: made-up answers at a speed you set, to try everything without a GPU."
     order = 30
@@ -88,7 +89,7 @@ class Simulator(Engine):
             environment=({} if in_pod else {"PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1"})
             | specification.environment,
             secret_environment=specification.secret_environment,
-            metrics_path="/metrics",
+            metrics_path=self.metrics_path,
             start_deadline_s=float(settings["load_time_s"]) + 120,
             cpu=specification.cpu,
             memory=specification.memory,

@@ -58,6 +58,7 @@ _REMEDIES = {
 
 class Vllm(Engine):
     name = "vllm"
+    metrics_path = "/metrics"
     title = "vLLM"
     summary = "Large language models on NVIDIA GPUs, many requests at once."
     order = 10
@@ -108,7 +109,7 @@ class Vllm(Engine):
             environment=specification.environment,
             secret_environment=specification.secret_environment,
             health_path="/health",
-            metrics_path="/metrics",
+            metrics_path=self.metrics_path,
             start_deadline_s=float(settings["start_deadline_s"]),
             drain_s=60,
             cpu=specification.cpu,

@@ -12,7 +12,7 @@ function question() {
   return values;
 }
 
-const charts = new Charts(/** @type {HTMLElement} */ (find("[data-charts]")), question, undefined, 30_000);
+const charts = new Charts(/** @type {HTMLElement} */ (find("[data-charts]")), question, { every: 30_000 });
 measure.addEventListener("change", () => {
   history.replaceState(null, "", `?${question()}`);
   charts.refresh();

@@ -15,8 +15,8 @@ from deployments.models import Cluster, Deployment, Endpoint, Instance, Model, S
 from deployments.services import catalog, versions
 from deployments.services.deployments import create_deployment
 from gateway.directory import read_snapshot
-from monitoring import collect
-from monitoring.models import SystemSamples
+from monitoring import collect, series
+from monitoring.tiers import TIERS
 from runtimes.driver import DriverError
 from runtimes.kubernetes import nodes
 from runtimes.kubernetes.client import KubernetesClient
@@ -296,17 +296,19 @@ def test_cpu_and_memory_of_pods_are_sampled(deploy, place):
     version = deploy(simulator(settings={"cpu_burn_cores": 0.05}))
     becomes(version, Status.RUNNING, within_s=90)
     wait_for(lambda: collect.collect_kubernetes(place.cluster), within_s=30, what="a sample")
-    (instance,) = version.instances.filter(ended_at=None)
 
-    def sampled() -> bool:
+    def sampled() -> Any:
         collect.collect_kubernetes(place.cluster)
-        row = SystemSamples.objects.filter(instance_uid=instance.uid).first()
-        return row is not None and len(row.offsets) >= 2
+        frame = series.system([version.pk], int(time.time()) - 600, int(time.time()) + 10, TIERS[0])
+        return frame if len(frame.of("cpu_user")) >= 2 else None
 
-    wait_for(sampled, within_s=40, what="two samples")
-    row = SystemSamples.objects.get(instance_uid=instance.uid)
-    assert all(5 << 20 < value < 128 << 20 for value in row.memory_used)
-    assert all(0 <= value < 1 for value in (*row.cpu_user, *row.cpu_system)) and row.gpu_reason
+    frame = wait_for(sampled, within_s=60, what="two samples with rates")
+    memory, user = frame.of("memory_used").average, frame.of("cpu_user").average
+    assert all(5 << 20 < value < 128 << 20 for value in memory)
+    # A look of the kubelet's that came twice is no sample of an idle processor.
+    assert all(0 < value < 1 for value in user + frame.of("cpu_system").average)
+    assert list(frame.of("requests_running").average)[-1] == 0
+    assert frame.of("replicas_active").average.max() == 1
 
 
 def test_a_refused_deployment_leaves_no_secret_behind(kubernetes, api, namespace):

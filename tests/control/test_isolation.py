@@ -27,12 +27,13 @@ from common.broadcast import valkey
 from deployments import relay
 from deployments.models import Cluster, Instance, Price
 from deployments.services.access import set_access
-from deployments.websocket_urls import websocket_urlpatterns
+from deployments.websocket_urls import websocket_urlpatterns as deployments_sockets
 from gateway import own_answers, routes
 from gateway.core import Gateway
 from gateway.directory import read_snapshot
 from gateway.key_ring import KeyRing
 from gateway.server import ClientConnection
+from monitoring.websocket_urls import websocket_urlpatterns as monitoring_sockets
 from tests.control.test_sockets import connect
 
 PERSONS = ("anonymous", "stranger", "friend", "member", "admin", "operator")
@@ -204,11 +205,13 @@ def plain(answer: HttpResponse, address: str) -> tuple[int, dict[str, str], str]
 @pytest.mark.django_db(transaction=True)
 async def test_every_websocket_is_reached_by_whom_the_table_says(world):
     table = {route: letters for (method, route), letters in expected().items() if method == "SOCKET"}
-    assert set(table) == {str(pattern.pattern) for pattern in websocket_urlpatterns}
+    assert set(table) == {str(pattern.pattern) for pattern in [*deployments_sockets, *monitoring_sockets]}
     test_id = "0123456789abcdef"
     await sync_to_async(valkey().set)(relay.owner_key(test_id), world.persons["member"].pk, ex=60)
     for route, letters in table.items():
-        address = "/" + re.sub(r"\(\?P<uid>[^)]*\)", "ab12", re.sub(r"\(\?P<test_id>[^)]*\)", test_id, route))
+        address = "/" + route
+        for group, value in {"uid": "ab12", "test_id": test_id, "organization": "acme", "name": "chat"}.items():
+            address = re.sub(rf"\(\?P<{group}>[^)]*\)", value, address)
         for name, letter in zip(PERSONS, letters, strict=True):
             socket = await connect(address.replace("^", "").replace("$", ""), world.persons[name])
             assert await _reached(socket, route) == letter, f"{name}: {route}"

@@ -4,15 +4,22 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
-from common import partitions, sketch
+from common import partitions
 from common.broadcast import valkey
 from gateway.meter import CANCELLED, COMPLETED, REJECTED, Meter
-from monitoring import books, collect, ingest, panel, queries
-from monitoring.models import RequestSeries, SystemSamples, UsageMinute
-from monitoring.queries import Window
+from monitoring import books, collect, ingest, panel, queries, rollup, series
+from monitoring.models import IngestedBatch, MeteredInstance, UsageMinute
+from monitoring.queries import Scope
+from monitoring.question import Question
+from monitoring.request_charts import statistics
+from monitoring.request_frame import RequestFrame
+from monitoring.tiers import DAY, HOUR, TIERS, Tier
+from monitoring.window import Window
+from tests.control.test_reconcile import becomes
 from tests.records import records
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -23,7 +30,8 @@ NOW = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 def _empty_tables(db):
     """Partitioned tables are not Django's to empty between tests."""
     with connection.cursor() as cursor:
-        cursor.execute("TRUNCATE monitoring_request_series, monitoring_system_samples, monitoring_usage_minute")
+        tables = ["monitoring_fresh", "monitoring_usage_minute", *(tier.table for tier in TIERS)]
+        cursor.execute(f"TRUNCATE {', '.join(tables)}")
 
 
 def entry(
@@ -50,14 +58,26 @@ def folded(entries: list[dict[str, Any]]) -> Meter:
 
 def store(batch_id: str, entries: list[dict[str, Any]], in_flight: dict[int, int] | None = None) -> bool:
     meter = folded(entries)
-    return ingest.store("gw", batch_id, meter.series("gw.1"), meter.usage(), meter.books(in_flight or {}))
+    return ingest.store("gw", batch_id, meter.series(batch_id), meter.usage(), meter.books(in_flight or {}))
+
+
+def window(start: datetime, end: datetime, bar: int = 0, now: datetime = NOW) -> Window:
+    return Window.of(int(start.timestamp()), int(end.timestamp()), int(now.timestamp()), UTC, bar)
+
+
+AROUND = window(NOW - timedelta(minutes=1), NOW + timedelta(minutes=1), 60)
+
+
+def stored(deployment, around: Window = AROUND, instance: str = "") -> RequestFrame:
+    return queries.requests(Scope.of(deployment, instance_uid=instance), around, int(NOW.timestamp()))
 
 
 def test_a_batch_that_comes_twice_counts_once(deploy):
-    entries = [entry(deploy())] * 3
+    deployment = deploy()
+    entries = [entry(deployment)] * 3
     assert store("b1", entries) is True
     assert store("b1", entries) is False
-    assert RequestSeries.objects.get(instance_uid="").completed == 3
+    assert stored(deployment).column("completed").tolist() == [3]
     assert UsageMinute.objects.get().output_tokens == 12
     later = [entry(deploy("other"), at=NOW + timedelta(seconds=10))]
     store("b2", later)
@@ -91,54 +111,169 @@ def test_bars_count_by_class_and_latency_leaves_out_what_was_never_served(deploy
     ]
     entries += [entry(deployment, outcome=CANCELLED, status=499, seconds=2.0)]
     store("b1", entries)
-    version_ids = [deployment.versions.get().pk]
-    window = Window(NOW - timedelta(minutes=1), NOW + timedelta(minutes=1), 60)
-    (bar,) = queries.request_bars(deployment, version_ids, window)
-    assert (bar.status["status_2xx"], bar.status["status_4xx"], bar.status["status_5xx"]) == (2, 1, 1)
-    assert (bar.average, bar.latency_max) == (pytest.approx(2.0), 3.0)
-    row = RequestSeries.objects.get(instance_uid="")
-    assert sketch.quantiles(bytes(row.end_to_end_sketch), [0.5, 1.0]) == [
-        pytest.approx(2.0, rel=0.01),
-        pytest.approx(3.0, rel=0.01),
-    ]
-    (one,) = queries.request_bars(deployment, version_ids, window, "01" * 16)
-    assert sum(one.status.values()) == 3
+    found = statistics(stored(deployment), AROUND)
+    assert (found["requests"], found["2xx"], found["4xx"], found["5xx"]) == (4, 2, 1, 1)
+    assert found["end_to_end"]["avg"] == pytest.approx(2.0) and found["end_to_end"]["max"] == 3.0
+    assert found["end_to_end"]["p50"] == pytest.approx(2.0, rel=0.01)
+    assert found["end_to_end"]["p99"] == pytest.approx(3.0, rel=0.01)
+    assert statistics(stored(deployment, instance="01" * 16), AROUND)["requests"] == 3
+    assert statistics(stored(deployment, instance="ff" * 16), AROUND)["requests"] == 0
 
 
 def test_the_open_bucket_shows_at_once_and_is_not_counted_twice(deploy):
     deployment = deploy()
-    version_ids = [deployment.versions.get().pk]
-    window = Window(NOW - timedelta(minutes=1), NOW + timedelta(minutes=1), 60)
-    valkey().delete(f"slipway:open-bucket:{version_ids[0]}")
+    valkey().delete(f"slipway:open-bucket:{deployment.versions.get().pk}")
     entries = [entry(deployment)] * 2
-    ingest.publish_open_bucket("gw.1", folded(entries).series("gw.1"))
-    assert queries.request_bars(deployment, version_ids, window)[0].status["status_2xx"] == 2
+    ingest.publish_open_bucket("gw.1", folded(entries).series("b1"))
+    assert stored(deployment).column("status_2xx").sum() == 2
+    assert stored(deployment, instance="01" * 16).column("status_2xx").sum() == 2
     store("b1", entries)
-    assert queries.request_bars(deployment, version_ids, window)[0].status["status_2xx"] == 2
+    assert stored(deployment).column("status_2xx").sum() == 2
+    rollup.roll_up()
+    assert stored(deployment).column("status_2xx").sum() == 2
+    # The next batch's rows of the same bucket are news.
+    ingest.publish_open_bucket("gw.1", folded(entries).series("b2"))
+    assert stored(deployment).column("status_2xx").sum() == 4
+    assert stored(deployment, instance="01" * 16).column("status_2xx").sum() == 4
+
+
+def test_rolled_up_rows_tell_the_same_in_every_tier_however_late_they_come(deploy):
+    deployment = deploy()
+    now = int(NOW.timestamp())
+    scope = [deployment.versions.get().pk]
+    rng = np.random.default_rng(3)
+    moments = [NOW - timedelta(seconds=int(age)) for age in (*range(0, 3000, 37), 5 * HOUR, 30 * HOUR, 20 * DAY)]
+    seconds = rng.lognormal(0, 1, len(moments))
+    random_order = rng.permutation(len(moments))
+    batches = np.array_split(random_order, 7)
+    for number, indexes in enumerate(batches):
+        store(
+            f"b{number}",
+            [entry(deployment, at=moments[i], seconds=seconds[i], instance=bytes([i % 3 + 1]) * 16) for i in indexes],
+        )
+        if number in (2, 5):
+            assert rollup.roll_up() == 3
+    for tier in TIERS:
+        start = now - 21 * DAY
+        frame = series.requests(scope, start // tier.seconds * tier.seconds, now + 10, tier)
+        assert frame.column("completed").sum() == len(moments), tier
+        assert (frame.at % tier.seconds == 0).all() and len(set(frame.at)) == len(frame)
+        expected = np.quantile(seconds, [0.5, 0.99], method="inverted_cdf")
+        total = frame.regroup(np.zeros(len(frame), np.int64))
+        np.testing.assert_allclose(total.quantiles("end_to_end", [0.5, 0.99])[0], expected, rtol=0.01)
+        number = MeteredInstance.objects.get(uid="02" * 16).number
+        own = series.requests(scope, start, now + 10, tier, (number,))
+        assert own.column("completed").sum() == sum(index % 3 == 1 for index in range(len(moments)))
+    assert rollup.roll_up() == 1 and rollup.roll_up() == 0
+
+
+def test_a_rollup_that_dies_halfway_is_done_again_and_once(deploy, monkeypatch):
+    deployment = deploy()
+    store("b1", [entry(deployment)] * 5)
+    whole = rollup._write
+
+    def dies(tier: Tier, rows: Any) -> None:
+        if tier.seconds == HOUR:
+            raise ConnectionError("killed")
+        whole(tier, rows)
+
+    monkeypatch.setattr(rollup, "_write", dies)
+    with pytest.raises(ConnectionError):
+        rollup.roll_up()
+    monkeypatch.undo()
+    assert stored(deployment).column("completed").sum() == 5
+    rollup.roll_up()
+    for tier in TIERS:
+        now = int(NOW.timestamp())
+        start = now // tier.seconds * tier.seconds - tier.seconds
+        frame = series.requests([deployment.versions.get().pk], start, now + 10, tier)
+        assert frame.column("completed").sum() == 5, tier
+
+
+def test_a_gateway_whose_clock_is_ahead_books_nothing_in_the_future(deploy):
+    deployment = deploy()
+    store("b1", [entry(deployment, at=datetime.now(UTC) + timedelta(days=3))])
+    now = int(time.time())
+    frame = series.requests([deployment.versions.get().pk], now - 60, now + 60, TIERS[0])
+    assert frame.column("completed").tolist() == [1]
+    # One that is behind: the row stands where its clock says, days ago, and counts there once.
+    store("b2", [entry(deployment, at=NOW - timedelta(days=30))])
+    rollup.roll_up()
+    old = int((NOW - timedelta(days=30)).timestamp())
+    assert (
+        series.requests([deployment.versions.get().pk], old - DAY, old + DAY, TIERS[3]).column("completed").sum() == 1
+    )
+
+
+def test_readers_see_each_row_once_while_it_is_rolled_up(deploy):
+    """The moment when fresh rows become blocks: a reader's snapshot has them in one place or in the other."""
+    deployment = deploy()
+    store("b1", [entry(deployment)] * 5)
+    version = deployment.versions.get().pk
+    now = int(NOW.timestamp())
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        assert series.requests([version], now - 60, now + 60, TIERS[0]).column("completed").sum() == 5
+        _in_another_connection(rollup.roll_up)
+        assert series.requests([version], now - 60, now + 60, TIERS[0]).column("completed").sum() == 5
+    assert series.requests([version], now - 60, now + 60, TIERS[0]).column("completed").sum() == 5
+    assert not IngestedBatch.objects.filter(is_rolled_up=False).exists()
+
+
+def _in_another_connection(action) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from django.db import connections
+
+    def act() -> None:
+        try:
+            action()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(act).result(timeout=20)
+
+
+def test_old_blocks_go_whole_and_fresh_rows_only_when_they_are_rolled_up(deploy):
+    deployment = deploy()
+    store("b1", [entry(deployment)])
+    rollup.roll_up()
+    later = int(time.time()) + 500 * DAY
+    dropped = series.drop_old(later)
+    assert {name.rpartition("_n")[0] for name in dropped} == {"monitoring_fresh", *(tier.table for tier in TIERS)}
+    store("b2", [entry(deployment)])
+    assert not any(name.startswith("monitoring_fresh") for name in series.drop_old(later))
+    assert stored(deployment).column("completed").sum() == 1
 
 
 def test_a_panel_without_data_says_why(deploy):
-    charts = panel.build(deploy(), panel.Question(), NOW)["charts"]
-    assert all("absent" in chart and "figure" not in chart for chart in charts.values())
+    charts = panel.build(deploy(), Question(), int(NOW.timestamp()))["charts"]
+    assert set(charts) == {chart[0] for chart in panel.CHARTS}
+    assert all(chart["absent"] and "figure" not in chart for chart in charts.values())
 
 
-def test_samples_grow_one_row_an_hour_and_are_drawn(deploy):
-    from tests.control.test_reconcile import becomes
-
+def test_samples_become_curves_with_their_gaps_and_reasons(deploy):
     deployment = deploy()
     version = becomes(deployment.versions.get(), "running")
-    for _ in range(2):
-        assert collect.collect_local() == 1
-        time.sleep(1.1)
-    row = SystemSamples.objects.latest("hour")
-    assert len(row.offsets) == len(row.cpu_user) == len(row.memory_used) >= 1
-    assert row.memory_used[0] > 5 << 20 and row.memory_total == version.specification.memory
-    assert row.gpu_indexes == [] and row.gpu_reason
-    charts = panel.build(deployment, panel.Question(), datetime.now(UTC) + timedelta(seconds=1))["charts"]
-    names = [trace["name"] for trace in charts["cpu"]["figure"]["data"]]
-    assert [name.split()[-1] for name in names] == ["user", "system"]
-    assert "1 cores" in charts["cpu"]["facts"]
-    assert charts["gpu"]["absent"].startswith("Not available: ")
+    assert collect.collect_local() == 1
+    time.sleep(1.1)
+    IngestedBatch.objects.update(id="system.earlier")
+    assert collect.collect_local() == 1
+    # The same ten seconds once more: a second beat is harmless.
+    assert collect.collect_local() == 0
+    now = int(time.time())
+    frame = series.system([version.pk], now - 60, now + 10, TIERS[0])
+    assert frame.of("memory_used").average.min() > 5 << 20
+    assert frame.of("replicas_active").average.max() == 1 and frame.of("requests_running").average.max() == 0
+    charts = panel.build(deployment, Question(), now)["charts"]
+    names = [trace["name"] for trace in charts["cpu"]["figure"]["data"] if trace["meta"] != "marks"]
+    assert [name.split()[-1] for name in names] == ["user", "system", "core"]
+    assert "of 1 core each" in charts["cpu"]["facts"]
+    assert charts["gpu"]["absent"] == "Not available: this version asks for no GPU."
+    assert [trace["name"] for trace in charts["engine"]["figure"]["data"]][:2] == ["running", "waiting"]
+    averaged = panel.build(deployment, Question(instances="average"), now)["charts"]["memory"]["figure"]["data"]
+    assert averaged[0]["name"] == "average"
 
 
 def test_old_partitions_are_dropped_whole():

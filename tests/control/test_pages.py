@@ -76,6 +76,8 @@ def pages(deployment: Deployment) -> dict[str, str]:
         "monitoring": reverse("monitoring:monitoring", args=path),
         "charts": reverse("monitoring:charts", args=path),
         "panel": reverse("monitoring:data", args=path),
+        "csv": reverse("monitoring:csv", args=path),
+        "moment": reverse("monitoring:moment", args=path) + "?at=1763640000&width=60",
         "rates": reverse("monitoring:rates"),
         "gateways": reverse("monitoring:gateways"),
         "gateways-body": reverse("monitoring:gateways-body"),

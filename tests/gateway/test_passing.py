@@ -83,6 +83,15 @@ async def test_streams_arrive_as_they_come_and_our_usage_event_is_taken_out(gate
     assert 0 <= entry.first_token < entry.end_to_end
 
 
+async def test_a_whole_answer_has_no_first_token(gateway, upstream):
+    """Its first byte comes with its last: counted in, it would hide how long streams let their readers wait."""
+    await gateway.start(await upstream(json_answer(ANSWER)))
+    async with client(gateway) as http:
+        for body in ({"model": "chat"}, {"model": "chat", "stream": False}):
+            assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
+    assert [entry.first_token for entry in await gateway.finished(2)] == [-1.0, -1.0]
+
+
 async def test_a_client_that_asks_for_usage_gets_it_untouched(gateway, upstream):
     async def answer(request, writer):
         await chunked(writer, EVENT, USAGE, b"data: [DONE]\n\n")

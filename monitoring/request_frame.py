@@ -1,0 +1,214 @@
+"""Requests over time as columns: counts, sums, maxima and sketches that add up however they are cut. Pure.
+
+A row is one instance in one bucket; instance 0 is all of a version's together, with the requests that reached none.
+Everything in a row can be added, so rows of several gateways, instances and buckets become one without losing anything:
+counts stay exact, averages weighted, and percentiles come from merged sketches, never from other percentiles.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from common import sketch
+from monitoring.packing import pack, unpack
+
+CLASSES = ("status_2xx", "status_3xx", "status_4xx", "status_5xx")
+OUTCOMES = ("completed", "failed", "cancelled", "rejected", "expired")
+COUNTS = (*CLASSES, *OUTCOMES, "input_tokens", "output_tokens")
+LATENCIES = ("end_to_end", "inference", "queue", "first_token")
+ALL_INSTANCES = 0
+_HEAD = np.dtype([("rows", "<u4"), ("cells", "<u4")])
+_CELL = np.dtype([("index", "<i2"), ("count", "<u4")])
+
+
+@dataclass(frozen=True)
+class RequestFrame:
+    """n rows sorted by instance and time, and the m cells of their sketches.
+
+    `instance` (n,) numbers; `at` (n,) the bucket's start in seconds since the epoch; `counts` (n, len(COUNTS));
+    `sums` and `maxima` (n, len(LATENCIES)) in seconds. A cell says that `cell_count` durations of row and latency
+    `cell_place` = row * len(LATENCIES) + latency fall into bucket `cell_index` of the sketch; cells are sorted.
+    """
+
+    instance: np.ndarray
+    at: np.ndarray
+    counts: np.ndarray
+    sums: np.ndarray
+    maxima: np.ndarray
+    cell_place: np.ndarray
+    cell_index: np.ndarray
+    cell_count: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    @classmethod
+    def empty(cls) -> "RequestFrame":
+        return cls.from_rows([], {})
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[dict[str, Any]], numbers: dict[str, int]) -> "RequestFrame":
+        """From a gateway's rows; `numbers` gives each instance's number by its uid, "" being all instances."""
+        frame = cls._unsorted(rows, numbers)
+        # Two batches may hold the same bucket; added up they are one row.
+        return frame.regroup(frame.at)
+
+    @classmethod
+    def _unsorted(cls, rows: Sequence[dict[str, Any]], numbers: dict[str, int]) -> "RequestFrame":
+        places, indexes, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for number, row in enumerate(rows):
+            for kind, name in enumerate(LATENCIES):
+                cells = np.frombuffer(bytes.fromhex(row[f"{name}_sketch"]), _CELL)
+                places.append(np.full(len(cells), number * len(LATENCIES) + kind))
+                indexes.append(cells["index"].astype(np.int64))
+                counts.append(cells["count"].astype(np.int64))
+        return cls(
+            np.array([numbers[row["instance_uid"]] for row in rows], np.int64),
+            np.array([row["bucket"] for row in rows], np.int64),
+            np.array([[row[name] for name in COUNTS] for row in rows], np.int64).reshape(-1, len(COUNTS)),
+            np.array([[row[f"{name}_sum"] for name in LATENCIES] for row in rows], np.float64).reshape(-1, 4),
+            np.array([[row[f"{name}_max"] for name in LATENCIES] for row in rows], np.float64).reshape(-1, 4),
+            np.concatenate(places),
+            np.concatenate(indexes),
+            np.concatenate(counts),
+        )
+
+    @classmethod
+    def concatenate(cls, frames: Iterable["RequestFrame"]) -> "RequestFrame":
+        """All rows behind each other, neither sorted nor added up: `regroup` does that."""
+        found = [frame for frame in frames if len(frame)]
+        if not found:
+            return cls.empty()
+        if len(found) == 1:
+            return found[0]
+        starts = np.cumsum([0, *(len(frame) for frame in found)])
+        return cls(
+            *(np.concatenate([getattr(frame, name) for frame in found]) for name in ("instance", "at", "counts", "sums", "maxima")),
+            np.concatenate([frame.cell_place + start * len(LATENCIES) for frame, start in zip(found, starts, strict=False)]),
+            np.concatenate([frame.cell_index for frame in found]),
+            np.concatenate([frame.cell_count for frame in found]),
+        )  # fmt: skip
+
+    def pick(self, mask: np.ndarray) -> "RequestFrame":
+        """The rows at which `mask` is true."""
+        if mask.all():
+            return self
+        row = self.cell_place // len(LATENCIES)
+        kept = mask[row]
+        new_row = np.cumsum(mask) - 1
+        place = new_row[row[kept]] * len(LATENCIES) + self.cell_place[kept] % len(LATENCIES)
+        columns = (self.instance[mask], self.at[mask], self.counts[mask], self.sums[mask], self.maxima[mask])
+        return RequestFrame(*columns, place, self.cell_index[kept], self.cell_count[kept])
+
+    def regroup(self, at: np.ndarray, instance: np.ndarray | None = None) -> "RequestFrame":
+        """Row i counts as one of time `at[i]` (and of `instance[i]`); rows that agree in both become one."""
+        if not len(self):
+            return self
+        owner = self.instance if instance is None else instance
+        order = np.lexsort((at, owner))
+        new_instance, new_at = owner[order], at[order]
+        is_first = np.ones(len(order), bool)
+        is_first[1:] = (new_at[1:] != new_at[:-1]) | (new_instance[1:] != new_instance[:-1])
+        starts = np.flatnonzero(is_first)
+        new_row = np.empty(len(order), np.int64)
+        new_row[order] = np.cumsum(is_first) - 1
+        place = new_row[self.cell_place // len(LATENCIES)] * len(LATENCIES) + self.cell_place % len(LATENCIES)
+        return RequestFrame(
+            new_instance[starts],
+            new_at[starts],
+            np.add.reduceat(self.counts[order], starts, axis=0),
+            np.add.reduceat(self.sums[order], starts, axis=0),
+            np.maximum.reduceat(self.maxima[order], starts, axis=0),
+            *_added_cells(place, self.cell_index, self.cell_count),
+        )
+
+    def by_width(self, seconds: int) -> "RequestFrame":
+        """The same in buckets of `seconds`."""
+        return self.regroup(self.at // seconds * seconds)
+
+    def quantiles(self, latency: str, fractions: Sequence[float]) -> np.ndarray:
+        """Nearest-rank percentiles per row, (n, len(fractions)) in seconds; NaN where the row has no duration."""
+        kind = LATENCIES.index(latency)
+        found = np.full((len(self), len(fractions)), np.nan)
+        mine = self.cell_place % len(LATENCIES) == kind
+        rows, indexes, counts = self.cell_place[mine] // len(LATENCIES), self.cell_index[mine], self.cell_count[mine]
+        if not len(rows):
+            return found
+        cumulative = np.cumsum(counts)
+        starts = np.flatnonzero(np.diff(rows, prepend=-1))
+        before = cumulative[starts] - counts[starts]
+        totals = np.append(cumulative[starts[1:] - 1], cumulative[-1]) - before
+        ranks = np.maximum(1, np.ceil(np.outer(totals, fractions) - 1e-9)).astype(np.int64)
+        positions = np.searchsorted(cumulative, ranks + before[:, None])
+        found[rows[starts]] = sketch.value_of(indexes[positions])
+        return found
+
+    def measured(self, latency: str) -> np.ndarray:
+        """How many durations each row has of `latency`: what an average divides by."""
+        place = self.cell_place[self.cell_place % len(LATENCIES) == LATENCIES.index(latency)] // len(LATENCIES)
+        counts = self.cell_count[self.cell_place % len(LATENCIES) == LATENCIES.index(latency)]
+        return np.bincount(place, weights=counts, minlength=len(self)).astype(np.int64)
+
+    def column(self, name: str) -> np.ndarray:
+        return self.counts[:, COUNTS.index(name)]
+
+    def pack(self) -> bytes:
+        lengths = np.bincount(self.cell_place, minlength=len(self) * len(LATENCIES))
+        head = np.array([(len(self), len(self.cell_place))], _HEAD)
+        steps = np.diff(self.cell_index, prepend=0)
+        return pack([
+            head, self.instance.astype("<u4"), self.at.astype("<i8"), self.counts.T.astype("<i8").ravel(),
+            self.sums.T.astype("<f4").ravel(), self.maxima.T.astype("<f4").ravel(), lengths.astype("<u2"),
+            steps.astype("<i2"), self.cell_count.astype("<u4"),
+        ])  # fmt: skip
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "RequestFrame":
+        head, reader = unpack(data, _HEAD)
+        rows, cells = int(head["rows"]), int(head["cells"])
+        instance, at = reader.take("<u4", rows).astype(np.int64), reader.take("<i8", rows)
+        counts = reader.take("<i8", rows * len(COUNTS)).reshape(len(COUNTS), rows).T
+        sums = reader.take("<f4", rows * 4).reshape(4, rows).T.astype(np.float64)
+        maxima = reader.take("<f4", rows * 4).reshape(4, rows).T.astype(np.float64)
+        place = np.repeat(np.arange(rows * len(LATENCIES)), reader.take("<u2", rows * len(LATENCIES)))
+        index = np.cumsum(reader.take("<i2", cells).astype(np.int64))
+        return cls(instance, at, counts, sums, maxima, place, index, reader.take("<u4", cells).astype(np.int64))
+
+    def without_repeated(self) -> "RequestFrame":
+        """Without the rows of all instances at times when one instance did everything: those say the same."""
+        return self.pick(~self._is_repeated())
+
+    def _is_repeated(self) -> np.ndarray:
+        own = self.instance != ALL_INSTANCES
+        times, position, number = np.unique(self.at[own], return_index=True, return_counts=True)
+        place = np.searchsorted(times, self.at).clip(max=max(0, len(times) - 1))
+        repeated = np.zeros(len(self), bool)
+        if len(times):
+            alone = (times[place] == self.at) & (number[place] == 1) & ~own
+            only = np.flatnonzero(own)[position[place]]
+            repeated = alone & (self.counts[only] == self.counts).all(axis=1)
+        return repeated
+
+    def with_repeated(self) -> "RequestFrame":
+        """What `without_repeated` left out, put back."""
+        missing = (self.instance != ALL_INSTANCES) & ~np.isin(self.at, self.at[self.instance == ALL_INSTANCES])
+        if not missing.any():
+            return self
+        repeated = self.pick(missing)
+        of_all = np.full(len(repeated), ALL_INSTANCES, np.int64)
+        joined = RequestFrame.concatenate([self, repeated.regroup(repeated.at, of_all)])
+        return joined.regroup(joined.at)
+
+
+def _added_cells(place: np.ndarray, index: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cells sorted, those of the same place and index added up."""
+    if not len(place):
+        return place, index, count
+    key = place * 65_536 + (index + 32_768)
+    order = np.argsort(key, kind="stable")
+    ordered = key[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    unique = ordered[starts]
+    return unique // 65_536, unique % 65_536 - 32_768, np.add.reduceat(count[order], starts)

@@ -1,0 +1,165 @@
+"""Reads and writes metrics over time: fresh rows as they come, and blocks of rolled-up ones.
+
+A row's place: what is not rolled up yet lies in `monitoring_fresh`, everything else in the blocks of every tier. Both
+are read in one snapshot, so whatever moves meanwhile is seen exactly once.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import psycopg
+from django.db import connection, transaction
+
+from common import partitions
+from monitoring.request_frame import RequestFrame
+from monitoring.system_frame import SystemFrame
+from monitoring.tiers import HOUR, TIERS, Tier
+
+FRESH = "monitoring_fresh"
+REQUESTS, SYSTEM = 1, 2
+_BATCHES = "monitoring_ingestedbatch"
+
+
+@contextmanager
+def snapshot() -> Iterator[None]:
+    """Everything read inside is of one moment. Inside another transaction (a test's) that one's moment counts."""
+    if connection.in_atomic_block:
+        yield
+        return
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield
+
+
+def add_batch(batch_id: str) -> tuple[int, datetime] | None:
+    """Note a batch of rows: its number and the moment of its coming. None when it was there already."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {_BATCHES} (id, at) VALUES (%s, now()) ON CONFLICT DO NOTHING RETURNING number, at",
+            [batch_id],
+        )
+        return cursor.fetchone()
+
+
+def ensure_fresh_partition(moment: float) -> None:
+    partitions.ensure_span(FRESH, int(moment), HOUR)
+
+
+def add_fresh(number: int, arrived: datetime, kind: int, rows: Sequence[tuple[int, int, bytes]]) -> None:
+    """Rows of the batch: version, moment of its bucket, packed frame."""
+    at = int(arrived.timestamp())
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(f"COPY {FRESH} (arrived, kind, version_id, bucket, batch, data) FROM STDIN") as copy,
+    ):
+        for version_id, bucket, data in rows:
+            copy.write_row((at, kind, version_id, bucket, number, data))
+
+
+def requests(
+    version_ids: Sequence[int], start: int, end: int, tier: Tier, instances: Sequence[int] = (0,)
+) -> RequestFrame:
+    """The requests of these instances that ended in [start, end), in the tier's buckets, all versions added up."""
+    by_version = _request_parts(version_ids, start, end, tier, instances)
+    return _added_up((part for parts in by_version.values() for part in parts), start, end, tier)
+
+
+def requests_by_version(version_ids: Sequence[int], start: int, end: int, tier: Tier) -> dict[int, RequestFrame]:
+    """The requests of all instances together, of each version that had some."""
+    by_version = _request_parts(version_ids, start, end, tier, (0,))
+    return {version_id: _added_up(parts, start, end, tier) for version_id, parts in by_version.items()}
+
+
+def _request_parts(
+    version_ids: Sequence[int], start: int, end: int, tier: Tier, instances: Sequence[int]
+) -> dict[int, list[RequestFrame]]:
+    found: dict[int, list[RequestFrame]] = defaultdict(list)
+    for version_id, data in _blocks(REQUESTS, version_ids, start, end, tier, instances):
+        found[version_id].append(RequestFrame.unpack(data))
+    for version_id, data in _fresh(REQUESTS, version_ids, start, end):
+        frame = RequestFrame.unpack(data).with_repeated()
+        found[version_id].append(frame.pick(np.isin(frame.instance, instances)))
+    return found
+
+
+def _added_up(parts: Iterable[RequestFrame], start: int, end: int, tier: Tier) -> RequestFrame:
+    frame = RequestFrame.concatenate(parts)
+    return frame.pick((frame.at >= start) & (frame.at < end)).by_width(tier.seconds)
+
+
+def system(
+    version_ids: Sequence[int], start: int, end: int, tier: Tier, instances: Sequence[int] | None = None
+) -> SystemFrame:
+    """The samples of these instances (None: all) in [start, end), in the tier's buckets."""
+    found = [
+        *_blocks(SYSTEM, version_ids, start, end, tier, instances),
+        *_fresh(SYSTEM, version_ids, start, end),
+    ]
+    frame = SystemFrame.concatenate(SystemFrame.unpack(data) for _, data in found)
+    wanted = (frame.at >= start) & (frame.at < end)
+    if instances is not None:
+        wanted &= np.isin(frame.instance, instances)
+    return frame.pick(wanted).by_width(tier.seconds)
+
+
+def _blocks(
+    kind: int, version_ids: Sequence[int], start: int, end: int, tier: Tier, instances: Sequence[int] | None
+) -> list[tuple[int, bytes]]:
+    only = "" if instances is None else "AND instance = ANY(%(instances)s)"
+    return _rows(
+        f"SELECT version_id, data FROM {tier.table} WHERE version_id = ANY(%(versions)s) AND kind = %(kind)s "
+        f"AND start > %(start)s AND start < %(end)s {only}",
+        {"versions": list(version_ids), "kind": kind, "start": start - tier.span, "end": end, "instances": list(instances or ())},
+    )  # fmt: skip
+
+
+def _fresh(kind: int, version_ids: Sequence[int], start: int, end: int) -> list[tuple[int, bytes]]:
+    return _rows(
+        f"SELECT version_id, data FROM {FRESH} WHERE version_id = ANY(%(versions)s) AND kind = %(kind)s AND bucket >= %(start)s "
+        f"AND bucket < %(end)s AND batch = ANY(ARRAY(SELECT number FROM {_BATCHES} WHERE NOT is_rolled_up))",
+        {"versions": list(version_ids), "kind": kind, "start": start, "end": end},
+    )
+
+
+def _rows(statement: str, values: dict[str, Any]) -> list[tuple[int, bytes]]:
+    with binary_cursor() as cursor:
+        return cursor.execute(statement, values).fetchall()
+
+
+def binary_cursor() -> psycopg.Cursor[Any]:
+    """A cursor that brings bytes as they are: as text, Django's way, each one travels as two digits."""
+    connection.ensure_connection()
+    cursor = psycopg.Cursor(connection.connection)
+    cursor.format = psycopg.pq.Format.BINARY
+    return cursor
+
+
+def known_batches(ids: Sequence[str]) -> set[str]:
+    """Those of the batches that are in the tables as of this snapshot."""
+    if not ids:
+        return set()
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT id FROM {_BATCHES} WHERE id = ANY(%s)", [list(ids)])
+        return {row[0] for row in cursor.fetchall()}
+
+
+def ensure_block_partition(tier: Tier, moment: int) -> None:
+    partitions.ensure_span(tier.table, moment, tier.partition)
+
+
+def drop_old(now: int) -> list[str]:
+    """Drop what is past its tier's time, and fresh rows that are all rolled up; the partitions' names."""
+    dropped = []
+    for tier in TIERS:
+        dropped += partitions.drop_spans_before(tier.table, now - tier.kept - tier.span, tier.partition)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT extract(epoch FROM min(at))::bigint FROM {_BATCHES} WHERE NOT is_rolled_up")
+        (waiting_since,) = cursor.fetchone()
+        # Only those that are older than any row can come: a batch that comes again is told by its id.
+        cursor.execute(f"DELETE FROM {_BATCHES} WHERE is_rolled_up AND at < now() - interval '60 days'")
+    limit = min(now, waiting_since) if waiting_since is not None else now
+    return dropped + partitions.drop_spans_before(FRESH, limit, HOUR)

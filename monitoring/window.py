@@ -1,0 +1,99 @@
+"""The shown time and how finely it is drawn. Pure."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from monitoring.tiers import DAY, WIDTHS, Tier, fitting_width, serving
+
+MAX_AUTOMATIC_BARS = 120
+
+
+@dataclass(frozen=True)
+class Window:
+    """[start, end) in seconds since the epoch, aligned to `width`, the seconds of a point; `bar` those of a bar."""
+
+    start: int
+    end: int
+    width: int
+    bar: int
+    # What was asked for, and couldn't be: bars as narrow as this.
+    refused_bar: int
+    tier: Tier
+    zone: ZoneInfo
+
+    @classmethod
+    def of(cls, start: int, end: int, now: int, zone: ZoneInfo, bar: int = 0) -> "Window":
+        width = fitting_width(start, end, now)
+        # A narrower bar would be cut out of thin air.
+        refused = bar if 0 < bar < width else 0
+        chosen = (
+            bar
+            if bar >= width
+            else next(w for w in WIDTHS if w >= width and ((end - start) / w <= MAX_AUTOMATIC_BARS or w == WIDTHS[-1]))
+        )
+        tier = serving(width, start, now)
+        return cls(start // width * width, end, width, chosen, refused, tier, zone)
+
+    @property
+    def offset(self) -> int:
+        """Seconds that the zone's clocks are ahead of UTC at the window's end. One for all of it: time has no folds here."""
+        return self.offset_at(self.end)
+
+    def offset_at(self, moment: int) -> int:
+        offset = datetime.fromtimestamp(moment, self.zone).utcoffset()
+        return int(offset.total_seconds()) if offset else 0
+
+    @property
+    def clock_change(self) -> bool:
+        """Whether the zone's clocks are set within the window."""
+        return self.offset_at(self.start) != self.offset
+
+    @property
+    def points(self) -> int:
+        return -(-(self.end - self.start) // self.width)
+
+    def previous(self) -> "Window":
+        """The period of the same length just before."""
+        length = -(-(self.end - self.start) // self.width) * self.width
+        return Window(self.start - length, self.start, self.width, self.bar, 0, self.tier, self.zone)
+
+    def drawn(self, moments: np.ndarray) -> np.ndarray:
+        """Where moments lie on a chart's axis: milliseconds, as the zone's clocks show them at the window's end."""
+        return (moments + self.offset) * 1000
+
+    def place(self, moment: int) -> int:
+        """As `drawn`, of one moment."""
+        return (moment + self.offset) * 1000
+
+    def since(self, start: int) -> "Window":
+        """The end of this window, from `start` on; its points lie as they did."""
+        first = max(self.start, start // self.width * self.width)
+        return replace(self, start=min(first, self.bar_floor(start)), refused_bar=0)
+
+    def until(self, end: int) -> "Window":
+        """This window's part before `end`."""
+        return replace(self, end=max(self.start, end))
+
+    def bar_floor(self, moment: int) -> int:
+        """The start of the bar that holds the moment, but not before the window's own."""
+        return max(self.start, int(self.bar_starts(np.array([moment]))[0]))
+
+    def bar_starts(self, moments: np.ndarray) -> np.ndarray:
+        """The start of the bar of each moment. Days are the zone's own, be they 23, 24 or 25 hours long."""
+        if self.bar >= DAY:
+            days = self._midnights()
+            return days[np.searchsorted(days, moments, side="right") - 1]
+        offset = self.offset if self.offset % self.tier.seconds == 0 else 0
+        return (moments + offset) // self.bar * self.bar - offset
+
+    def _midnights(self) -> np.ndarray:
+        day = datetime.fromtimestamp(self.start, self.zone).date()
+        starts = []
+        step = timedelta(days=self.bar // DAY)
+        while not starts or starts[-1] <= self.end:
+            starts.append(int(datetime(day.year, day.month, day.day, tzinfo=self.zone).timestamp()))
+            day += step
+        return np.array(starts, np.int64)
