@@ -5,7 +5,7 @@ import os
 import platform
 from importlib import import_module
 
-SUITES = ("gateway_cost", "keys", "limits", "sweep")
+SUITES = ("gateway_cost", "keys", "limits", "metrics", "sweep")
 
 
 def main() -> None:

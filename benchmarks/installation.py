@@ -64,6 +64,9 @@ class Installation:
         DirectoryVersion.bump()
         return f"/e/{name}"
 
+    def deployment(self, name: str) -> Deployment:
+        return Deployment.objects.select_related("organization").get(name=name)
+
     def want_keys(self, name: str) -> None:
         Deployment.objects.filter(name=name).update(access=Deployment.Access.KEY_ONLY)
         DirectoryVersion.bump()

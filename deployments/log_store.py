@@ -18,7 +18,7 @@ TAIL_LINES = 2000
 TAIL_SECONDS = 3600
 _TABLE = "deployments_log_chunk"
 # A chatty instance fills a chunk in seconds, and one moment is no reason to read all of its log.
-_CHUNKS_AROUND = 6
+_CHUNKS_AROUND = 4
 
 
 @dataclass(frozen=True)
@@ -98,22 +98,22 @@ def _lines(chunk: LogChunk) -> list[LogLine]:
     return lines
 
 
-def read_around(instance_uid: str, start: float, end: float, count: int) -> list[LogLine]:
-    """The first `count` lines written in [start, end), seconds since the epoch, the live tail's included."""
-    # A line is sealed after it was written, mostly within seconds; the next chunks hold what is left.
-    sealed_from = datetime.fromtimestamp(start, UTC)
-    chunks = LogChunk.objects.filter(instance_uid=instance_uid, sealed_at__gte=sealed_from).order_by("first_position")
-    lines: list[LogLine] = []
-    for chunk in chunks[:_CHUNKS_AROUND]:
-        lines += [line for line in _lines(chunk) if start <= _written(line) < end]
-        if len(lines) >= count:
-            return lines[:count]
+def read_around(instance_uid: str, moment: float, within_s: float, count: int) -> list[LogLine]:
+    """The `count` lines written nearest to `moment` (seconds since the epoch), none further away than `within_s`."""
+    # A line is sealed soon after it was written: those around the moment lie in the chunks sealed around it.
+    first, middle = (datetime.fromtimestamp(at, UTC) for at in (moment - within_s, moment))
+    chunks = LogChunk.objects.filter(instance_uid=instance_uid)
+    before = chunks.filter(sealed_at__gte=first, sealed_at__lt=middle).order_by("-first_position")[:_CHUNKS_AROUND]
+    behind = chunks.filter(sealed_at__gte=middle).order_by("first_position")[:_CHUNKS_AROUND]
+    lines = [line for chunk in (*reversed(before), *behind) for line in _lines(chunk)]
     sealed = lines[-1].position if lines else 0
     for _, fields in valkey().xrange(tail_key(instance_uid)):
         line = LogLine(int(fields[b"p"]), fields[b"t"].decode("utf-8", "replace"))
-        if line.position > sealed and start <= _written(line) < end:
+        if line.position > sealed:
             lines.append(line)
-    return lines[:count]
+    near = [line for line in lines if abs(_written(line) - moment) <= within_s]
+    nearest = sorted(near, key=lambda line: abs(_written(line) - moment))[:count]
+    return sorted(nearest, key=lambda line: line.position)
 
 
 def _written(line: LogLine) -> float:

@@ -38,6 +38,8 @@ class Curve:
     colour: str
     shape: str = LINE
     dashed: bool = False
+    # Milliseconds from one point to the next where they are not the axis'.
+    step: int = 0
     hidden: bool = False
 
 
@@ -75,7 +77,9 @@ def figure(
     data = [trace(curve, axis, unit, scale) for curve in curves]
     if limit is not None and curves:
         at = np.array([axis.start, axis.end])
-        line = Curve(LIMIT_KEY, limit_name, at, np.full(2, limit), _ink(axis.dark), dashed=True)
+        line = Curve(
+            LIMIT_KEY, limit_name, at, np.full(2, limit), _ink(axis.dark), dashed=True, step=axis.end - axis.start
+        )
         data.append(trace(line, axis, unit, scale) | {"hoverinfo": "skip"})
     if axis.marks:
         data.append(_marks(axis))
@@ -93,9 +97,9 @@ def trace(curve: Curve, axis: Axis, unit: str, scale: float = 1.0) -> dict[str, 
         style["x"], style["y"] = curve.at, curve.values
         style["width"] = axis.bar * 0.9
         return style
-    step = axis.step if curve.key != LIMIT_KEY else axis.end - axis.start
+    step = curve.step or axis.step
     at, values, lonely = with_gaps(curve.at, curve.values * scale, step)
-    style["x"], style["y"], style["step"] = at, values, axis.step
+    style["x"], style["y"], style["step"] = at, values, step
     if lonely.any():
         # A line needs two ends: what stands alone would not be seen.
         style["mode"], style["marker"]["size"] = "lines+markers", np.where(lonely, _LONELY_SIZE, 0)

@@ -50,7 +50,7 @@ def moment(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     return render(request, "monitoring/_moment.html", {
         "deployment": deployment, "at": datetime.fromtimestamp(at, ZoneInfo(question.zone)), "around": around, "zone": ZoneInfo(question.zone),
         "events": _events(deployment, start, end), "instances": instances[:INSTANCES_SHOWN],
-        "left_out": max(0, len(instances) - INSTANCES_SHOWN), "logs": [_lines(item, start, end) for item in instances[:INSTANCES_SHOWN]],
+        "left_out": max(0, len(instances) - INSTANCES_SHOWN), "logs": [_lines(item, at, around) for item in instances[:INSTANCES_SHOWN]],
     })  # fmt: skip
 
 
@@ -72,9 +72,9 @@ def _events(deployment: Deployment, start: int, end: int) -> list[Event]:
     return list(found.select_related("actor")[:EVENTS_SHOWN])
 
 
-def _lines(instance: Instance, start: int, end: int) -> Lines:
+def _lines(instance: Instance, at: int, around: int) -> Lines:
     try:
-        found = log_store.read_around(instance.uid, start, end, LINES_SHOWN)
+        found = log_store.read_around(instance.uid, at, around, LINES_SHOWN)
     except (redis.RedisError, OSError):
         found = []
     lines = []

@@ -95,7 +95,8 @@ def _volume(frame: RequestFrame, before: RequestFrame | None, window: Window, wo
     if before is not None and len(before):
         earlier = before.regroup(window.bar_starts(before.at))
         sums = earlier.counts[:, : len(CLASSES)].sum(axis=1).astype(float)
-        drawn.append(Curve("before", "all, previous period", _bar_places(earlier.at, window), sums, GREY, dashed=True))
+        middle = _bar_places(earlier.at, window) + window.bar * 500
+        drawn.append(Curve("before", "all, previous period", middle, sums, GREY, dashed=True, step=window.bar * 1000))
     failed, total = int(frame.column("status_5xx").sum()), int(frame.counts[:, : len(CLASSES)].sum())
     return Chart("volume", "requests", tuple(drawn), facts=words["volume"], advice=advice.errors(failed, total))
 

@@ -48,7 +48,7 @@ def test_the_whole_walk(signed_in, pictures):
     assert int(page.locator("[data-time=chunks]").inner_text()) > 10, "chunks are shown as they come"
     request_id = page.locator("[data-time=id]").inner_text()
     expect(page.locator("#tail .is-marked")).to_contain_text(request_id)
-    expect(page.locator("[data-chart=requests] [data-facts]")).to_contain_text("1 request", timeout=10_000)
+    expect(page.locator("[data-chart=volume] [data-facts]")).to_contain_text("1 request", timeout=10_000)
     expect(page.locator("[data-chart=latency] .scatterlayer .trace").first).to_be_attached()
     expect(page.locator("[data-chart=gpu] [data-absent]")).to_contain_text("Not available")
     expect(page.locator("[data-chart=cpu] .scatterlayer .trace").first).to_be_attached(timeout=30_000)
@@ -104,7 +104,8 @@ def test_the_whole_walk(signed_in, pictures):
     tab(page, "Overview")
     status_is(page, "Running")
     tab(page, "Monitoring")
-    expect(page.locator("[data-chart=requests] .barlayer .trace").first).to_be_attached()
+    expect(page.locator("[data-chart=volume] .barlayer .trace").first).to_be_attached()
+    page.locator("[data-chart=memory]").scroll_into_view_if_needed()
     expect(page.locator("[data-chart=memory] .scatterlayer .trace").first).to_be_attached(timeout=30_000)
     page.wait_for_timeout(500)
     page.screenshot(path=pictures / "monitoring.png", full_page=True)
