@@ -3,6 +3,7 @@
 import os
 
 from celery import Celery
+from celery.schedules import crontab
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dashboard.settings")
 
@@ -12,7 +13,9 @@ app.autodiscover_tasks(["deployments", "monitoring"])
 app.conf.beat_schedule = {
     "reconcile": {"task": "deployments.sweep", "schedule": 10.0, "options": {"expires": 10}},
     "collect-system-metrics": {"task": "monitoring.collect_system", "schedule": 10.0, "options": {"expires": 10}},
-    "roll-up": {"task": "monitoring.roll_up", "schedule": 600.0, "options": {"expires": 600}},
+    # A minute behind the end of the finest blocks' spans, so that most are written once and whole.
+    "roll-up": {"task": "monitoring.roll_up", "schedule": crontab(minute="1-59/10"), "options": {"expires": 600}},
+    "fleet": {"task": "monitoring.make_fleet", "schedule": crontab(), "options": {"expires": 60}},
     "check-books": {"task": "monitoring.check_books", "schedule": 60.0, "options": {"expires": 60}},
     "ensure-partitions": {"task": "monitoring.ensure_partitions", "schedule": 3600.0, "options": {"expires": 3600}},
 }

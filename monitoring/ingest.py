@@ -83,7 +83,7 @@ def _packed(rows: list[dict[str, Any]], now: int) -> list[tuple[int, int, bytes]
             row = {**row, "bucket": now // 10 * 10}
         groups[row["version_id"], row["bucket"]].append(row)
     return [
-        (version_id, bucket, RequestFrame.from_rows(group, numbers).without_repeated().pack())
+        (version_id, bucket, RequestFrame.from_rows(group, numbers).without_sums().pack())
         for (version_id, bucket), group in groups.items()
     ]
 

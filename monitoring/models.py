@@ -151,3 +151,14 @@ class CpuReading(models.Model):
 
     def __str__(self) -> str:
         return self.instance_uid
+
+
+class FleetMinute(models.Model):
+    """All deployments in one minute (seconds since the epoch): light columns, and the requests' frame. See fleet.py."""
+
+    minute = models.BigIntegerField(primary_key=True)
+    columns = models.BinaryField()
+    requests = models.BinaryField()
+
+    def __str__(self) -> str:
+        return str(self.minute)

@@ -176,29 +176,24 @@ class RequestFrame:
         index = np.cumsum(reader.take("<i2", cells).astype(np.int64))
         return cls(instance, at, counts, sums, maxima, place, index, reader.take("<u4", cells).astype(np.int64))
 
-    def without_repeated(self) -> "RequestFrame":
-        """Without the rows of all instances at times when one instance did everything: those say the same."""
-        return self.pick(~self._is_repeated())
+    def without_sums(self) -> "RequestFrame":
+        """Without the rows of all instances at times when instances did everything: those are but their sum."""
+        is_all = self.instance == ALL_INSTANCES
+        times, place = np.unique(self.at, return_inverse=True)
+        rest = np.zeros((len(times), len(COUNTS)), np.int64)
+        np.add.at(rest, place, np.where(is_all[:, None], self.counts, -self.counts))
+        # What all did is never less than what instances did: equal counts mean the same requests.
+        return self.pick(~(is_all & ~rest[place].any(axis=1)))
 
-    def _is_repeated(self) -> np.ndarray:
-        own = self.instance != ALL_INSTANCES
-        times, position, number = np.unique(self.at[own], return_index=True, return_counts=True)
-        place = np.searchsorted(times, self.at).clip(max=max(0, len(times) - 1))
-        repeated = np.zeros(len(self), bool)
-        if len(times):
-            alone = (times[place] == self.at) & (number[place] == 1) & ~own
-            only = np.flatnonzero(own)[position[place]]
-            repeated = alone & (self.counts[only] == self.counts).all(axis=1)
-        return repeated
-
-    def with_repeated(self) -> "RequestFrame":
-        """What `without_repeated` left out, put back."""
-        missing = (self.instance != ALL_INSTANCES) & ~np.isin(self.at, self.at[self.instance == ALL_INSTANCES])
+    def with_sums(self) -> "RequestFrame":
+        """What `without_sums` left out, put back. Of one version, and of one batch or block: what one holds of a time
+        says nothing of what another one left out."""
+        missing = ~np.isin(self.at, self.at[self.instance == ALL_INSTANCES])
         if not missing.any():
             return self
-        repeated = self.pick(missing)
-        of_all = np.full(len(repeated), ALL_INSTANCES, np.int64)
-        joined = RequestFrame.concatenate([self, repeated.regroup(repeated.at, of_all)])
+        parts = self.pick(missing)
+        sums = parts.regroup(parts.at, np.full(len(parts), ALL_INSTANCES, np.int64))
+        joined = RequestFrame.concatenate([self, sums])
         return joined.regroup(joined.at)
 
 

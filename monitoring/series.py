@@ -1,7 +1,9 @@
 """Reads and writes metrics over time: fresh rows as they come, and blocks of rolled-up ones.
 
-A row's place: what is not rolled up yet lies in `monitoring_fresh`, everything else in the blocks of every tier. Both
-are read in one snapshot, so whatever moves meanwhile is seen exactly once.
+A row's place: what is not rolled up yet lies in `monitoring_fresh`; then in a block of the finest tier, and once a coarser
+tier's span is over in a block of that one too. `monitoring_rollup` says until when each tier is closed: what came
+before is in it, what came later is in the finer ones. All of it is read in one snapshot, so whatever moves meanwhile
+is seen exactly once.
 """
 
 from collections import defaultdict
@@ -15,7 +17,7 @@ import psycopg
 from django.db import connection, transaction
 
 from common import partitions
-from monitoring.request_frame import RequestFrame
+from monitoring.request_frame import ALL_INSTANCES, RequestFrame
 from monitoring.system_frame import SystemFrame
 from monitoring.tiers import HOUR, TIERS, Tier
 
@@ -78,10 +80,17 @@ def _request_parts(
     version_ids: Sequence[int], start: int, end: int, tier: Tier, instances: Sequence[int]
 ) -> dict[int, list[RequestFrame]]:
     found: dict[int, list[RequestFrame]] = defaultdict(list)
-    for version_id, data in _blocks(REQUESTS, version_ids, start, end, tier, instances):
-        found[version_id].append(RequestFrame.unpack(data))
+    finest: dict[int, list[RequestFrame]] = defaultdict(list)
+    for piece, since, until in _pieces(start, end, tier):
+        # The finest tier has no row of all instances where it is but their sum.
+        wanted = instances if piece != TIERS[0] or ALL_INSTANCES not in instances else None
+        for version_id, data in _blocks(REQUESTS, version_ids, since, until, piece, wanted):
+            (finest if wanted is None else found)[version_id].append(RequestFrame.unpack(data))
+    for version_id, parts in finest.items():
+        frame = RequestFrame.concatenate(parts).with_sums()
+        found[version_id].append(frame.pick(np.isin(frame.instance, instances)))
     for version_id, data in _fresh(REQUESTS, version_ids, start, end):
-        frame = RequestFrame.unpack(data).with_repeated()
+        frame = RequestFrame.unpack(data).with_sums()
         found[version_id].append(frame.pick(np.isin(frame.instance, instances)))
     return found
 
@@ -96,7 +105,11 @@ def system(
 ) -> SystemFrame:
     """The samples of these instances (None: all) in [start, end), in the tier's buckets."""
     found = [
-        *_blocks(SYSTEM, version_ids, start, end, tier, instances),
+        *(
+            row
+            for piece, since, until in _pieces(start, end, tier)
+            for row in _blocks(SYSTEM, version_ids, since, until, piece, instances)
+        ),
         *_fresh(SYSTEM, version_ids, start, end),
     ]
     frame = SystemFrame.concatenate(SystemFrame.unpack(data) for _, data in found)
@@ -104,6 +117,23 @@ def system(
     if instances is not None:
         wanted &= np.isin(frame.instance, instances)
     return frame.pick(wanted).by_width(tier.seconds)
+
+
+def closed_until() -> dict[int, int]:
+    """Of each tier, by its seconds: the moment up to which everything is in its blocks."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT tier, closed_until FROM monitoring_rollup")
+        return dict(cursor.fetchall())
+
+
+def _pieces(start: int, end: int, tier: Tier) -> Iterator[tuple[Tier, int, int]]:
+    """Which blocks make up [start, end): the tier's where it is closed, those of finer ones for what came since."""
+    closed = closed_until()
+    for candidate in reversed(TIERS[: TIERS.index(tier) + 1]):
+        until = end if candidate == TIERS[0] else min(end, closed.get(candidate.seconds, 0))
+        if start < until:
+            yield candidate, start, until
+            start = until
 
 
 def _blocks(
@@ -153,9 +183,11 @@ def ensure_block_partition(tier: Tier, moment: int) -> None:
 
 def drop_old(now: int) -> list[str]:
     """Drop what is past its tier's time, and fresh rows that are all rolled up; the partitions' names."""
-    dropped = []
-    for tier in TIERS:
-        dropped += partitions.drop_spans_before(tier.table, now - tier.kept - tier.span, tier.partition)
+    dropped, closed = [], closed_until()
+    for tier, coarser in zip(TIERS, (*TIERS[1:], None), strict=True):
+        # Not before the next tier has it.
+        limit = min(now - tier.kept, closed.get(coarser.seconds, 0) if coarser else now)
+        dropped += partitions.drop_spans_before(tier.table, limit, tier.partition)
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT extract(epoch FROM min(at))::bigint FROM {_BATCHES} WHERE NOT is_rolled_up")
         (waiting_since,) = cursor.fetchone()

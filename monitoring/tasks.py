@@ -9,7 +9,7 @@ from common import partitions
 from common.database_lock import try_lock
 from common.queue import enqueue
 from deployments.models import Cluster
-from monitoring import books, collect, rollup, series
+from monitoring import books, collect, fleet, rollup, series
 
 # The series' own times are in tiers.py.
 DAYS_KEPT = {
@@ -50,8 +50,17 @@ def roll_up() -> None:
     """Add what came since to the blocks of all tiers, then drop what is too old."""
     with try_lock("monitoring.roll_up") as held:
         if held:
-            rollup.roll_up()
-            series.drop_old(int(time.time()))
+            now = int(time.time())
+            rollup.roll_up(now)
+            series.drop_old(now)
+
+
+@shared_task(name="monitoring.make_fleet")
+def make_fleet() -> None:
+    """Put the last minutes of all deployments side by side."""
+    with try_lock("monitoring.fleet") as held:
+        if held:
+            fleet.make(int(time.time()))
 
 
 @shared_task(name="monitoring.check_books")

@@ -9,7 +9,10 @@ MAX_POINTS = 740
 
 @dataclass(frozen=True)
 class Tier:
-    """Buckets of `seconds`; a stored block holds `span` seconds of them, a partition `partition` seconds of blocks."""
+    """Buckets of `seconds`; a stored block holds `span` seconds of them, a partition `partition` seconds of blocks.
+
+    A block is written when its span is over, from those of the next finer tier: once, so that tables hold no dead rows.
+    """
 
     seconds: int
     span: int
@@ -21,13 +24,13 @@ class Tier:
         return f"monitoring_block_{self.seconds}"
 
 
-# Each one's width divides the next one's, spans divide partitions.
+# Each one's width and span divide the next one's, spans divide partitions; each is kept until the next one's span is over.
 TIERS = (
-    Tier(10, span=1800, kept=3 * HOUR, partition=HOUR),
+    Tier(10, span=600, kept=3 * HOUR, partition=HOUR),
     Tier(60, span=HOUR, kept=2 * DAY, partition=DAY),
-    Tier(300, span=HOUR, kept=8 * DAY, partition=DAY),
-    Tier(HOUR, span=DAY // 2, kept=100 * DAY, partition=7 * DAY),
-    Tier(6 * HOUR, span=DAY, kept=400 * DAY, partition=28 * DAY),
+    Tier(300, span=6 * HOUR, kept=8 * DAY, partition=DAY),
+    Tier(HOUR, span=DAY, kept=100 * DAY, partition=7 * DAY),
+    Tier(6 * HOUR, span=4 * DAY, kept=400 * DAY, partition=28 * DAY),
 )
 WIDTHS = (10, 30, 60, 120, 300, 600, 900, 1800, HOUR, 2 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 7 * DAY)
 

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from monitoring import moment, usage_views, views
+from monitoring import fleet_views, moment, usage_views, views
 
 app_name = "monitoring"
 _DEPLOYMENT = "console/deployments/<slug:organization>/<slug:name>/"
@@ -14,6 +14,8 @@ urlpatterns = [
     path("hub/usage/", usage_views.own_usage_page, name="own-usage"),
     path("hub/usage/chart/", usage_views.own_usage_chart, name="own-usage-chart"),
     path("hub/usage/csv/", usage_views.own_usage_csv, name="own-usage-csv"),
+    path("console/fleet/", fleet_views.fleet_page, name="fleet"),
+    path("console/fleet/rows/", fleet_views.fleet_rows, name="fleet-rows"),
     path("console/gateways/", views.gateways, name="gateways"),
     path("console/gateways/body/", views.gateways_body, name="gateways-body"),
     path("console/deployments/rates/", views.rates, name="rates"),

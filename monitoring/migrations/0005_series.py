@@ -34,6 +34,7 @@ class Migration(migrations.Migration):
             ALTER TABLE monitoring_fresh ALTER COLUMN data SET STORAGE EXTERNAL;
             CREATE INDEX monitoring_fresh_version ON monitoring_fresh (version_id, bucket);
             {BLOCKS}
+            CREATE TABLE monitoring_rollup (tier integer PRIMARY KEY, closed_until bigint NOT NULL);
             ALTER TABLE monitoring_ingestedbatch ADD COLUMN number bigserial, ADD COLUMN is_rolled_up boolean NOT NULL DEFAULT true;
             ALTER TABLE monitoring_ingestedbatch ALTER COLUMN is_rolled_up SET DEFAULT false;
             CREATE UNIQUE INDEX monitoring_ingestedbatch_number ON monitoring_ingestedbatch (number);

@@ -49,7 +49,7 @@ def test_the_whole_walk(signed_in, pictures):
     request_id = page.locator("[data-time=id]").inner_text()
     expect(page.locator("#tail .is-marked")).to_contain_text(request_id)
     expect(page.locator("[data-chart=volume] [data-facts]")).to_contain_text("1 request", timeout=10_000)
-    expect(page.locator("[data-chart=latency] .scatterlayer .trace").first).to_be_attached()
+    expect(page.locator("[data-chart=end_to_end] .scatterlayer .trace").first).to_be_attached()
     expect(page.locator("[data-chart=gpu] [data-absent]")).to_contain_text("Not available")
     expect(page.locator("[data-chart=cpu] .scatterlayer .trace").first).to_be_attached(timeout=30_000)
     page.wait_for_timeout(500)

@@ -30,7 +30,7 @@ NOW = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 def _empty_tables(db):
     """Partitioned tables are not Django's to empty between tests."""
     with connection.cursor() as cursor:
-        tables = ["monitoring_fresh", "monitoring_usage_minute", *(tier.table for tier in TIERS)]
+        tables = ["monitoring_fresh", "monitoring_rollup", "monitoring_usage_minute", *(tier.table for tier in TIERS)]
         cursor.execute(f"TRUNCATE {', '.join(tables)}")
 
 
@@ -129,7 +129,7 @@ def test_the_open_bucket_shows_at_once_and_is_not_counted_twice(deploy):
     assert stored(deployment, instance="01" * 16).column("status_2xx").sum() == 2
     store("b1", entries)
     assert stored(deployment).column("status_2xx").sum() == 2
-    rollup.roll_up()
+    rollup.roll_up(int(NOW.timestamp()))
     assert stored(deployment).column("status_2xx").sum() == 2
     # The next batch's rows of the same bucket are news.
     ingest.publish_open_bucket("gw.1", folded(entries).series("b2"))
@@ -152,8 +152,10 @@ def test_rolled_up_rows_tell_the_same_in_every_tier_however_late_they_come(deplo
             [entry(deployment, at=moments[i], seconds=seconds[i], instance=bytes([i % 3 + 1]) * 16) for i in indexes],
         )
         if number in (2, 5):
-            assert rollup.roll_up() == 3
-    for tier in TIERS:
+            # The second one closes all that is over; the last batch comes late.
+            assert rollup.roll_up(now + (number - 2) * 2 * DAY) == 3
+    assert set(series.closed_until()) == {tier.seconds for tier in TIERS[1:]}
+    for tier in (*TIERS, *TIERS):
         start = now - 21 * DAY
         frame = series.requests(scope, start // tier.seconds * tier.seconds, now + 10, tier)
         assert frame.column("completed").sum() == len(moments), tier
@@ -164,7 +166,8 @@ def test_rolled_up_rows_tell_the_same_in_every_tier_however_late_they_come(deplo
         number = MeteredInstance.objects.get(uid="02" * 16).number
         own = series.requests(scope, start, now + 10, tier, (number,))
         assert own.column("completed").sum() == sum(index % 3 == 1 for index in range(len(moments)))
-    assert rollup.roll_up() == 1 and rollup.roll_up() == 0
+        # Once more when the late ones are rolled up, too.
+        rollup.roll_up(now)
 
 
 def test_a_rollup_that_dies_halfway_is_done_again_and_once(deploy, monkeypatch):
@@ -178,11 +181,12 @@ def test_a_rollup_that_dies_halfway_is_done_again_and_once(deploy, monkeypatch):
         whole(tier, rows)
 
     monkeypatch.setattr(rollup, "_write", dies)
+    later = int(NOW.timestamp()) + 2 * DAY
     with pytest.raises(ConnectionError):
-        rollup.roll_up()
+        rollup.roll_up(later)
     monkeypatch.undo()
     assert stored(deployment).column("completed").sum() == 5
-    rollup.roll_up()
+    rollup.roll_up(later)
     for tier in TIERS:
         now = int(NOW.timestamp())
         start = now // tier.seconds * tier.seconds - tier.seconds
@@ -198,7 +202,7 @@ def test_a_gateway_whose_clock_is_ahead_books_nothing_in_the_future(deploy):
     assert frame.column("completed").tolist() == [1]
     # One that is behind: the row stands where its clock says, days ago, and counts there once.
     store("b2", [entry(deployment, at=NOW - timedelta(days=30))])
-    rollup.roll_up()
+    rollup.roll_up(int(NOW.timestamp()))
     old = int((NOW - timedelta(days=30)).timestamp())
     assert (
         series.requests([deployment.versions.get().pk], old - DAY, old + DAY, TIERS[3]).column("completed").sum() == 1
@@ -214,7 +218,7 @@ def test_readers_see_each_row_once_while_it_is_rolled_up(deploy):
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         assert series.requests([version], now - 60, now + 60, TIERS[0]).column("completed").sum() == 5
-        _in_another_connection(rollup.roll_up)
+        _in_another_connection(lambda: rollup.roll_up(now + 5 * DAY))
         assert series.requests([version], now - 60, now + 60, TIERS[0]).column("completed").sum() == 5
     assert series.requests([version], now - 60, now + 60, TIERS[0]).column("completed").sum() == 5
     assert not IngestedBatch.objects.filter(is_rolled_up=False).exists()
@@ -238,8 +242,10 @@ def _in_another_connection(action) -> None:
 def test_old_blocks_go_whole_and_fresh_rows_only_when_they_are_rolled_up(deploy):
     deployment = deploy()
     store("b1", [entry(deployment)])
-    rollup.roll_up()
     later = int(time.time()) + 500 * DAY
+    # Nothing before the next coarser tier has it.
+    assert {name.rpartition("_n")[0] for name in series.drop_old(later)} <= {TIERS[-1].table}
+    rollup.roll_up(later)
     dropped = series.drop_old(later)
     assert {name.rpartition("_n")[0] for name in dropped} == {"monitoring_fresh", *(tier.table for tier in TIERS)}
     store("b2", [entry(deployment)])

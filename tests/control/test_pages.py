@@ -79,6 +79,8 @@ def pages(deployment: Deployment) -> dict[str, str]:
         "csv": reverse("monitoring:csv", args=path),
         "moment": reverse("monitoring:moment", args=path) + "?at=1763640000&width=60",
         "rates": reverse("monitoring:rates"),
+        "fleet": reverse("monitoring:fleet"),
+        "fleet-rows": reverse("monitoring:fleet-rows"),
         "gateways": reverse("monitoring:gateways"),
         "gateways-body": reverse("monitoring:gateways-body"),
         "log-lines": reverse("deployments:log-lines", args=["ab12"]),
@@ -116,6 +118,8 @@ def pages(deployment: Deployment) -> dict[str, str]:
 
 
 OPEN_TO_ALL_SIGNED_IN = {
+    "fleet",
+    "fleet-rows",
     "list",
     "rows",
     "models",

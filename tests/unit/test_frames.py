@@ -112,7 +112,7 @@ def test_rows_add_up_to_the_same_in_any_order_and_grouping(parts, random):
         for group in (shuffled[:cut], shuffled[cut:])
     ]
     joined = RequestFrame.concatenate(
-        RequestFrame.unpack(piece.without_repeated().pack()).with_repeated() for piece in pieces
+        RequestFrame.unpack(piece.without_sums().pack()).with_sums() for piece in pieces
     ).by_width(10)
     for name in ("instance", "at", "counts", "cell_place", "cell_index", "cell_count"):
         np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name), err_msg=name)
@@ -124,7 +124,7 @@ def test_what_reached_no_instance_is_in_the_row_of_all_only():
     frame = frame_of([(START, "a", np.ones(3))])
     unserved = row(START, "", np.ones(3)) | {"status_5xx": 2, "rejected": 2}
     frame = RequestFrame.from_rows([row(START, "a", np.ones(3)), unserved], {"": 0, "a": 1})
-    again = RequestFrame.unpack(frame.without_repeated().pack()).with_repeated()
+    again = RequestFrame.unpack(frame.without_sums().pack()).with_sums()
     assert again.column("status_5xx").tolist() == [2, 0] and again.instance.tolist() == [0, 1]
     assert RequestFrame.unpack(RequestFrame.empty().pack()).by_width(60).quantiles("queue", FRACTIONS).shape == (0, 5)
 
