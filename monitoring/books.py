@@ -50,6 +50,12 @@ def by_deployment(limit: int) -> list[Line]:
     return [line for _, line in lines]
 
 
+def in_flight(deployment_ids: list[int]) -> dict[int, int]:
+    """By deployment the requests that all gateways are serving."""
+    found = Books.objects.filter(deployment_id__in=deployment_ids).values_list("deployment_id")
+    return {pk: max(0, number) for pk, number in found.annotate(number=Sum("in_flight"))}
+
+
 def alarm_if_unbalanced() -> int:
     """Called by the sweep: says in the log what the page shows in red. The number of lines that don't balance."""
     wrong = [line for line in by_deployment(limit=100) if line.missing]

@@ -10,9 +10,9 @@ from django.db import connection, transaction
 
 from common import partitions
 from common.broadcast import valkey
-from monitoring import ledger, series
+from monitoring import ledger, series, totals
 from monitoring.instances import numbers_of
-from monitoring.request_frame import OUTCOMES, RequestFrame
+from monitoring.request_frame import ALL_INSTANCES, OUTCOMES, RequestFrame
 
 BOOKS_TABLE = "monitoring_books"
 OPEN_BUCKET_S = 30
@@ -37,7 +37,10 @@ def store(
         if added is None:
             return False
         number, arrived = added
-        series.add_fresh(number, arrived, series.REQUESTS, _packed(rows, int(arrived.timestamp())))
+        frames = _frames(rows, int(arrived.timestamp()))
+        packed = [(version_id, bucket, frame.without_sums().pack()) for version_id, bucket, frame in frames]
+        series.add_fresh(number, arrived, series.REQUESTS, packed)
+        totals.add(_totals(rows, frames))
         with connection.cursor() as cursor:
             ledger.add(cursor, usage)
             _add_books(cursor, gateway, books)
@@ -74,8 +77,8 @@ def _ensure_day(table: str, day: int) -> None:
     partitions.ensure_day(table, datetime.fromtimestamp(day * 86_400, UTC).date())
 
 
-def _packed(rows: list[dict[str, Any]], now: int) -> list[tuple[int, int, bytes]]:
-    """One packed frame for each version and bucket."""
+def _frames(rows: list[dict[str, Any]], now: int) -> list[tuple[int, int, RequestFrame]]:
+    """One frame for each version and bucket."""
     numbers = numbers_of({row["instance_uid"]: row["version_id"] for row in rows if row["instance_uid"]}) | {"": 0}
     groups: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -83,9 +86,19 @@ def _packed(rows: list[dict[str, Any]], now: int) -> list[tuple[int, int, bytes]
             row = {**row, "bucket": now // 10 * 10}
         groups[row["version_id"], row["bucket"]].append(row)
     return [
-        (version_id, bucket, RequestFrame.from_rows(group, numbers).without_sums().pack())
-        for (version_id, bucket), group in groups.items()
+        (version_id, bucket, RequestFrame.from_rows(group, numbers)) for (version_id, bucket), group in groups.items()
     ]
+
+
+def _totals(rows: list[dict[str, Any]], frames: list[tuple[int, int, RequestFrame]]) -> dict[int, totals.Totals]:
+    """By deployment, of all instances together."""
+    owners = {row["version_id"]: row["deployment_id"] for row in rows}
+    found: dict[int, totals.Totals] = {}
+    for version_id, _, frame in frames:
+        part = totals.Totals.of_rows(frame, frame.instance == ALL_INSTANCES)
+        owner = owners[version_id]
+        found[owner] = found[owner] + part if owner in found else part
+    return found
 
 
 def _add_books(cursor: Any, gateway: str, rows: list[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """The metric tables, written by the gateway's recorder and the collector. The series themselves are in series.py."""
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 
@@ -162,3 +163,19 @@ class FleetMinute(models.Model):
 
     def __str__(self) -> str:
         return str(self.minute)
+
+
+class RequestTotals(models.Model):
+    """What a deployment has served since ever: sums that only grow, as other monitoring systems want them.
+
+    `counts` as request_frame.COUNTS; `sums` in seconds as LATENCIES; `buckets` per latency how many durations are at
+    most each of totals.BOUNDS, and all.
+    """
+
+    deployment_id = models.BigIntegerField(primary_key=True)
+    counts = ArrayField(models.BigIntegerField())
+    sums = ArrayField(models.FloatField())
+    buckets = ArrayField(models.BigIntegerField())
+
+    def __str__(self) -> str:
+        return str(self.deployment_id)

@@ -2,12 +2,13 @@
 
 from django.urls import path
 
-from monitoring import fleet_views, moment, usage_views, views
+from monitoring import exposition, fleet_views, moment, usage_views, views
 
 app_name = "monitoring"
 _DEPLOYMENT = "console/deployments/<slug:organization>/<slug:name>/"
 
 urlpatterns = [
+    path("metrics", exposition.metrics, name="metrics"),
     path("console/usage/", usage_views.usage_page, name="usage"),
     path("console/usage/chart/", usage_views.usage_chart, name="usage-chart"),
     path("console/usage/csv/", usage_views.usage_csv, name="usage-csv"),
