@@ -29,9 +29,9 @@ _BATCHES = count()
 
 def run() -> Iterator[Row]:
     installation = Installation()
-    series.ensure_fresh_partition(time.time())
-    yield from _bytes_of_a_day(installation)
+    series.ensure_fresh_partition()
     yield from _charts(installation)
+    yield from _bytes_of_a_day(installation)
 
 
 class Source:

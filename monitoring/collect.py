@@ -118,7 +118,7 @@ def _store(cluster: Cluster, readings: list[Reading], now: int) -> int:
     last = {item.instance_uid: item for item in CpuReading.objects.filter(instance_uid__in=list(versions))}
     for item in readings:
         _sample(item, numbers[item.instance.uid], last.get(item.instance.uid), samples, now)
-    series.ensure_fresh_partition(now)
+    series.ensure_fresh_partition()
     with transaction.atomic():
         added = series.add_batch(f"system.{cluster.pk}.{now // INTERVAL_S}")
         if added is None:

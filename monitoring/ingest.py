@@ -31,7 +31,7 @@ def store(
     """Write one batch of `gateway`; False when it was there already. Moments are seconds since the epoch."""
     for row in usage:
         _ensure_day(ledger.TABLE, row["minute"] // 86_400)
-    series.ensure_fresh_partition(datetime.now(UTC).timestamp())
+    series.ensure_fresh_partition()
     with transaction.atomic():
         added = series.add_batch(batch_id)
         if added is None:

@@ -5,8 +5,9 @@ Everything in a row can be added, so rows of several gateways, instances and buc
 counts stay exact, averages weighted, and percentiles come from merged sketches, never from other percentiles.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,16 @@ class RequestFrame:
             *_added_cells(place, self.cell_index, self.cell_count),
         )
 
+    def split(self, starts: np.ndarray) -> Iterator[tuple[int, int, "RequestFrame"]]:
+        """The parts whose rows agree in instance and in `starts`, which rises with time: instance, start, part."""
+        for first, last in bounds(self.instance, starts):
+            cells = slice(*np.searchsorted(self.cell_place, [first * len(LATENCIES), last * len(LATENCIES)]))
+            rows = slice(first, last)
+            columns = (self.instance[rows], self.at[rows], self.counts[rows], self.sums[rows], self.maxima[rows])
+            place = self.cell_place[cells] - first * len(LATENCIES)
+            part = RequestFrame(*columns, place, self.cell_index[cells], self.cell_count[cells])
+            yield int(self.instance[first]), int(starts[first]), part
+
     def by_width(self, seconds: int) -> "RequestFrame":
         """The same in buckets of `seconds`."""
         return self.regroup(self.at // seconds * seconds)
@@ -195,6 +206,17 @@ class RequestFrame:
         sums = parts.regroup(parts.at, np.full(len(parts), ALL_INSTANCES, np.int64))
         joined = RequestFrame.concatenate([self, sums])
         return joined.regroup(joined.at)
+
+
+def bounds(*columns: np.ndarray) -> list[tuple[int, int]]:
+    """First row and the one behind the last of each stretch in which all columns stay the same."""
+    if not len(columns[0]):
+        return []
+    changes = np.zeros(len(columns[0]) - 1, bool)
+    for column in columns:
+        changes |= column[1:] != column[:-1]
+    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), len(columns[0])]
+    return list(pairwise(edges))
 
 
 def _added_cells(place: np.ndarray, index: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from itertools import groupby, pairwise
 
-import numpy as np
 import psycopg
 from django.db import connection, transaction
 
@@ -150,9 +149,7 @@ def _merged(kind: int, tier: Tier, existing: list[bytes], frame: Frame) -> Frame
 
 def _cut(version_id: int, kind: int, frame: Frame, tier: Tier) -> Iterator[tuple[int, int, int, int, bytes]]:
     """The rows of the tier's table that hold the frame."""
-    starts = frame.at // tier.span * tier.span
-    for instance, start in np.unique(np.stack([frame.instance, starts]), axis=1).T.tolist():
-        part = frame.pick((frame.instance == instance) & (starts == start))
+    for instance, start, part in frame.split(frame.at // tier.span * tier.span):
         yield version_id, kind, instance, start, part.pack()
 
 

@@ -24,6 +24,7 @@ from monitoring.tiers import HOUR, TIERS, Tier
 FRESH = "monitoring_fresh"
 REQUESTS, SYSTEM = 1, 2
 _BATCHES = "monitoring_ingestedbatch"
+_AHEAD_S = 300
 
 
 @contextmanager
@@ -47,8 +48,13 @@ def add_batch(batch_id: str) -> tuple[int, datetime] | None:
         return cursor.fetchone()
 
 
-def ensure_fresh_partition(moment: float) -> None:
-    partitions.ensure_span(FRESH, int(moment), HOUR)
+def ensure_fresh_partition() -> None:
+    """Of this hour, by the database's clock, and near its end of the next one: the rows come a little later."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT extract(epoch FROM now())::bigint")
+        (now,) = cursor.fetchone()
+    for hour in sorted({now // HOUR, (now + _AHEAD_S) // HOUR}):
+        partitions.ensure_span(FRESH, hour * HOUR, HOUR)
 
 
 def add_fresh(number: int, arrived: datetime, kind: int, rows: Sequence[tuple[int, int, bytes]]) -> None:

@@ -4,12 +4,13 @@ A row is one figure of one instance (and GPU) in one bucket: the sum of its samp
 So averages are weighted by samples, whatever the buckets, and a bucket without samples has no row: a gap stays a gap.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from monitoring.packing import pack, unpack
+from monitoring.request_frame import bounds
 
 # Numbers are what the tables hold; never reuse one. CPU in cores, memory in bytes, shares from 0 to 1, tokens counted.
 FIGURES = {
@@ -90,6 +91,15 @@ class SystemFrame:
             np.add.reduceat(self.samples[order], starts),
             np.maximum.reduceat(self.highest[order], starts),
         )
+
+    def split(self, starts: np.ndarray) -> Iterator[tuple[int, int, "SystemFrame"]]:
+        """The parts whose rows agree in instance and in `starts`: instance, start, part."""
+        order = np.lexsort((starts, self.instance))
+        names = self.__dataclass_fields__
+        columns, ordered = {name: getattr(self, name)[order] for name in names}, starts[order]
+        for first, last in bounds(columns["instance"], ordered):
+            part = SystemFrame(*(columns[name][first:last] for name in names))
+            yield int(columns["instance"][first]), int(ordered[first]), part
 
     def by_width(self, seconds: int) -> "SystemFrame":
         """The same in buckets of `seconds`."""

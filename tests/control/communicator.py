@@ -13,8 +13,8 @@ class WebsocketCommunicator(ApplicationCommunicator):
     def __init__(self, application: Any, path: str, headers: list[tuple[bytes, bytes]]) -> None:
         scope = {
             "type": "websocket",
-            "path": path,
-            "query_string": b"",
+            "path": path.partition("?")[0],
+            "query_string": path.partition("?")[2].encode(),
             "headers": headers,
             "subprotocols": [],
             "client": ["127.0.0.1", 1],

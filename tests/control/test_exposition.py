@@ -57,9 +57,7 @@ def test_counters_grow_with_each_batch_once_and_histograms_add_up(client, people
     assert found[key("slipway_request_outcomes_total", *place, "failed")] == 1
     assert found[key("slipway_tokens_total", *place, "output")] == 6 * 4
     duration = "slipway_request_duration_seconds"
-    counts = [
-        found[key(f"{duration}_bucket", *place, f"{bound}")] for bound in ("0.025", "0.5", "5", "480", "+Inf")
-    ]
+    counts = [found[key(f"{duration}_bucket", *place, f"{bound}")] for bound in ("0.025", "0.5", "5", "480", "+Inf")]
     assert counts == [2, 4, 5, 5, 6] and found[key(f"{duration}_count", *place)] == 6
     assert found[key(f"{duration}_sum", *place)] == pytest.approx(703.64)
     assert found[key("slipway_deployment_status", *place, "1", "preparing")] == 1
