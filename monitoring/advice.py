@@ -22,7 +22,7 @@ def cpu(average: float, peak: float, cores: float, shown_s: int) -> str:
         return f"High: {_percent(average / cores)} of {cores:g} cores on average. More replicas share the load; an instance with more cores answers faster."
     if peak >= HIGH_CPU * cores:
         return f"Peaks reach {_percent(peak / cores)} of {cores:g} cores. If response times rise at the same moments, add replicas or cores."
-    needed = max(0.1, math.ceil(peak * HEADROOM * 10) / 10)
+    needed = max(0.1, math.ceil(peak * HEADROOM * 10 - 1e-9) / 10)
     if shown_s >= ENOUGH_S and peak < LOW_CPU * cores and needed < cores:
         return f"Over-provisioned: the peak is {_percent(peak / cores)} of {cores:g} cores. {needed:g} would hold it one and a half times; {cores - needed:.3g} stand idle in each instance."
     return ""

@@ -51,7 +51,7 @@ class Tail:
         found = panel.load(self.deployment, self.question, now, start=self.since)
         axis = found.axis()
         whole = self.question.window(now)
-        total = RequestFrame.concatenate([self.base or RequestFrame.empty(), found.requests])
+        total = request_charts.whole(RequestFrame.concatenate([self.base or RequestFrame.empty(), found.total]))
         charts = {chart.id: {"points": chart.points(axis)} for chart in found.charts if chart.curves}
         return encoded({
             "now": now, "since": whole.place(self.since), "start": whole.place(whole.start), "end": whole.place(whole.end),

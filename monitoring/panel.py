@@ -44,6 +44,7 @@ class Panel:
     question: Question
     window: Window
     requests: RequestFrame
+    total: RequestFrame
     samples: SystemFrame
     charts: list[Chart]
     marks: list[Event]
@@ -65,9 +66,12 @@ def load(deployment: Deployment, question: Question, now: int, *, start: int | N
     before = _before(scope, window, now) if question.compare and start is None else None
     samples = queries.system(scope, window)
     subjects = _subjects(deployment, question, scope, samples)
-    charts = request_charts.charts(requests, before, window, now) + system_charts.charts(samples, subjects, window)
+    total = request_charts.whole(requests)
+    charts = request_charts.charts(requests, total, before, window, now) + system_charts.charts(
+        samples, subjects, window
+    )
     marks = queries.marks(deployment, window)
-    return Panel(question, window, requests, samples, charts, marks, before)
+    return Panel(question, window, requests, total, samples, charts, marks, before)
 
 
 def build(deployment: Deployment, question: Question, now: int) -> dict[str, Any]:
@@ -75,9 +79,9 @@ def build(deployment: Deployment, question: Question, now: int) -> dict[str, Any
     panel = load(deployment, question, now)
     axis = panel.axis()
     window = panel.window
-    statistics = request_charts.statistics(panel.requests, window)
+    statistics = request_charts.statistics(panel.total, window)
     if panel.before is not None:
-        statistics["before"] = request_charts.statistics(panel.before, window)
+        statistics["before"] = request_charts.statistics(request_charts.whole(panel.before), window)
     return {
         "now": datetime.fromtimestamp(now, UTC).isoformat(),
         "window": {

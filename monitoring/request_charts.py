@@ -19,19 +19,19 @@ _ABSENT = {
 }  # fmt: skip
 
 
-def charts(frame: RequestFrame, before: RequestFrame | None, window: Window, now: int) -> list[Chart]:
-    """All request charts of the window; `before` are the requests of the previous period, moved to this one's time."""
+def charts(
+    frame: RequestFrame, total: RequestFrame, before: RequestFrame | None, window: Window, now: int
+) -> list[Chart]:
+    """All request charts of the window; `total` is the whole of it, `before` the previous period, moved to this one's time."""
     curves = frame.by_width(window.width)
     earlier = before.by_width(window.width) if before is not None else None
-    total = whole(frame)
     words = facts(total, window)
     times = [_latency(name, curves, earlier, total, window, words.get(name, "")) for name in LATENCIES]
     return [_volume(frame, before, window, words), *times, _tokens(curves, window, now, words)]
 
 
-def facts(frame: RequestFrame, window: Window) -> dict[str, str]:
+def facts(total: RequestFrame, window: Window) -> dict[str, str]:
     """What is said of the whole window above each chart that has something to say."""
-    total = whole(frame)
     if not len(total):
         return {}
     counts = [int(total.column(name)[0]) for name in CLASSES]
@@ -53,9 +53,8 @@ def whole(frame: RequestFrame) -> RequestFrame:
     return frame.regroup(np.zeros(len(frame), np.int64), np.full(len(frame), ALL_INSTANCES, np.int64))
 
 
-def statistics(frame: RequestFrame, window: Window) -> dict[str, Any]:
-    """Totals and all statistics of the period, times in seconds; a time is None where nothing was measured."""
-    total = whole(frame)
+def statistics(total: RequestFrame, window: Window) -> dict[str, Any]:
+    """Totals and all statistics of the period, of its `whole`; times in seconds, None where nothing was measured."""
     if not len(total):
         return {"requests": 0}
     counts = {name.removeprefix("status_"): int(total.column(name)[0]) for name in CLASSES}

@@ -6,7 +6,8 @@ counts stay exact, averages weighted, and percentiles come from merged sketches,
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -108,6 +109,10 @@ class RequestFrame:
         if not len(self):
             return self
         owner = self.instance if instance is None else instance
+        rises = (owner[1:] > owner[:-1]) | ((owner[1:] == owner[:-1]) & (at[1:] > at[:-1]))
+        if rises.all():
+            # In order and nothing to add up: the cells, which are by far the most, stay as they are.
+            return replace(self, at=at, instance=owner)
         order = np.lexsort((at, owner))
         new_instance, new_at = owner[order], at[order]
         is_first = np.ones(len(order), bool)
@@ -141,26 +146,38 @@ class RequestFrame:
 
     def quantiles(self, latency: str, fractions: Sequence[float]) -> np.ndarray:
         """Nearest-rank percentiles per row, (n, len(fractions)) in seconds; NaN where the row has no duration."""
-        kind = LATENCIES.index(latency)
-        found = np.full((len(self), len(fractions)), np.nan)
-        mine = self.cell_place % len(LATENCIES) == kind
-        rows, indexes, counts = self.cell_place[mine] // len(LATENCIES), self.cell_index[mine], self.cell_count[mine]
-        if not len(rows):
-            return found
-        cumulative = np.cumsum(counts)
-        starts = np.flatnonzero(np.diff(rows, prepend=-1))
-        before = cumulative[starts] - counts[starts]
-        totals = np.append(cumulative[starts[1:] - 1], cumulative[-1]) - before
-        ranks = np.maximum(1, np.ceil(np.outer(totals, fractions) - 1e-9)).astype(np.int64)
-        positions = np.searchsorted(cumulative, ranks + before[:, None])
-        found[rows[starts]] = sketch.value_of(indexes[positions])
-        return found
+        wanted = tuple(fractions)
+        if wanted not in self._quantiles:
+            self._quantiles[wanted] = self._all_quantiles(wanted)
+        return self._quantiles[wanted][:, LATENCIES.index(latency)]
+
+    @cached_property
+    def _quantiles(self) -> dict[tuple[float, ...], np.ndarray]:
+        """What was asked before; all latencies come in one go, and charts ask for each."""
+        return {}
+
+    def _all_quantiles(self, fractions: tuple[float, ...]) -> np.ndarray:
+        found = np.full((len(self) * len(LATENCIES), len(fractions)), np.nan)
+        totals = self._measured.ravel()
+        known = np.flatnonzero(totals)
+        if len(known):
+            cumulative = np.cumsum(self.cell_count)
+            before = np.cumsum(totals) - totals
+            # A product like 0.07 * 100 is a hair above 7, and its ceiling would be the next rank.
+            ranks = np.maximum(1, np.ceil(np.outer(totals[known], fractions) - 1e-9)).astype(np.int64)
+            positions = np.searchsorted(cumulative, ranks + before[known, None])
+            found[known] = sketch.value_of(self.cell_index[positions])
+        return found.reshape(len(self), len(LATENCIES), len(fractions))
+
+    @cached_property
+    def _measured(self) -> np.ndarray:
+        """(n, len(LATENCIES)): how many durations each row has."""
+        counts = np.bincount(self.cell_place, weights=self.cell_count, minlength=len(self) * len(LATENCIES))
+        return counts.astype(np.int64).reshape(len(self), len(LATENCIES))
 
     def measured(self, latency: str) -> np.ndarray:
         """How many durations each row has of `latency`: what an average divides by."""
-        place = self.cell_place[self.cell_place % len(LATENCIES) == LATENCIES.index(latency)] // len(LATENCIES)
-        counts = self.cell_count[self.cell_place % len(LATENCIES) == LATENCIES.index(latency)]
-        return np.bincount(place, weights=counts, minlength=len(self)).astype(np.int64)
+        return self._measured[:, LATENCIES.index(latency)]
 
     def column(self, name: str) -> np.ndarray:
         return self.counts[:, COUNTS.index(name)]
@@ -223,9 +240,17 @@ def _added_cells(place: np.ndarray, index: np.ndarray, count: np.ndarray) -> tup
     """Cells sorted, those of the same place and index added up."""
     if not len(place):
         return place, index, count
-    key = place * 65_536 + (index + 32_768)
-    order = np.argsort(key, kind="stable")
-    ordered = key[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-    unique = ordered[starts]
-    return unique // 65_536, unique % 65_536 - 32_768, np.add.reduceat(count[order], starts)
+    lowest = index.min()
+    span = int(index.max() - lowest) + 1
+    key = place * span + (index - lowest)
+    size = int(place.max() + 1) * span
+    if size <= 8 * len(key) + 100_000:
+        # A table of all possible cells is quicker than sorting those that there are.
+        sums = np.bincount(key, weights=count, minlength=size)
+        unique = np.flatnonzero(sums)
+        added = sums[unique].astype(np.int64)
+    else:
+        order = np.argsort(key, kind="stable")
+        starts = np.flatnonzero(np.diff(key[order], prepend=-1))
+        unique, added = key[order][starts], np.add.reduceat(count[order], starts)
+    return unique // span, unique % span + lowest, added

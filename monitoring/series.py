@@ -148,7 +148,7 @@ def _blocks(
     only = "" if instances is None else "AND instance = ANY(%(instances)s)"
     return _rows(
         f"SELECT version_id, data FROM {tier.table} WHERE version_id = ANY(%(versions)s) AND kind = %(kind)s "
-        f"AND start > %(start)s AND start < %(end)s {only}",
+        f"AND start > %(start)s AND start < %(end)s {only} ORDER BY version_id, instance, start",
         {"versions": list(version_ids), "kind": kind, "start": start - tier.span, "end": end, "instances": list(instances or ())},
     )  # fmt: skip
 

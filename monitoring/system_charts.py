@@ -8,6 +8,7 @@ import numpy as np
 
 from monitoring import advice
 from monitoring.charts import PALETTE, STEP, Chart, Curve
+from monitoring.request_frame import bounds
 from monitoring.system_frame import FIGURES, NO_DEVICE, SystemFrame
 from monitoring.window import Window
 
@@ -178,25 +179,26 @@ def _curves(
         mean = found.merged()
         key = f"average-{label}" if label else "average"
         return [Curve(key, f"average {label}".strip(), window.drawn(mean.at), mean.average, PALETTE[0], dashed=dashed)]
-    drawn = []
-    for place, instance in enumerate(busiest):
-        mine = found.pick(found.instance == instance)
-        for device in np.unique(mine.device).tolist():
-            part = mine.pick(mine.device == device)
+    drawn, averages = [], found.average
+    for first, last in bounds(found.instance, found.device):
+        instance, device = int(found.instance[first]), int(found.device[first])
+        if instance in busiest:
+            part = slice(first, last)
             words = [short(subjects.names.get(instance, str(instance)))]
             words += [f"GPU {device}"] if device != NO_DEVICE else []
             words += [label] if label else []
-            colour = PALETTE[(place + (device if device != NO_DEVICE else 0)) % len(PALETTE)]
+            colour = PALETTE[(busiest.index(instance) + (device if device != NO_DEVICE else 0)) % len(PALETTE)]
             key = f"{instance}-{device}-{label}"
-            drawn.append(Curve(key, " ".join(words), window.drawn(part.at), part.average, colour, dashed=dashed))
+            drawn.append(
+                Curve(key, " ".join(words), window.drawn(found.at[part]), averages[part], colour, dashed=dashed)
+            )
     return drawn
 
 
 def _busiest(found: SystemFrame) -> list[int]:
     """The instances that used most, in the order of their numbers."""
-    numbers = np.unique(found.instance)
-    sums = [float(found.total[found.instance == number].sum()) for number in numbers]
-    order = np.argsort(sums)[::-1][:MAX_INSTANCES]
+    numbers, place = np.unique(found.instance, return_inverse=True)
+    order = np.argsort(np.bincount(place, weights=found.total))[::-1][:MAX_INSTANCES]
     return sorted(int(numbers[index]) for index in order)
 
 
@@ -215,9 +217,10 @@ def _summed(found: SystemFrame, *, totals: bool = False) -> tuple[np.ndarray, np
 
 def _per_instance(both: SystemFrame) -> np.ndarray:
     """User and system together, per instance and moment."""
-    pairs = np.stack([both.instance, both.at])
-    _, place = np.unique(pairs, axis=1, return_inverse=True)
-    return np.bincount(place.ravel(), weights=both.average)
+    _, owner = np.unique(both.instance, return_inverse=True)
+    first = both.at.min()
+    _, place = np.unique(owner * (both.at.max() - first + 1) + both.at - first, return_inverse=True)
+    return np.bincount(place, weights=both.average)
 
 
 def csv_rows(frame: SystemFrame, window: Window) -> tuple[list[str], list[list[Any]]]:

@@ -21,6 +21,7 @@ FIGURES = {
 }  # fmt: skip
 # The device of figures that are no GPU's; the instance of averages over instances.
 NO_DEVICE, ALL_INSTANCES = 255, 0
+_FIGURE_PLACES, _DEVICE_PLACES = 64, 256
 _HEAD = np.dtype([("rows", "<u4")])
 
 
@@ -78,12 +79,34 @@ class SystemFrame:
         if not len(self):
             return self
         times = self.at if at is None else at
-        order = np.lexsort((times, self.device, self.figure, self.instance))
+        # One number to sort by: rows come in long stretches that are in order already, which this sort is quick with.
+        _, owner = np.unique(self.instance, return_inverse=True)
+        first = int(times.min())
+        key = (
+            ((owner * _FIGURE_PLACES + self.figure) * _DEVICE_PLACES + self.device) * (int(times.max()) - first + 1)
+            + times
+            - first
+        )
+        order = np.argsort(key, kind="stable")
+        ordered = key[order]
+        is_first = np.ones(len(order), bool)
+        is_first[1:] = ordered[1:] != ordered[:-1]
+        if is_first.all():
+            return SystemFrame(
+                *(
+                    column[order]
+                    for column in (
+                        self.instance,
+                        self.figure,
+                        self.device,
+                        times,
+                        self.total,
+                        self.samples,
+                        self.highest,
+                    )
+                )
+            )
         keys = [column[order] for column in (self.instance, self.figure, self.device, times)]
-        is_first = np.zeros(len(order), bool)
-        is_first[0] = True
-        for column in keys:
-            is_first[1:] |= column[1:] != column[:-1]
         starts = np.flatnonzero(is_first)
         return SystemFrame(
             *(column[starts] for column in keys),
