@@ -5,7 +5,6 @@ checked point by point for longer than reading them takes.
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -83,16 +82,15 @@ def figure(
         data.append(trace(line, axis, unit, scale) | {"hoverinfo": "skip"})
     if axis.marks:
         data.append(_marks(axis))
-    layout = deepcopy(_layout(unit, axis.dark))
-    layout["xaxis"]["range"] = [axis.start, axis.end]
-    layout["shapes"] = [_line(mark) for mark in axis.marks]
-    return {"data": data, "layout": layout}
+    # Copied as far as it is changed: what is cached belongs to all.
+    built = _layout(unit, axis.dark)
+    xaxis = built["xaxis"] | {"range": [axis.start, axis.end]}
+    return {"data": data, "layout": built | {"xaxis": xaxis, "shapes": [_line(mark) for mark in axis.marks]}}
 
 
 def trace(curve: Curve, axis: Axis, unit: str, scale: float = 1.0) -> dict[str, Any]:
     """One curve as Plotly's trace; `meta` is its key."""
-    style = deepcopy(_style(curve.shape, curve.name, curve.colour, unit, curve.dashed, curve.hidden))
-    style["meta"] = curve.key
+    style = _style(curve.shape, curve.name, curve.colour, unit, curve.dashed, curve.hidden) | {"meta": curve.key}
     if curve.shape == BAR:
         style["x"], style["y"] = curve.at, curve.values
         style["width"] = axis.bar * 0.9
@@ -102,7 +100,8 @@ def trace(curve: Curve, axis: Axis, unit: str, scale: float = 1.0) -> dict[str, 
     style["x"], style["y"], style["step"] = at, values, step
     if lonely.any():
         # A line needs two ends: what stands alone would not be seen.
-        style["mode"], style["marker"]["size"] = "lines+markers", np.where(lonely, _LONELY_SIZE, 0)
+        style["mode"] = "lines+markers"
+        style["marker"] = style["marker"] | {"size": np.where(lonely, _LONELY_SIZE, 0)}
     return style
 
 

@@ -113,6 +113,12 @@ class RequestFrame:
         if rises.all():
             # In order and nothing to add up: the cells, which are by far the most, stay as they are.
             return replace(self, at=at, instance=owner)
+        settled = _settled(owner, at, rises)
+        if settled:
+            # Only the end is out of order: what lies before it is not touched.
+            rest = self.rows(settled, len(self)).regroup(at[settled:], owner[settled:])
+            head = replace(self.rows(0, settled), at=at[:settled], instance=owner[:settled])
+            return RequestFrame.concatenate([head, rest])
         order = np.lexsort((at, owner))
         new_instance, new_at = owner[order], at[order]
         is_first = np.ones(len(order), bool)
@@ -133,12 +139,15 @@ class RequestFrame:
     def split(self, starts: np.ndarray) -> Iterator[tuple[int, int, "RequestFrame"]]:
         """The parts whose rows agree in instance and in `starts`, which rises with time: instance, start, part."""
         for first, last in bounds(self.instance, starts):
-            cells = slice(*np.searchsorted(self.cell_place, [first * len(LATENCIES), last * len(LATENCIES)]))
-            rows = slice(first, last)
-            columns = (self.instance[rows], self.at[rows], self.counts[rows], self.sums[rows], self.maxima[rows])
-            place = self.cell_place[cells] - first * len(LATENCIES)
-            part = RequestFrame(*columns, place, self.cell_index[cells], self.cell_count[cells])
-            yield int(self.instance[first]), int(starts[first]), part
+            yield int(self.instance[first]), int(starts[first]), self.rows(first, last)
+
+    def rows(self, first: int, last: int) -> "RequestFrame":
+        """The rows from `first` to before `last`."""
+        cells = slice(*np.searchsorted(self.cell_place, [first * len(LATENCIES), last * len(LATENCIES)]))
+        wanted = slice(first, last)
+        columns = (self.instance[wanted], self.at[wanted], self.counts[wanted], self.sums[wanted], self.maxima[wanted])
+        place = self.cell_place[cells] - first * len(LATENCIES)
+        return RequestFrame(*columns, place, self.cell_index[cells], self.cell_count[cells])
 
     def by_width(self, seconds: int) -> "RequestFrame":
         """The same in buckets of `seconds`."""
@@ -213,6 +222,12 @@ class RequestFrame:
         # What all did is never less than what instances did: equal counts mean the same requests.
         return self.pick(~(is_all & ~rest[place].any(axis=1)))
 
+    def of_all(self) -> "RequestFrame":
+        """Of a frame `without_sums` the rows that make up those of all instances, as rows of those; not added up yet."""
+        is_all = self.instance == ALL_INSTANCES
+        found = self if not is_all.any() else self.pick(is_all | ~np.isin(self.at, self.at[is_all]))
+        return replace(found, instance=np.full(len(found), ALL_INSTANCES, np.int64))
+
     def with_sums(self) -> "RequestFrame":
         """What `without_sums` left out, put back. Of one version, and of one batch or block: what one holds of a time
         says nothing of what another one left out."""
@@ -223,6 +238,14 @@ class RequestFrame:
         sums = parts.regroup(parts.at, np.full(len(parts), ALL_INSTANCES, np.int64))
         joined = RequestFrame.concatenate([self, sums])
         return joined.regroup(joined.at)
+
+
+def _settled(owner: np.ndarray, at: np.ndarray, rises: np.ndarray) -> int:
+    """How many first rows of one owner are in order, with nothing behind them that belongs to them or before."""
+    if (owner != owner[0]).any():
+        return 0
+    unsettled = int(np.argmin(rises)) + 1
+    return int(np.searchsorted(at[:unsettled], at[unsettled:].min()))
 
 
 def bounds(*columns: np.ndarray) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ import psycopg
 from django.db import connection, transaction
 
 from monitoring import series
-from monitoring.request_frame import RequestFrame
+from monitoring.request_frame import ALL_INSTANCES, RequestFrame
 from monitoring.series import FRESH, REQUESTS
 from monitoring.system_frame import SystemFrame
 from monitoring.tiers import TIERS, Tier
@@ -148,7 +148,11 @@ def _merged(kind: int, tier: Tier, existing: list[bytes], frame: Frame) -> Frame
 
 
 def _cut(version_id: int, kind: int, frame: Frame, tier: Tier) -> Iterator[tuple[int, int, int, int, bytes]]:
-    """The rows of the tier's table that hold the frame."""
+    """The rows of the tier's table that hold the frame: requests by instance, the few samples of a version together."""
+    if isinstance(frame, SystemFrame):
+        for start, part in frame.split(frame.at // tier.span * tier.span):
+            yield version_id, kind, ALL_INSTANCES, start, part.pack()
+        return
     for instance, start, part in frame.split(frame.at // tier.span * tier.span):
         yield version_id, kind, instance, start, part.pack()
 

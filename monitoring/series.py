@@ -93,12 +93,18 @@ def _request_parts(
         for version_id, data in _blocks(REQUESTS, version_ids, since, until, piece, wanted):
             (finest if wanted is None else found)[version_id].append(RequestFrame.unpack(data))
     for version_id, parts in finest.items():
-        frame = RequestFrame.concatenate(parts).with_sums()
-        found[version_id].append(frame.pick(np.isin(frame.instance, instances)))
+        found[version_id].append(_only(RequestFrame.concatenate(parts), instances))
     for version_id, data in _fresh(REQUESTS, version_ids, start, end):
-        frame = RequestFrame.unpack(data).with_sums()
-        found[version_id].append(frame.pick(np.isin(frame.instance, instances)))
+        found[version_id].append(_only(RequestFrame.unpack(data), instances))
     return found
+
+
+def _only(frame: RequestFrame, instances: Sequence[int]) -> RequestFrame:
+    """The rows of these instances, of one version's rows without sums."""
+    if tuple(instances) == (ALL_INSTANCES,):
+        return frame.of_all()
+    frame = frame.with_sums() if ALL_INSTANCES in instances else frame
+    return frame.pick(np.isin(frame.instance, instances))
 
 
 def _added_up(parts: Iterable[RequestFrame], start: int, end: int, tier: Tier) -> RequestFrame:
@@ -114,7 +120,7 @@ def system(
         *(
             row
             for piece, since, until in _pieces(start, end, tier)
-            for row in _blocks(SYSTEM, version_ids, since, until, piece, instances)
+            for row in _blocks(SYSTEM, version_ids, since, until, piece, None)
         ),
         *_fresh(SYSTEM, version_ids, start, end),
     ]

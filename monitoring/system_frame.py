@@ -115,14 +115,13 @@ class SystemFrame:
             np.maximum.reduceat(self.highest[order], starts),
         )
 
-    def split(self, starts: np.ndarray) -> Iterator[tuple[int, int, "SystemFrame"]]:
-        """The parts whose rows agree in instance and in `starts`: instance, start, part."""
-        order = np.lexsort((starts, self.instance))
+    def split(self, starts: np.ndarray) -> Iterator[tuple[int, "SystemFrame"]]:
+        """The parts whose rows agree in `starts`: start and part."""
+        order = np.argsort(starts, kind="stable")
         names = self.__dataclass_fields__
         columns, ordered = {name: getattr(self, name)[order] for name in names}, starts[order]
-        for first, last in bounds(columns["instance"], ordered):
-            part = SystemFrame(*(columns[name][first:last] for name in names))
-            yield int(columns["instance"][first]), int(ordered[first]), part
+        for first, last in bounds(ordered):
+            yield int(ordered[first]), SystemFrame(*(columns[name][first:last] for name in names))
 
     def by_width(self, seconds: int) -> "SystemFrame":
         """The same in buckets of `seconds`."""
