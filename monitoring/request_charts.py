@@ -84,17 +84,17 @@ def _times(total: RequestFrame, name: str) -> dict[str, float] | None:
 def _volume(frame: RequestFrame, before: RequestFrame | None, window: Window, words: dict[str, str]) -> Chart:
     if not len(frame):
         return Chart("volume", "requests", absent=_NO_REQUESTS)
-    bars = frame.regroup(window.bar_starts(frame.at))
-    at = _bar_places(bars.at, window)
+    times, counts = frame.counts_at(window.bar_starts(frame.at))
+    at = _bar_places(times, window)
     drawn = []
-    for name in CLASSES:
-        values, label = bars.column(name), name.removeprefix("status_")
+    for index, name in enumerate(CLASSES):
+        values, label = counts[:, index], name.removeprefix("status_")
         if values.any() or label == "2xx":
             drawn.append(Curve(label, label, at, values, CLASS_COLOURS[label], BAR))
     if before is not None and len(before):
-        earlier = before.regroup(window.bar_starts(before.at))
-        sums = earlier.counts[:, : len(CLASSES)].sum(axis=1).astype(float)
-        middle = _bar_places(earlier.at, window) + window.bar * 500
+        times, counts = before.counts_at(window.bar_starts(before.at))
+        sums = counts[:, : len(CLASSES)].sum(axis=1).astype(float)
+        middle = _bar_places(times, window) + window.bar * 500
         drawn.append(Curve("before", "all, previous period", middle, sums, GREY, dashed=True, step=window.bar * 1000))
     failed, total = int(frame.column("status_5xx").sum()), int(frame.counts[:, : len(CLASSES)].sum())
     return Chart("volume", "requests", tuple(drawn), facts=words["volume"], advice=advice.errors(failed, total))

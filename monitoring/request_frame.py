@@ -149,6 +149,19 @@ class RequestFrame:
         place = self.cell_place[cells] - first * len(LATENCIES)
         return RequestFrame(*columns, place, self.cell_index[cells], self.cell_count[cells])
 
+    def between(self, start: int, end: int) -> "RequestFrame":
+        """The rows with times in [start, end)."""
+        if len(self) and self.instance[0] == self.instance[-1]:
+            return self.rows(int(np.searchsorted(self.at, start)), int(np.searchsorted(self.at, end)))
+        return self.pick((self.at >= start) & (self.at < end))
+
+    def counts_at(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The counts alone, row i counting as one of time `at[i]`: times (k,) and counts (k, len(COUNTS))."""
+        times, place = np.unique(at, return_inverse=True)
+        sums = np.zeros((len(times), len(COUNTS)), np.int64)
+        np.add.at(sums, place, self.counts)
+        return times, sums
+
     def by_width(self, seconds: int) -> "RequestFrame":
         """The same in buckets of `seconds`."""
         return self.regroup(self.at // seconds * seconds)

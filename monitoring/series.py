@@ -108,8 +108,7 @@ def _only(frame: RequestFrame, instances: Sequence[int]) -> RequestFrame:
 
 
 def _added_up(parts: Iterable[RequestFrame], start: int, end: int, tier: Tier) -> RequestFrame:
-    frame = RequestFrame.concatenate(parts)
-    return frame.pick((frame.at >= start) & (frame.at < end)).by_width(tier.seconds)
+    return RequestFrame.concatenate(parts).by_width(tier.seconds).between(start, end)
 
 
 def system(
