@@ -28,7 +28,7 @@ from apikeys.models import ApiKey
 from apikeys.services import create_key, revoke_key
 from benchmarks import peers
 from common import secret_token
-from deployments.models import Cluster, Deployment, DirectoryVersion, Endpoint, Instance, Model, Status
+from deployments.models import Cluster, Deployment, DirectoryVersion, Endpoint, Instance, Model, Status, Version
 from deployments.selectors import gateways_behind
 from deployments.services.deployments import create_deployment
 from deployments.services.limits import Limits, set_limits
@@ -66,6 +66,33 @@ class Installation:
 
     def deployment(self, name: str) -> Deployment:
         return Deployment.objects.select_related("organization").get(name=name)
+
+    def many(self, number: int) -> list[int]:
+        """So many running deployments of one version and instance; their ids. Made as if by many clicks long ago."""
+        cluster = self._endpoint.cluster
+        endpoints = Endpoint.objects.bulk_create(
+            [Endpoint(organization=self.organization, cluster=cluster, name=f"f{index}") for index in range(number)]
+        )
+        made = Deployment.objects.bulk_create(
+            [
+                Deployment(organization=self.organization, endpoint=item, model=self._model, name=f"fleet-{index}")
+                for index, item in enumerate(endpoints)
+            ]
+        )
+        specification, now = (
+            Specification("simulator", "bench/fleet", cpu=1, memory=256 << 20).to_json(),
+            timezone.now(),
+        )
+        versions = Version.objects.bulk_create([
+            Version(deployment=item, number=1, specification_json=specification, replicas=1, status=Status.RUNNING,
+                    start_requested_at=now, changed_at=now, status_since=now)
+            for item in made
+        ])  # fmt: skip
+        Instance.objects.bulk_create([
+            Instance(version=item, uid=uuid.uuid4().hex, name=f"fleet-{item.pk}", generation=1, phase=READY, started_at=now, ready_at=now)
+            for item in versions
+        ])  # fmt: skip
+        return [item.pk for item in made]
 
     def want_keys(self, name: str) -> None:
         Deployment.objects.filter(name=name).update(access=Deployment.Access.KEY_ONLY)

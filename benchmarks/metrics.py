@@ -1,20 +1,29 @@
 """What metrics cost: bytes of a day, milliseconds of a chart, of the fleet page and of a scrape."""
 
+import asyncio
 import gc
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from django.test import RequestFactory
 
+from benchmarks import peers
 from benchmarks.installation import Installation
 from benchmarks.report import Row
 from common import sketch
-from monitoring import panel, rollup, series
+from monitoring import fleet, panel, rollup, scrape, series
+from monitoring.fleet_columns import FleetColumns
+from monitoring.fleet_views import fleet_page
 from monitoring.instances import numbers_of, uid_of_version
+from monitoring.live import Tail
+from monitoring.models import FleetMinute
 from monitoring.question import Question
 from monitoring.request_frame import COUNTS, LATENCIES, RequestFrame
 from monitoring.system_frame import NO_DEVICE, SystemFrame
@@ -24,13 +33,17 @@ INSTANCES, VERSIONS = 8, 5
 SCALE = 1000 / (INSTANCES * VERSIONS)
 ROUNDS = 15
 VARIANTS = 400
+FLEET = 1000
 _BATCHES = count()
 
 
 def run() -> Iterator[Row]:
     installation = Installation()
     series.ensure_fresh_partition()
+    yield from _scrape()
+    yield from _fleet(installation)
     yield from _charts(installation)
+    yield from _live(installation)
     yield from _bytes_of_a_day(installation)
 
 
@@ -180,11 +193,11 @@ def _charts(installation: Installation) -> Iterator[Row]:
         )
 
 
-def _median(action: Callable[[], Any]) -> float:
+def _median(action: Callable[[], Any], rounds: int = ROUNDS) -> float:
     """Of the process' own time: two noisy cores say little else."""
     action()
     found = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         gc.collect()
         started = time.perf_counter()
         action()
@@ -205,3 +218,88 @@ def _size(table: str) -> int:
         )
         row = cursor.fetchone()
         return int(row[0] or 0) if row else 0
+
+
+def _fleet(installation: Installation) -> Iterator[Row]:
+    """A thousand deployments, each with some requests in each of the last sixty minutes."""
+    source = Source(installation, "fleet", 1, 9)
+    made = installation.many(FLEET)
+    now = int(time.time())
+    frame = RequestFrame.unpack(source.requests(0, 30))
+    frame = frame.pick(frame.instance > 0)
+    ids = np.array(sorted(made), np.int64)
+    for minute in range(now // 60 * 60 - 3600, now // 60 * 60, 60):
+        rows = RequestFrame.concatenate(
+            [replace(frame, instance=np.full(len(frame), pk), at=np.full(len(frame), minute)) for pk in ids]
+        )
+        shares = dict(zip(ids.tolist(), np.random.default_rng(minute).random(len(ids)).tolist(), strict=True))
+        FleetMinute.objects.create(
+            minute=minute, columns=FleetColumns.of(rows, shares, shares).pack(), requests=rows.pack()
+        )
+    request = RequestFactory().get("/console/fleet/")
+    request.user = installation.operator
+    spent = _median(lambda: fleet_page(request))
+    yield Row(
+        f"The fleet page with {FLEET:,} deployments",
+        f"{spent * 1000:.0f} ms",
+        "the first 50 of them drawn",
+        spent * 1000,
+        200,
+    )
+    spent = _median(lambda: fleet.make(now), rounds=3)
+    yield Row("  made once a minute, three minutes each time", f"{spent * 1000:.0f} ms", "whoever looks", None)
+
+
+def _scrape() -> Iterator[Row]:
+    """A thousand metrics pages as long as vLLM's, a tenth of them of targets that hang."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        peers.silent_server() as silent,
+        peers.nginx_page(Path(name), _vllm_page()) as port,
+    ):
+        targets = {
+            f"i{number}": f"http://127.0.0.1:{silent if number % 10 == 0 else port}/metrics" for number in range(1000)
+        }
+        spent, started = -time.process_time(), time.perf_counter()
+        outcomes = asyncio.run(scrape.read_all(targets))
+        spent += time.process_time()
+        lasted = time.perf_counter() - started
+    good = sum(outcome.sample is not None for outcome in outcomes.values())
+    beside = f"{good} answered; {lasted:.1f} s in all, every 10 s"
+    yield Row("CPU of scraping 1,000 instances, 100 of them hanging", f"{spent:.2f} s", beside, spent, 5)
+
+
+def _vllm_page() -> str:
+    """As many lines as a vLLM server's page has, of which a few matter."""
+    names = (
+        "time_to_first_token_seconds",
+        "inter_token_latency_seconds",
+        "e2e_request_latency_seconds",
+        "request_queue_time_seconds",
+    )
+    lines = [
+        f'vllm:{name}_bucket{{engine="0",le="{bound}",model_name="meta-llama/Llama-3.1-8B-Instruct"}} {bound * 7}.0'
+        for name in names for bound in range(120)
+    ]  # fmt: skip
+    figures = (
+        "num_requests_running",
+        "num_requests_waiting",
+        "kv_cache_usage_perc",
+        "prefix_cache_queries_total",
+        "prefix_cache_hits_total",
+    )
+    lines += [f'vllm:{name}{{engine="0",model_name="meta-llama/Llama-3.1-8B-Instruct"}} 0.5' for name in figures]
+    return "\n".join(lines) + "\n"
+
+
+def _live(installation: Installation) -> Iterator[Row]:
+    """What one reading costs, which serves all open pages of a view."""
+    tail = Tail(installation.deployment("chart"), Question())
+    sizes = []
+    spent = _median(lambda: sizes.append(len(tail.read(int(time.time())))))
+    yield Row(
+        "One second of a live view, for all its pages together",
+        f"{spent * 1000:.1f} ms",
+        f"{sizes[-1] / 1024:.0f} KiB to each page",
+        None,
+    )

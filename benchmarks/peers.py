@@ -46,6 +46,27 @@ def nginx_upstream(folder: Path) -> Iterator[int]:
 
 
 @contextmanager
+def nginx_page(folder: Path, page: str) -> Iterator[int]:
+    """Serves one text at /metrics, as engines do; its port."""
+    port = free_port()
+    (folder / "page").mkdir(exist_ok=True)
+    # Workers run as another user.
+    (folder / "page").chmod(0o755)
+    (folder / "page" / "metrics").write_text(page)
+    folder.chmod(0o755)
+    body = f"server {{ listen 127.0.0.1:{port} backlog=4096; default_type text/plain; root {folder}/page; }}"
+    with _nginx(folder, "page", body, port):
+        yield port
+
+
+@contextmanager
+def silent_server() -> Iterator[int]:
+    """Takes connections and never answers; its port."""
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
+        yield listener.getsockname()[1]
+
+
+@contextmanager
 def nginx_proxy(folder: Path, upstream_port: int, *, buffering: bool = True) -> Iterator[tuple[int, int]]:
     """A plain proxy with kept connections to the upstream; (port, pid)."""
     port = free_port()

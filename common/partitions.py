@@ -1,10 +1,15 @@
 """Tables partitioned by time: made ahead of need, dropped whole when old (a DELETE would leave bloat behind)."""
 
+import logging
+import zlib
 from datetime import UTC, date, datetime, timedelta
 
-from django.db import connection
+from django.db import OperationalError, connection, transaction
+
+log = logging.getLogger(__name__)
 
 DAYS_AHEAD = 3
+LOCK_WAIT = "1s"
 
 
 def ensure(table: str, *, today: date) -> None:
@@ -51,19 +56,31 @@ def partitions_of(table: str) -> list[str]:
 
 def _create(name: str, table: str, start: str, end: str) -> None:
     with connection.cursor() as cursor:
-        # Asked first: even where nothing is to do, CREATE TABLE locks the parent against its readers.
+        cursor.execute("SELECT to_regclass(%s)", [name])
+        if cursor.fetchone() != (None,):
+            return
+    with transaction.atomic(), connection.cursor() as cursor:
+        # One maker at a time; made alone and attached then, which readers of the whole don't wait for.
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [zlib.crc32(name.encode())])
         cursor.execute("SELECT to_regclass(%s)", [name])
         if cursor.fetchone() == (None,):
-            cursor.execute(
-                f"CREATE TABLE IF NOT EXISTS {name} PARTITION OF {table} FOR VALUES FROM ('{start}') TO ('{end}')"
-            )
+            cursor.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING DEFAULTS INCLUDING STORAGE)")
+            cursor.execute(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{start}') TO ('{end}')")
 
 
 def _drop(names: list[str]) -> list[str]:
-    with connection.cursor() as cursor:
-        for name in names:
-            cursor.execute(f"DROP TABLE IF EXISTS {name}")
-    return names
+    """Those that could be dropped: one that somebody reads for long stays until the next time."""
+    dropped = []
+    for name in names:
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                # Whoever waits for this lock holds up everybody behind himself.
+                cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'")
+                cursor.execute(f"DROP TABLE IF EXISTS {name}")
+            dropped.append(name)
+        except OperationalError:
+            log.info("%s is being read; it is dropped the next time", name)
+    return dropped
 
 
 def _partition(table: str, day: date) -> str:

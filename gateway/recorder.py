@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 import orjson
+import psycopg
 import redis
 from django.db import DatabaseError, DataError, IntegrityError, close_old_connections
 
@@ -28,6 +29,10 @@ from monitoring import ingest
 log = logging.getLogger(__name__)
 
 RETRY_S = 2.0
+# Django doesn't translate what COPY says; and a file of another release may lack what this one asks for.
+_REFUSALS = (
+    IntegrityError, DataError, psycopg.IntegrityError, psycopg.DataError, KeyError, TypeError, ValueError
+)  # fmt: skip
 
 
 class Marks(Protocol):
@@ -194,7 +199,7 @@ class Recorder:
                 usage = [{**row, "key_label": labels.get(row["key_id"], "")} for row in batch["usage"]]
                 ingest.store(self._gateway, batch["id"], batch["series"], usage, batch["books"])
                 mark_used({row["key_id"]: row["minute"] for row in batch["usage"] if row["key_id"]})
-            except (IntegrityError, DataError):
+            except _REFUSALS:
                 # It would be refused for ever and hold up everything behind it; kept for whoever looks into it.
                 log.exception("%s is refused by the database; set aside", path.name)
                 path.rename(path.with_name(f"refused-{path.name}"))

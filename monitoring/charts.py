@@ -155,7 +155,7 @@ def _style(shape: str, name: str, colour: str, unit: str, dashed: bool, hidden: 
         line["dash"] = "dot"
     drawn = go.Scatter(
         name=name, mode="lines", line=line, marker={"color": colour, "line": {"width": 0}}, connectgaps=False,
-        hovertemplate=f"%{{y:.4~g}} {unit}", visible=visible,
+        hovertemplate="%{y:.4~s}s" if unit == "s" else f"%{{y:.4~g}} {unit}", visible=visible,
     )  # fmt: skip
     return drawn.to_plotly_json()
 
@@ -169,13 +169,20 @@ def _layout(unit: str, dark: bool) -> dict[str, Any]:
         hoverlabel={"bgcolor": "#1f2937" if dark else "#ffffff", "font": {"color": "#f0f0f0" if dark else "#182433"}},
         showlegend=True, legend={"orientation": "h", "y": -0.16, "x": 0, "font": {"size": 10}},
         xaxis={"type": "date", "gridcolor": grid, "zeroline": False, "hoverformat": "%b %d, %H:%M:%S"},
-        yaxis={"rangemode": "tozero", "gridcolor": grid, "zeroline": False, "title": {"text": unit, "font": {"size": 10}}, "fixedrange": True},
+        yaxis={"rangemode": "tozero", "gridcolor": grid, "zeroline": False, "fixedrange": True} | _scale(unit),
         # The marks' own axis: they hang from the top, whatever the curves' heights.
         yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
         # The same value over refreshes keeps the reader's zoom and hidden curves.
         uirevision="keep", dragmode="zoom",
     )  # fmt: skip
     return drawn.to_plotly_json()
+
+
+def _scale(unit: str) -> dict[str, Any]:
+    if unit == "s":
+        # 400µs and 1.5s, as people say it, instead of fractions.
+        return {"tickformat": "~s", "ticksuffix": "s"}
+    return {"title": {"text": unit, "font": {"size": 10}}}
 
 
 def _marks(axis: Axis) -> dict[str, Any]:
@@ -225,7 +232,10 @@ class Chart:
         )
         return {"figure": drawing} | words
 
-    def points(self, axis: Axis) -> dict[str, Any]:
-        """Only the points, by curve: what is added to a chart that is drawn already."""
+    def points(self, axis: Axis, since: int) -> dict[str, Any]:
+        """Only the points since that place on the axis, by curve: what is added to a chart that is drawn already."""
         traces = [trace(curve, axis, self.unit, self.scale) for curve in self.curves]
-        return {item["meta"]: [item["x"], item["y"]] for item in traces}
+        firsts = [int(np.searchsorted(item["x"], since)) for item in traces]
+        return {
+            item["meta"]: [item["x"][first:], item["y"][first:]] for item, first in zip(traces, firsts, strict=True)
+        }

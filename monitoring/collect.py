@@ -55,7 +55,7 @@ class _Samples:
 def collect_local() -> int:
     """Sample all local instances once; the number of instances."""
     gpus, gpu_reason = read_gpus()
-    count = 0
+    count, now = 0, int(time.time())
     for cluster in Cluster.objects.filter(driver=Cluster.Driver.LOCAL):
         living = _living(cluster)
         # One clock for all processes of this machine, and no one sets it.
@@ -71,13 +71,14 @@ def collect_local() -> int:
             readings.append(
                 Reading(instance, clock, usage, engines[instance.uid].sample, reason, engines[instance.uid].reason)
             )
-        count += _store(cluster, readings, int(time.time()))
+        count += _store(cluster, readings, now)
     return count
 
 
 def collect_kubernetes(cluster: Cluster) -> int:
     """Sample all pods of one cluster once; the number of instances. Without the right to read them CPU and memory miss."""
-    samples = {}
+    # Of its beginning: how long the engines take to answer must not move it into the next one's place.
+    samples, now = {}, int(time.time())
     try:
         samples = {item.pod: item for item in kubernetes_driver(cluster).usage()}
     except DriverError as error:
@@ -99,7 +100,7 @@ def collect_kubernetes(cluster: Cluster) -> int:
                 outcome.reason,
             )
         )
-    return _store(cluster, readings, int(time.time()))
+    return _store(cluster, readings, now)
 
 
 def _living(cluster: Cluster) -> list[Instance]:
@@ -120,7 +121,7 @@ def _store(cluster: Cluster, readings: list[Reading], now: int) -> int:
         _sample(item, numbers[item.instance.uid], last.get(item.instance.uid), samples, now)
     series.ensure_fresh_partition()
     with transaction.atomic():
-        added = series.add_batch(f"system.{cluster.pk}.{now // INTERVAL_S}")
+        added = series.add_batch(f"system.{cluster.pk}.{(now + INTERVAL_S // 2) // INTERVAL_S}")
         if added is None:
             return 0
         rows = [(version_id, now, SystemFrame.of_samples(found).pack()) for version_id, found in samples.rows.items()]
@@ -161,7 +162,7 @@ def _sample(item: Reading, number: int, last: CpuReading | None, samples: _Sampl
                 (engine.prefix_hits or 0) - (last.prefix_hits or 0),
             )
             # An engine that restarted counts from zero again.
-            if queries >= 0 and hits >= 0:
+            if 0 <= hits <= queries:
                 samples.add(version_id, number, "prefix_queries", now, queries)
                 samples.add(version_id, number, "prefix_hits", now, hits)
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import logging
+from typing import Any
 
 from channels.db import database_sync_to_async
 from django.http import QueryDict
@@ -12,6 +14,8 @@ from deployments.models import Deployment
 from deployments.selectors import visible_deployments
 from monitoring.live import views
 from monitoring.question import Question, UnclearQuestionError
+
+log = logging.getLogger(__name__)
 
 UNCLEAR = 4422
 _LONGEST_QUERY = 2000
@@ -46,6 +50,9 @@ class MetricsConsumer(SignedInConsumer):
         self._message = message
         self._news.set()
 
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None, **kwargs: Any) -> None:
+        """Pages only listen. What one sends all the same must not end this consumer before it has left its view."""
+
     async def disconnect(self, code: int) -> None:
         if hasattr(self, "_view"):
             views.leave(*self._view)
@@ -54,6 +61,15 @@ class MetricsConsumer(SignedInConsumer):
                 await self._task
 
     async def _send(self) -> None:
+        try:
+            await self._send_news()
+        except Exception:
+            # The database restarts while rights are asked for, for example: the page connects again by itself.
+            log.exception("a page of live charts is closed")
+            with contextlib.suppress(Exception):
+                await self.close(code=1011)
+
+    async def _send_news(self) -> None:
         loop = asyncio.get_running_loop()
         checked = loop.time()
         while True:

@@ -1,5 +1,6 @@
 """Takes the gateways' batches into the tables: once each, however often they come."""
 
+import time
 from collections import defaultdict
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -55,7 +56,8 @@ def publish_open_bucket(gateway: str, rows: list[dict[str, Any]]) -> None:
         by_version.setdefault(row["version_id"], []).append(row)
     for version_id, mine in by_version.items():
         key = f"slipway:open-bucket:{version_id}"
-        pipeline.hset(key, gateway, orjson.dumps(mine))
+        # Of when it is: other gateways keep the hash alive, also for one that was killed.
+        pipeline.hset(key, gateway, orjson.dumps({"at": time.time(), "rows": mine}))
         pipeline.expire(key, OPEN_BUCKET_S)
     pipeline.execute()
 
@@ -65,10 +67,13 @@ def open_bucket(version_ids: list[int]) -> list[dict[str, Any]]:
     pipeline = valkey().pipeline(transaction=False)
     for version_id in version_ids:
         pipeline.hgetall(f"slipway:open-bucket:{version_id}")
+    now = time.time()
     rows: list[dict[str, Any]] = []
-    for published in pipeline.execute():
-        for value in published.values():
-            rows += orjson.loads(value)
+    for found in pipeline.execute():
+        for value in found.values():
+            published = orjson.loads(value)
+            if now - published["at"] < OPEN_BUCKET_S:
+                rows += published["rows"]
     return rows
 
 

@@ -11,7 +11,8 @@ def numbers_of(versions: Mapping[str, int]) -> dict[str, int]:
     if not versions:
         return {}
     found = _known(versions)
-    missing = [uid for uid in versions if uid not in found]
+    # In one order: two writers that meet the same new ones would else wait for each other for ever.
+    missing = sorted(uid for uid in versions if uid not in found)
     if missing:
         names = dict(Instance.objects.filter(uid__in=missing).values_list("uid", "name"))
         # Two writers may meet the same one at once: whoever comes second keeps the first one's number.

@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-import redis
-from django.db import DatabaseError, connections
+from django.db import connections
 
 from deployments.models import Deployment
 from monitoring import panel, queries, request_charts
@@ -16,7 +15,6 @@ from monitoring.numbers_json import encoded
 from monitoring.queries import Scope
 from monitoring.question import Question
 from monitoring.request_frame import RequestFrame
-from monitoring.tiers import HOUR
 
 log = logging.getLogger(__name__)
 
@@ -51,17 +49,17 @@ class Tail:
         found = panel.load(self.deployment, self.question, now, start=self.since)
         axis = found.axis()
         whole = self.question.window(now)
+        since = whole.place(found.window.start)
         total = request_charts.whole(RequestFrame.concatenate([self.base or RequestFrame.empty(), found.total]))
-        charts = {chart.id: {"points": chart.points(axis)} for chart in found.charts if chart.curves}
+        charts = {chart.id: {"points": chart.points(axis, since)} for chart in found.charts if chart.curves}
         return encoded({
-            "now": now, "since": whole.place(self.since), "start": whole.place(whole.start), "end": whole.place(whole.end),
+            "now": now, "since": since, "start": whole.place(whole.start), "end": whole.place(whole.drawn_end),
             "charts": charts, "statistics": request_charts.statistics(total, whole), "facts": request_charts.facts(total, whole), "marks": panel.last_mark(found.marks),
         }).decode()  # fmt: skip
 
     def _rebase(self, now: int) -> None:
         window = self.question.window(now)
-        self.based_at, self.since = now, window.bar_floor(now - window.width)
-        self.since = min(self.since, now - min(HOUR, window.width))
+        self.based_at, self.since = now, window.settled_since(now - window.width)
         before = window.until(self.since)
         scope = Scope.of(self.deployment, self.question.version_id, self.question.instance_uid)
         self.base = request_charts.whole(queries.requests(scope, before, now))
@@ -108,8 +106,9 @@ def _read(tail: Tail) -> str:
     """The next message; empty when the stores don't answer: pages say themselves how old they are."""
     try:
         return tail.read(int(time.time()))
-    except (DatabaseError, redis.RedisError, OSError) as error:
-        log.warning("live charts of %s wait: %s", tail.deployment, str(error).strip())
+    except Exception:
+        # Whatever it is, the next second tries again: a task that ended would leave its pages silent for ever.
+        log.exception("live charts of %s wait", tail.deployment)
         connections.close_all()
         return ""
 

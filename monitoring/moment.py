@@ -17,9 +17,9 @@ from deployments.models import Deployment, Event, Instance
 from deployments.views.access import get_deployment
 from monitoring.question import Question, UnclearQuestionError
 
-SHORTEST_S = 30
+SHORTEST_S, LONGEST_S = 30, 86_400
 INSTANCES_SHOWN = 8
-LINES_SHOWN = 40
+LINES_SHOWN = 200
 EVENTS_SHOWN = 50
 
 
@@ -33,24 +33,26 @@ class Lines:
 
 @login_required
 def moment(request: HttpRequest, organization: str, name: str) -> HttpResponse:
-    """`?at=` seconds since the epoch, `width=` the seconds of a point: a fragment for the page."""
+    """`?at=` the start of a point, in seconds since the epoch, `width=` its seconds: a fragment for the page."""
     deployment = get_deployment(request, organization, name)
     at, width = whole(request.GET.get("at", "")), whole(request.GET.get("width", ""))
     if at is None or not 0 < at < 1 << 31:
         return HttpResponse(
             "“at” is a moment in whole seconds since the epoch.", status=422, content_type="text/plain; charset=utf-8"
         )
-    around = min(max(width or 0, SHORTEST_S), 6 * 3600)
-    start, end = at - around, min(at + around, int(time.time()) + 1)
+    width = min(max(width or 1, 1), LONGEST_S)
+    around = max(SHORTEST_S, width // 2)
+    middle = at + width // 2
+    start, end = middle - around, min(middle + around, int(time.time()) + 1)
     try:
         question = Question.from_query(request.GET)
     except UnclearQuestionError:
         question = Question()
     instances = _living(deployment, question, start, end)
     return render(request, "monitoring/_moment.html", {
-        "deployment": deployment, "at": datetime.fromtimestamp(at, ZoneInfo(question.zone)), "around": around, "zone": ZoneInfo(question.zone),
+        "deployment": deployment, "at": datetime.fromtimestamp(at, ZoneInfo(question.zone)), "start": datetime.fromtimestamp(start, UTC), "end": datetime.fromtimestamp(end, UTC), "most": LINES_SHOWN, "zone": ZoneInfo(question.zone),
         "events": _events(deployment, start, end), "instances": instances[:INSTANCES_SHOWN],
-        "left_out": max(0, len(instances) - INSTANCES_SHOWN), "logs": [_lines(item, at, around) for item in instances[:INSTANCES_SHOWN]],
+        "left_out": max(0, len(instances) - INSTANCES_SHOWN), "logs": [_lines(item, middle, around) for item in instances[:INSTANCES_SHOWN]],
     })  # fmt: skip
 
 
@@ -72,9 +74,9 @@ def _events(deployment: Deployment, start: int, end: int) -> list[Event]:
     return list(found.select_related("actor")[:EVENTS_SHOWN])
 
 
-def _lines(instance: Instance, at: int, around: int) -> Lines:
+def _lines(instance: Instance, middle: int, around: int) -> Lines:
     try:
-        found = log_store.read_around(instance.uid, at, around, LINES_SHOWN)
+        found = log_store.read_around(instance.uid, middle, around, LINES_SHOWN)
     except (redis.RedisError, OSError):
         found = []
     lines = []

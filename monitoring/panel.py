@@ -23,7 +23,7 @@ CHARTS = (
     ("end_to_end", "End-to-end time", "From the request's arrival to the last byte of its answer, waiting for an instance included; a slow reader is not."),
     ("inference", "Inference time", "From handing the request to an instance to the last byte of its answer: what the model itself takes."),
     ("queue", "Queue time", "From arrival until an instance took the request."),
-    ("first_token", "Time to first token", "From handing the request to an instance to the first piece of a streamed answer."),
+    ("first_token", "Time to first token", "From the request's arrival to the first piece of a streamed answer."),
     ("tokens", "Tokens", "Tokens per second of all answers together, when they ended."),
     ("replicas", "Replicas", "Active ones are ready to serve; starting ones wait for room or load the model."),
     ("engine", "Requests in the engine", "What the engines themselves say: requests that run now, and that wait inside them."),
@@ -52,7 +52,7 @@ class Panel:
 
     def axis(self) -> Axis:
         marks = tuple(_grouped(self.marks, self.window))
-        start, end = (self.window.place(moment) for moment in (self.window.start, self.window.end))
+        start, end = (self.window.place(moment) for moment in (self.window.start, self.window.drawn_end))
         return Axis(start, end, self.window.width * 1000, self.question.dark, self.window.bar * 1000, marks)
 
 
@@ -86,6 +86,7 @@ def build(deployment: Deployment, question: Question, now: int) -> dict[str, Any
         "now": datetime.fromtimestamp(now, UTC).isoformat(),
         "window": {
             "start": window.start, "end": window.end, "width": window.width, "bar": window.bar, "offset": window.offset,
+            "asked": [question.start, question.end],
             "zone": question.zone, "clock_change": window.clock_change,
         },
         "statistics": statistics,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import redis
 from django.db.models import Q
@@ -45,10 +46,10 @@ class Scope:
 
 def requests(scope: Scope, window: Window, now: int) -> RequestFrame:
     """The requests of the window in the tier's buckets; a bucket is complete or, at the end, as of this second."""
-    open_rows = _open_rows(scope, window) if window.end > now - OPEN_S else []
+    open_rows = _open_rows(scope, window, now) if window.end > now - OPEN_S else []
     with series.snapshot():
         stored = series.requests(scope.version_ids, window.start, window.end, window.tier, (scope.number,))
-        known = series.known_batches(sorted({row["source"] for row in open_rows}))
+        known = _stored_sources({row["source"] for row in open_rows})
     # Between the end of a bucket and that of its live copy it would count twice.
     fresh = RequestFrame.from_rows(
         [row for row in open_rows if row["source"] not in known], {scope.instance_uid: scope.number}
@@ -56,13 +57,21 @@ def requests(scope: Scope, window: Window, now: int) -> RequestFrame:
     return RequestFrame.concatenate([stored, fresh]).by_width(window.tier.seconds)
 
 
-def _open_rows(scope: Scope, window: Window) -> list[dict[str, object]]:
+def _stored_sources(sources: set[str]) -> set[str]:
+    """Those of the batches that are stored: as themselves, or after a kill in the replay of their gateway's epoch."""
+    replays = {source: f"{source.rpartition('.')[0]}.replay" for source in sources}
+    known = series.known_batches(sorted({*sources, *replays.values()}))
+    return {source for source in sources if source in known or replays[source] in known}
+
+
+def _open_rows(scope: Scope, window: Window, now: int) -> list[dict[str, Any]]:
     try:
         rows = ingest.open_bucket(list(scope.version_ids))
     except (redis.RedisError, OSError):
         return []
     mine = scope.instance_uid
-    return [row for row in rows if row["instance_uid"] == mine and window.start <= row["bucket"] < window.end]
+    first = max(window.start, now - OPEN_S)
+    return [row for row in rows if row["instance_uid"] == mine and first <= row["bucket"] < window.end]
 
 
 def system(scope: Scope, window: Window) -> SystemFrame:
@@ -84,7 +93,8 @@ def request_rates(deployment_ids: list[int], now: int, seconds: int = 60) -> dic
     recent = Q(status_since__gte=timezone.now() - timezone.timedelta(minutes=5))
     active = Version.objects.filter(~Q(status__in=INACTIVE) | recent, deployment_id__in=deployment_ids)
     owners = dict(active.values_list("pk", "deployment_id"))
-    frames = series.requests_by_version(list(owners), now - seconds, now + 10, TIERS[0])
+    with series.snapshot():
+        frames = series.requests_by_version(list(owners), now - seconds, now + 10, TIERS[0])
     rates: dict[int, dict[str, float]] = {}
     for version_id, frame in frames.items():
         count = int(frame.counts[:, :4].sum())

@@ -67,9 +67,9 @@ class Question:
         return self.start is None
 
     def window(self, now: int) -> Window:
-        if self.start is not None and self.end is not None:
-            return Window.of(self.start, self.end, now, _zone(self.zone), INTERVALS[self.interval])
-        return Window.of(now + 1 - RANGES[self.range][1], now + 1, now, _zone(self.zone), INTERVALS[self.interval])
+        start, end = (self.start, self.end) if self.start and self.end else (now + 1 - RANGES[self.range][1], now + 1)
+        oldest = start - (end - start) if self.compare else start
+        return Window.of(start, end, now, _zone(self.zone), INTERVALS[self.interval], oldest=oldest)
 
     def undressed(self) -> "Question":
         """Without what changes only how it looks: by this, pages that show the same data are known."""

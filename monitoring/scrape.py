@@ -47,7 +47,7 @@ def scrape(instances: Sequence[Instance]) -> dict[str, Outcome]:
         else:
             direct[instance.uid] = f"http://{instance.address}{path}"
     if direct:
-        outcomes |= asyncio.run(_read_all(direct))
+        outcomes |= asyncio.run(read_all(direct))
     if proxied:
         with ThreadPoolExecutor(PROXIED_AT_ONCE) as pool:
             outcomes |= dict(pool.map(lambda item: (item[0].uid, _read_proxied(*item)), proxied))
@@ -62,7 +62,8 @@ def metrics_path(instance: Instance) -> str | None:
         return None
 
 
-async def _read_all(targets: dict[str, str]) -> dict[str, Outcome]:
+async def read_all(targets: dict[str, str]) -> dict[str, Outcome]:
+    """The outcome of each address by its key."""
     _allow_files(len(targets) + _SPARE_FILES)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     # No limit of connections: dead targets would hold places that living ones wait for.
@@ -94,7 +95,9 @@ def _read_proxied(instance: Instance, path: str) -> Outcome:
     """Through the cluster's API server, which is all that can be reached of it from here."""
     cluster: Cluster = instance.version.deployment.endpoint.cluster
     try:
-        return _outcome(kubernetes_driver(cluster).page(instance.name, instance.address.rpartition(":")[2], path))
+        port = instance.address.rpartition(":")[2]
+        driver = kubernetes_driver(cluster)
+        return _outcome(driver.page(instance.name, port, path, limit=MAX_BYTES, within_s=TIMEOUT_S))
     except DriverError as error:
         return Outcome(reason=f"its metrics page can't be reached through the API server: {error}")
 

@@ -15,6 +15,7 @@ from monitoring.window import Window
 MIB = 1 << 20
 # More curves than this are no help; those that use most are drawn.
 MAX_INSTANCES = 8
+SLOWEST_S = 20
 _NO_SAMPLES = "No samples in this time. The first ones come within twenty seconds of an instance's start."
 
 
@@ -55,7 +56,10 @@ def _replicas(points: SystemFrame, window: Window) -> Chart:
     # Two versions at once, as in an update without downtime, are added up.
     sums = {name: _summed(found) for name, found in (("active", active), ("starting", starting))}
     colours = {"active": PALETTE[2], "starting": PALETTE[1]}
-    drawn = [Curve(name, name, window.drawn(at), values, colours[name], STEP) for name, (at, values) in sums.items()]
+    drawn = [
+        Curve(name, name, window.drawn(at), values, colours[name], STEP, step=_step(window))
+        for name, (at, values) in sums.items()
+    ]
     last = sums["active"][1][-1], sums["starting"][1][-1] if len(starting) else 0
     return Chart("replicas", "replicas", tuple(drawn), facts=f"last seen: {last[0]:g} active, {last[1]:g} starting")
 
@@ -134,7 +138,7 @@ def _engine(points: SystemFrame, subjects: Subjects, window: Window) -> Chart:
     ):
         at, values = _summed(points.of(name))
         if len(at):
-            drawn.append(Curve(label, label, window.drawn(at), values, colour))
+            drawn.append(Curve(label, label, window.drawn(at), values, colour, step=_step(window)))
             averages.append((label, float(values.mean())))
     if not drawn:
         return Chart("engine", "requests", absent=_no_engine(subjects))
@@ -171,6 +175,11 @@ def _no_engine(subjects: Subjects) -> str:
     return f"Not available: {subjects.engine_reason or 'no samples in this time'}."
 
 
+def _step(window: Window) -> int:
+    """In milliseconds. A round comes a little late now and then, and the kubelet looks each 10 to 15 s only."""
+    return max(window.width, SLOWEST_S) * 1000
+
+
 def _curves(
     found: SystemFrame, subjects: Subjects, window: Window, busiest: list[int], label: str, *, dashed: bool = False
 ) -> list[Curve]:
@@ -178,7 +187,17 @@ def _curves(
     if subjects.averaged:
         mean = found.merged()
         key = f"average-{label}" if label else "average"
-        return [Curve(key, f"average {label}".strip(), window.drawn(mean.at), mean.average, PALETTE[0], dashed=dashed)]
+        return [
+            Curve(
+                key,
+                f"average {label}".strip(),
+                window.drawn(mean.at),
+                mean.average,
+                PALETTE[0],
+                dashed=dashed,
+                step=_step(window),
+            )
+        ]
     drawn, averages = [], found.average
     for first, last in bounds(found.instance, found.device):
         instance, device = int(found.instance[first]), int(found.device[first])
@@ -190,7 +209,15 @@ def _curves(
             colour = PALETTE[(busiest.index(instance) + (device if device != NO_DEVICE else 0)) % len(PALETTE)]
             key = f"{instance}-{device}-{label}"
             drawn.append(
-                Curve(key, " ".join(words), window.drawn(found.at[part]), averages[part], colour, dashed=dashed)
+                Curve(
+                    key,
+                    " ".join(words),
+                    window.drawn(found.at[part]),
+                    averages[part],
+                    colour,
+                    dashed=dashed,
+                    step=_step(window),
+                )
             )
     return drawn
 

@@ -40,9 +40,9 @@ def finest(start: int, now: int) -> Tier:
     return next((tier for tier in TIERS if start >= now - tier.kept), TIERS[-1])
 
 
-def fitting_width(start: int, end: int, now: int) -> int:
-    """The width in seconds of a curve's points over [start, end)."""
-    least = finest(start, now).seconds
+def fitting_width(start: int, end: int, now: int, oldest: int) -> int:
+    """The width in seconds of a curve's points over [start, end), of what is still there since `oldest`."""
+    least = finest(oldest, now).seconds
     return next((width for width in WIDTHS if width >= least and (end - start) / width <= MAX_POINTS), WIDTHS[-1])
 
 

@@ -5,6 +5,7 @@ import time
 from datetime import datetime
 
 from django.contrib.auth.decorators import login_required
+from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
@@ -33,7 +34,8 @@ def monitoring(request: HttpRequest, organization: str, name: str) -> HttpRespon
     others = visible_deployments(request.user).select_related("organization").order_by("organization__name", "name")
     environment = request.GET.get("environment", "")
     if environment in Deployment.Environment.values:
-        others = others.filter(environment=environment)
+        # The one that is shown stays among them: the list would else name another one as chosen.
+        others = others.filter(Q(environment=environment) | Q(pk=deployment.pk))
     context = tab_context(
         deployment,
         "monitoring",

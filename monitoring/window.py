@@ -25,8 +25,10 @@ class Window:
     zone: ZoneInfo
 
     @classmethod
-    def of(cls, start: int, end: int, now: int, zone: ZoneInfo, bar: int = 0) -> "Window":
-        width = fitting_width(start, end, now)
+    def of(cls, start: int, end: int, now: int, zone: ZoneInfo, bar: int = 0, *, oldest: int | None = None) -> "Window":
+        """`oldest` is the earliest moment that has to be told as finely: of a previous period, for example."""
+        oldest = start if oldest is None else oldest
+        width = fitting_width(start, end, now, oldest)
         # A narrower bar would be cut out of thin air.
         refused = bar if 0 < bar < width else 0
         chosen = (
@@ -34,7 +36,7 @@ class Window:
             if bar >= width
             else next(w for w in WIDTHS if w >= width and ((end - start) / w <= MAX_AUTOMATIC_BARS or w == WIDTHS[-1]))
         )
-        tier = serving(width, start, now)
+        tier = serving(width, oldest, now)
         return cls(start // width * width, end, width, chosen, refused, tier, zone)
 
     @property
@@ -69,9 +71,18 @@ class Window:
         return (moment + self.offset) * 1000
 
     def since(self, start: int) -> "Window":
-        """The end of this window, from `start` on; its points lie as they did."""
-        first = max(self.start, start // self.width * self.width)
-        return replace(self, start=min(first, self.bar_floor(start)), refused_bar=0)
+        """The end of this window, from `start` on, which `settled_since` chose."""
+        return replace(self, start=max(self.start, start), refused_bar=0)
+
+    def settled_since(self, moment: int) -> int:
+        """The latest moment at or before `moment` at which both a point and a bar begin; only a point where none is near."""
+        found = moment
+        for _ in range(8):
+            point = max(self.start, found // self.width * self.width)
+            found = self.bar_floor(point)
+            if found == point:
+                return found
+        return max(self.start, moment // self.width * self.width)
 
     def until(self, end: int) -> "Window":
         """This window's part before `end`."""
@@ -80,6 +91,12 @@ class Window:
     def bar_floor(self, moment: int) -> int:
         """The start of the bar that holds the moment, but not before the window's own."""
         return max(self.start, int(self.bar_starts(np.array([moment]))[0]))
+
+    @property
+    def drawn_end(self) -> int:
+        """Where the axis ends: the last bar has its place, also when it has only just begun."""
+        last = int(self.bar_starts(np.array([self.end - 1]))[0])
+        return max(self.end, last + self.bar)
 
     def bar_starts(self, moments: np.ndarray) -> np.ndarray:
         """The start of the bar of each moment. Days are the zone's own, be they 23, 24 or 25 hours long."""

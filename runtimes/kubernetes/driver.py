@@ -87,9 +87,9 @@ class KubernetesDriver(Driver):
                 samples += parse(page, namespace=self._namespace, now=now)
         return samples
 
-    def page(self, pod: str, port: str, path: str) -> str:
+    def page(self, pod: str, port: str, path: str, *, limit: int, within_s: float) -> str:
         """What one of our pods answers to a GET, through the API server. Needs the right to pods/proxy."""
-        return self._client.text(f"{self._pods}/{quote(pod)}:{port}/proxy{path}")
+        return self._client.page(f"{self._pods}/{quote(pod)}:{port}/proxy{path}", limit=limit, within_s=within_s)
 
     def check(self, *, proxied: bool = False) -> list[Check]:
         """The connection and each right that Slipway needs or would like to have; `proxied` as in access.needed."""

@@ -16,7 +16,7 @@ const address = new URLSearchParams(location.search);
 const field = (/** @type {string} */ name) => /** @type {HTMLInputElement} */ (form.elements.namedItem(name));
 
 const zone = field("tz");
-if (!zone.value) zone.value = address.get("tz") || Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
+if (!zone.value) zone.value = (!form.dataset.problem && address.get("tz")) || Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 for (const name of Intl["supportedValuesOf"]("timeZone")) {
   const option = /** @type {HTMLOptionElement} */ (make("option"));
   option.value = name;
@@ -27,7 +27,8 @@ for (const name of Intl["supportedValuesOf"]("timeZone")) {
 const toggled = new Set((address.get("legend") || "").split("~").filter(Boolean));
 /** A free range in seconds since the epoch; empty for the presets. @type {[number, number] | null} */
 let range = null;
-let moment = Number(address.get("moment")) || 0;
+/** The start of a point that was clicked and its width, in seconds; 0 for none. */
+let [moment, width] = (address.get("moment") || "").split("-").map((text) => Number(text) || 0);
 
 const isFree = () => field("range").value === "free";
 
@@ -36,7 +37,7 @@ function question() {
   for (const [key, value] of new FormData(form)) {
     if (typeof value === "string" && value && value !== DEFAULTS.get(key) && !["from", "to", "tz"].includes(key) && value !== "free") values.set(key, value);
   }
-  values.set("tz", zone.value);
+  values.set("tz", zone.value || "UTC");
   if (isFree() && range) { values.set("from", String(range[0])); values.set("to", String(range[1])); }
   return values;
 }
@@ -45,7 +46,7 @@ function question() {
 function remember(push = false) {
   const values = question();
   if (toggled.size) values.set("legend", [...toggled].join("~"));
-  if (moment) values.set("moment", String(moment));
+  if (moment) values.set("moment", `${moment}-${width || 60}`);
   csv.href = `${csv.pathname}?${question()}`;
   if (push) history.pushState(null, "", `?${values}`);
   else history.replaceState(null, "", `?${values}`);
@@ -53,7 +54,7 @@ function remember(push = false) {
 
 /** The local time of the chosen zone, as the fields want it. @param {number} seconds */
 function local(seconds) {
-  const parts = new Intl.DateTimeFormat("sv-SE", { timeZone: zone.value, dateStyle: "short", timeStyle: "medium" });
+  const parts = new Intl.DateTimeFormat("sv-SE", { timeZone: zone.value || "UTC", dateStyle: "short", timeStyle: "medium" });
   return parts.format(new Date(seconds * 1000)).replace(" ", "T");
 }
 
@@ -68,30 +69,32 @@ function showRange() {
   free.hidden = !isFree();
   for (const name of ["from", "to"]) field(name).disabled = !isFree();
   back.hidden = !isFree();
-  if (isFree() && range) [field("from").value, field("to").value] = range.map(local);
+  try {
+    if (isFree() && range) [field("from").value, field("to").value] = range.map(local);
+  } catch {
+    // No such zone: the server's answer says so, and names one that there is.
+  }
 }
 
 const charts = new Charts(/** @type {HTMLElement} */ (find("[data-charts]")), question, {
   onState: (text) => { state.textContent = text; },
   onPanel: (panel) => {
     note.textContent = panel.window.clock_change ? "The clocks are changed within this time; the charts show the time of its end throughout." : "";
-    width = panel.window.width;
-    if (isFree()) { range = range || [panel.window.start, panel.window.end]; showRange(); }
+    if (isFree() && !range && panel.window.asked[0]) { range = panel.window.asked; showRange(); }
   },
   onStatistics: showStatistics,
   onZoom: (from, to) => {
     if (to - from < 60) { const middle = (from + to) / 2; [from, to] = [Math.floor(middle - 30), Math.ceil(middle + 30)]; }
     setRange([Math.floor(from), Math.ceil(to)]);
     remember(true);
+    zooms++;
     charts.refresh();
   },
-  onMoment: (at) => { moment = at; remember(); showMoment(); },
+  onMoment: (at, lasts) => { moment = at; width = lasts; remember(); showMoment(); },
   onLegend: (key) => { if (!toggled.delete(key)) toggled.add(key); remember(); },
   toggled: () => toggled,
 });
-let width = 60;
-const note = make("div", "text-secondary small mb-2");
-place.before(note);
+const note = /** @type {HTMLElement} */ (find("#chart-note"));
 
 const NUMBERS = new Intl.NumberFormat("en");
 /** @param {number | null | undefined} value */
@@ -137,14 +140,17 @@ function change(values, pick) {
 }
 
 async function showMoment() {
-  if (!moment) { place.replaceChildren(); return; }
+  if (!moment) { place.replaceChildren(); charts.point(0); return; }
   const values = question();
   values.set("at", String(moment));
-  values.set("width", String(width));
+  values.set("width", String(width || 60));
   await window["htmx"].ajax("GET", `${location.pathname}moment/?${values}`, { target: "#moment", swap: "innerHTML" });
-  find("#moment-card")?.scrollIntoView({ block: "nearest" });
+  charts.point(moment);
 }
 
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && moment) { moment = 0; remember(); showMoment(); }
+});
 place.addEventListener("click", (event) => {
   const target = /** @type {HTMLElement} */ (event.target);
   if (target.closest("[data-close-moment]")) { moment = 0; remember(); showMoment(); }
@@ -181,16 +187,26 @@ form.addEventListener("change", (event) => {
   changed();
 });
 
-/** @param {URLSearchParams} values */
+let reads = 0;
+/** Times of the chosen zone, which this browser's own may not be. @param {URLSearchParams} values */
 async function readRange(values) {
-  const response = await fetch(`${charts.root.dataset.charts}?${values}`);
-  const panel = await response.json();
-  if (panel.error) { state.textContent = panel.error; return; }
-  range = [panel.window.start, panel.window.end];
-  changed();
+  const read = ++reads;
+  try {
+    const panel = await (await fetch(`${charts.root.dataset.charts}?${values}`)).json();
+    if (read !== reads) return;
+    if (panel.error) { state.textContent = panel.error; return; }
+    range = panel.window.asked;
+    showRange();
+    changed();
+  } catch {
+    state.textContent = "The server does not answer; the charts show what was last known.";
+  }
 }
 
+/** How many zooms Back can undo. */
+let zooms = 0;
 back.addEventListener("click", () => {
+  if (zooms) { history.back(); return; }
   field("range").value = "15m";
   range = null;
   showRange();
@@ -202,6 +218,7 @@ for (const id of ["#jump-deployment", "#jump-environment"]) {
   find(id)?.addEventListener("change", (event) => {
     const target = /** @type {HTMLSelectElement} */ (event.target);
     const values = question();
+    if (toggled.size) values.set("legend", [...toggled].join("~"));
     values.delete("version");
     values.delete("instance");
     if (id === "#jump-environment" && target.value) values.set("environment", target.value);
@@ -210,7 +227,12 @@ for (const id of ["#jump-deployment", "#jump-environment"]) {
 }
 
 const asked = ["from", "to"].map((name) => Number(address.get(name)));
-if (asked[0] && asked[1]) setRange([asked[0], asked[1]]);
+if (asked[0] && asked[1] && !form.dataset.problem) setRange([asked[0], asked[1]]);
 showRange();
-if (form.dataset.problem) { field("range").value = "15m"; range = null; showRange(); }
-addEventListener("load", () => { remember(); charts.start(); showMoment(); });
+addEventListener("load", () => {
+  // A link made by hand may have its times in words.
+  if (address.get("from") && !asked[0] && !form.dataset.problem) readRange(address);
+  else remember();
+  charts.start();
+  showMoment();
+});

@@ -151,6 +151,7 @@ PAGES = {
     "version-new": "/console/deployments/demo/chat/versions/new/",
     "logs": "/console/deployments/demo/chat/logs/",
     "monitoring": "/console/deployments/demo/chat/monitoring/",
+    "fleet": "/console/fleet/",
     "testing": "/console/deployments/demo/chat/testing/",
     "settings": "/console/deployments/demo/chat/settings/",
     "models": "/console/models/",

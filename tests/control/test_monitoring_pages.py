@@ -84,14 +84,16 @@ def test_a_moment_tells_events_instances_and_the_nearest_lines(client, people, d
     )
     Event.objects.update(at=at)
     begin = at.timestamp()
-    lines = [LogLine(number, f"{begin - 100 + number:.3f} line {number}") for number in range(1, 201)]
-    log_store.seal(instance, lines[:150], complete=False, now=at + timedelta(seconds=50))
-    log_store.publish_tail(instance.uid, lines[100:])
+    lines = [LogLine(number, f"{begin - 100 + number / 10:.3f} line {number}") for number in range(1, 2001)]
+    log_store.seal(instance, lines[:1040], complete=False, now=at + timedelta(seconds=50))
+    log_store.publish_tail(instance.uid, lines[1000:])
     client.force_login(people.member)
     text = client.get(address("moment"), {"at": int(begin), "width": 10, "tz": "UTC"}).content.decode()
     assert "It &lt;b&gt;fell&lt;/b&gt;." in text and "chat-v1-abc" in text
-    shown = [number for number in range(1, 201) if f"line {number}\n" in text]
-    assert len(shown) == 40 and shown[0] >= 79 and shown[-1] <= 121 and 100 in shown
+    shown = [number for number in range(1, 2001) if f"line {number}\n" in text]
+    # Around the middle of the point, not around its start.
+    assert len(shown) == 200 and shown == list(range(shown[0], shown[0] + 200)) and 1038 <= shown[100] <= 1052
+    assert "the 200 lines nearest to the moment" in text
     quiet = client.get(address("moment"), {"at": int(begin) - 100_000, "tz": "UTC"}).content.decode()
     assert "No instance lived then" in quiet and "Nothing happened" in quiet
     assert client.get(address("moment"), {"at": "x"}).status_code == 422

@@ -175,7 +175,7 @@ def test_packed_columns_come_back_as_they_were():
 def test_every_range_has_a_tier_that_has_it_and_few_enough_points(length, age):
     now = START
     start = now - age - length
-    width = fitting_width(start, start + length, now)
+    width = fitting_width(start, start + length, now, start)
     tier = serving(width, start, now)
     assert width % tier.seconds == 0 and length / width <= MAX_POINTS
     assert tier.seconds >= finest(start, now).seconds

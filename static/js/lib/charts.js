@@ -14,7 +14,7 @@ const WHOLE_MS = 60_000;
 export class Charts {
   /** @param {HTMLElement} root @param {() => URLSearchParams} question
    *  @param {{onState?: (text: string) => void, onPanel?: (panel: Panel) => void, onStatistics?: (values: any) => void,
-   *           onZoom?: (from: number, to: number) => void, onMoment?: (at: number) => void, onLegend?: (key: string) => void,
+   *           onZoom?: (from: number, to: number) => void, onMoment?: (at: number, width: number) => void, onLegend?: (key: string) => void,
    *           toggled?: () => Set<string>, every?: number}} [options] */
   constructor(root, question, options = {}) {
     this.root = root;
@@ -33,6 +33,9 @@ export class Charts {
     this.lastLoad = 0;
     /** @type {{at: Date, text: string}[]} */
     this.requests = [];
+    /** @type {Set<string>} */
+    this.unshown = new Set();
+    this.pointed = 0;
     this.observer = new IntersectionObserver((entries) => entries.forEach((entry) => this.sighted(entry)), { rootMargin: "150px" });
   }
 
@@ -47,6 +50,12 @@ export class Charts {
   /** Mark one request on every chart. @param {Date} at @param {string} text */
   mark(at, text) {
     this.requests = [...this.requests.slice(-9), { at, text }];
+    this.redrawAll();
+  }
+
+  /** Point at one moment on every chart, in seconds since the epoch; 0 at none. @param {number} at */
+  point(at) {
+    this.pointed = at;
     this.redrawAll();
   }
 
@@ -123,11 +132,15 @@ export class Charts {
       const chart = this.panel.charts[id], fresh = news.charts[id]?.points;
       if (chart && news.facts[id]) chart.facts = news.facts[id];
       if (!fresh) { this.slide(chart, news, section); continue; }
-      if (!chart?.figure || Object.keys(fresh).some((key) => !chart.figure?.data.some((trace) => trace.meta === key))) {
-        // Something that was not there before: an instance, or the first request of all.
-        if (soon) return this.refresh();
-        continue;
+      // Something that was not there before: an instance, or the first request of all. What even a fresh panel doesn't
+      // show, as one of very many instances, is not asked for again.
+      const missing = Object.keys(fresh).filter((key) => !chart?.figure?.data.some((trace) => trace.meta === key));
+      const unknown = missing.map((key) => `${id}.${key}`).filter((key) => !this.unshown.has(key));
+      if (unknown.length && soon) {
+        unknown.forEach((key) => this.unshown.add(key));
+        return this.refresh();
       }
+      if (!chart?.figure) continue;
       let changed = false;
       for (const trace of chart.figure.data) if (fresh[trace.meta]) changed = merge(trace, fresh[trace.meta], news) || changed;
       this.slide(chart, news, section, changed);
@@ -143,7 +156,7 @@ export class Charts {
     const range = chart.figure.layout.xaxis.range;
     if (range[0] === news.start && !changed) return;
     chart.figure.layout.xaxis.range = [news.start, news.end];
-    this.show(section, chart);
+    this.show(section, chart, true);
   }
 
   redrawAll() {
@@ -159,8 +172,8 @@ export class Charts {
     if (this.panel && this.stale.delete(section)) this.draw(section, this.panel.charts[section.dataset.chart || ""]);
   }
 
-  /** @param {HTMLElement} section @param {Chart | undefined} chart */
-  show(section, chart) {
+  /** @param {HTMLElement} section @param {Chart | undefined} chart @param {boolean} [isLive] */
+  show(section, chart, isLive = false) {
     if (!chart) return;
     setText(find("[data-facts]", section), chart.facts);
     setText(find("[data-advice]", section), chart.advice);
@@ -169,7 +182,9 @@ export class Charts {
     absent.hidden = !chart.absent;
     /** @type {HTMLElement} */ (find("[data-plot]", section)).hidden = !chart.figure;
     if (!chart.figure) return;
-    if (this.inSight.has(section)) this.draw(section, chart);
+    // What somebody reads by hovering would vanish; it is drawn when the pointer leaves.
+    const isRead = isLive && /** @type {HTMLElement} */ (find("[data-plot]", section)).matches(":hover");
+    if (this.inSight.has(section) && !isRead) this.draw(section, chart);
     else this.stale.add(section);
   }
 
@@ -186,6 +201,7 @@ export class Charts {
     }
     const offset = (this.panel?.window?.offset || 0) * 1000;
     const own = this.requests.map(({ at, text }) => ({ x: at.getTime() + offset, text }));
+    if (this.pointed) own.push({ x: this.pointed * 1000 + offset, text: "" });
     // The window is the server's word, whatever was zoomed to before.
     layout.xaxis.uirevision = layout.xaxis.range[0];
     const drawn = { ...layout, shapes: [...(layout.shapes || []), ...own.map(line)], annotations: [...(layout.annotations || []), ...own.map(label)] };
@@ -196,6 +212,9 @@ export class Charts {
   /** @param {HTMLElement} section @param {any} plot */
   listen(section, plot) {
     plot.dataset.listens = "true";
+    plot.addEventListener("mouseleave", () => {
+      if (this.panel && this.stale.delete(section)) this.draw(section, this.panel.charts[section.dataset.chart || ""]);
+    });
     const { onZoom, onMoment, onLegend } = this.options;
     const offset = () => this.panel?.window?.offset || 0;
     const seconds = (/** @type {any} */ x) => Math.round((typeof x === "number" ? x : Date.parse(`${String(x).replace(" ", "T")}Z`)) / 1000) - offset();
@@ -204,7 +223,13 @@ export class Charts {
         if (change["xaxis.range[0]"] !== undefined) onZoom(seconds(change["xaxis.range[0]"]), seconds(change["xaxis.range[1]"]));
       });
     }
-    if (onMoment) plot.on("plotly_click", (/** @type {any} */ event) => { if (event.points.length) onMoment(seconds(event.points[0].x)); });
+    if (onMoment) {
+      plot.on("plotly_click", (/** @type {any} */ event) => {
+        const point = event.points[0];
+        // A bar begins where it is drawn, and lasts.
+        if (point) onMoment(seconds(point.x), point.data.type === "bar" ? this.panel?.window.bar : this.panel?.window.width);
+      });
+    }
     if (onLegend) {
       plot.on("plotly_legendclick", (/** @type {any} */ event) => {
         onLegend(`${section.dataset.chart}.${event.data[event.curveNumber].meta}`);
@@ -238,7 +263,10 @@ function merge(trace, [times, values], { since, start }) {
 function setText(element, text = "") {
   if (!element || element.textContent === text) return;
   element.textContent = text;
-  if ("advice" in element.dataset) element.hidden = !text;
+  if (!("advice" in element.dataset)) return;
+  element.hidden = !text;
+  const footer = /** @type {HTMLElement | null} */ (element.closest("[data-advice-only]"));
+  if (footer) footer.hidden = !text;
 }
 
 /** @param {string | number} moment */
