@@ -109,16 +109,25 @@ async def test_who_may_not_see_gets_nothing_and_a_past_range_is_not_followed(peo
     assert await close_code(await connect(f"{PATH}?from=1763640000&to=1763650000", people.member)) == 1000
 
 
-async def test_a_reading_that_fails_is_tried_again(people, deploy, monkeypatch):
-    from django.db import DatabaseError
+async def test_a_page_that_sends_something_odd_leaves_its_view_all_the_same(people, deploy):
+    await sync_to_async(deploy)()
+    socket = await connect(PATH, people.member)
+    await message(socket)
+    await socket.send_input({"type": "websocket.receive", "bytes": b"\x00"})
+    await socket.send_input({"type": "websocket.receive", "text": ""})
+    await message(socket)
+    await socket.disconnect()
+    assert not live.views._tasks and not live.views._listeners
 
+
+async def test_a_reading_that_fails_is_tried_again(people, deploy, monkeypatch):
     deployment = await sync_to_async(deploy)()
     whole, failures = live.Tail.read, []
 
     def fails_twice(tail: live.Tail, now: int) -> str:
         if len(failures) < 2:
             failures.append(now)
-            raise DatabaseError("away")
+            raise RuntimeError("whatever it is")
         return whole(tail, now)
 
     monkeypatch.setattr(live.Tail, "read", fails_twice)

@@ -137,6 +137,37 @@ def test_the_open_bucket_shows_at_once_and_is_not_counted_twice(deploy):
     assert stored(deployment, instance="01" * 16).column("status_2xx").sum() == 4
 
 
+def test_what_a_killed_gateway_had_open_is_not_counted_beside_its_replay(deploy):
+    """Its successor stores the same requests under another name, while other gateways keep the open rows alive."""
+    deployment = deploy()
+    valkey().delete(f"slipway:open-bucket:{deployment.versions.get().pk}")
+    entries = [entry(deployment)] * 3
+    ingest.publish_open_bucket("gw.7.", folded(entries).series("gw.7.00000004"))
+    assert stored(deployment).column("completed").sum() == 3
+    store("gw.7.replay", entries)
+    assert stored(deployment).column("completed").sum() == 3
+
+
+def test_two_gateways_of_which_one_refused_in_the_same_bucket_add_up(deploy):
+    """What all did is left out where it is the sum of what instances did: in one batch, and not in the other."""
+    deployment = deploy()
+    store("a1", [entry(deployment)] * 4)
+    refused = entry(deployment, outcome=REJECTED, status=503, instance=b"\0" * 16)
+    store("b1", [entry(deployment, instance=b"\2" * 16), refused])
+    expected = (5, 1)
+    for step in range(4):
+        if step:
+            rollup.roll_up(int(NOW.timestamp()) + (step - 1) * 5 * DAY)
+        if step == 2:
+            # Late, into what is closed.
+            store("c1", [refused])
+            expected = (5, 2)
+        for tier in TIERS:
+            start = int(NOW.timestamp()) // tier.seconds * tier.seconds - tier.seconds
+            frame = series.requests([deployment.versions.get().pk], start, start + 3 * tier.seconds, tier)
+            assert (frame.column("status_2xx").sum(), frame.column("status_5xx").sum()) == expected, (step, tier)
+
+
 def test_rolled_up_rows_tell_the_same_in_every_tier_however_late_they_come(deploy):
     deployment = deploy()
     now = int(NOW.timestamp())

@@ -70,6 +70,29 @@ def test_the_previous_period_has_the_same_points():
     assert before.points == window.points
 
 
+@given(
+    st.integers(120, 90 * DAY),
+    st.integers(0, 100 * DAY),
+    st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kolkata"]),
+    st.sampled_from([0, 300, 900, HOUR, DAY]),
+)
+def test_what_is_read_again_begins_where_what_is_not_ends(length, later, zone, bar):
+    """Else live statistics would count the time between twice."""
+    now = NOW + later
+    window = Window.of(now + 1 - length, now + 1, now, ZoneInfo(zone), bar)
+    since = window.settled_since(now - window.width)
+    tail = window.since(since)
+    assert window.start <= tail.start == since == window.until(since).end <= now
+    assert (tail.start - window.start) % window.width == 0
+
+
+def test_a_period_before_is_told_as_finely_as_it_is_kept():
+    plain = Question.from_query(QueryDict("range=7d")).window(NOW)
+    compared = Question.from_query(QueryDict("range=7d&compare=previous")).window(NOW)
+    assert (plain.tier.seconds, compared.tier.seconds) == (300, HOUR)
+    assert compared.previous().start >= NOW - compared.tier.kept
+
+
 @pytest.mark.parametrize(
     ("query", "words"),
     [
