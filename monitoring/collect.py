@@ -3,8 +3,9 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from django.db import transaction
 
@@ -16,11 +17,15 @@ from monitoring.models import CpuReading, MeteredInstance
 from monitoring.scrape import EngineSample, scrape
 from monitoring.system_frame import NO_DEVICE, SystemFrame
 from runtimes.driver import DriverError
+from runtimes.gpu_sample import GpuSample
+from runtimes.kubernetes.driver import KubernetesDriver
+from runtimes.kubernetes.usage import PodTotal
 from runtimes.local.gpus import read_gpus
 from runtimes.local.usage import Usage, read_usage
 from runtimes.observation import READY
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 INTERVAL_S = 10
 # A pause longer than this says nothing about how the CPU was used in between.
@@ -29,7 +34,8 @@ LONGEST_PAUSE_S = 120.0
 
 @dataclass(frozen=True)
 class Reading:
-    """One instance's cumulative figures. `clock` is the clock that rates go by, in seconds; `usage` may be unknown."""
+    """One instance's cumulative figures. `clock` is the clock that rates go by, in seconds; `usage` may be unknown, and
+    `total` be there instead: CPU and memory of a cluster that tells no split."""
 
     instance: Instance
     clock: float
@@ -37,6 +43,8 @@ class Reading:
     engine: EngineSample | None
     gpu_reason: str = ""
     engine_reason: str = ""
+    gpus: Sequence[tuple[int, GpuSample]] = ()
+    total: PodTotal | None = None
 
 
 @dataclass
@@ -68,39 +76,66 @@ def collect_local() -> int:
         for instance in living:
             clock, usage = usages.get(instance.uid, (0.0, None))
             reason = "" if usage is not None and any(usage.gpus) else gpu_reason
+            devices = (
+                [(index, gpu) for index, gpu in zip(usage.gpu_indexes, usage.gpus, strict=False) if gpu]
+                if usage
+                else []
+            )
             readings.append(
-                Reading(instance, clock, usage, engines[instance.uid].sample, reason, engines[instance.uid].reason)
+                Reading(
+                    instance, clock, usage, engines[instance.uid].sample, reason, engines[instance.uid].reason, devices
+                )
             )
         count += _store(cluster, readings, now)
     return count
 
 
 def collect_kubernetes(cluster: Cluster) -> int:
-    """Sample all pods of one cluster once; the number of instances. Without the right to read them CPU and memory miss."""
+    """Sample all pods of one cluster once; the number of instances. What the cluster doesn't tell is missing."""
     # Of its beginning: how long the engines take to answer must not move it into the next one's place.
-    samples, now = {}, int(time.time())
+    now, living = int(time.time()), _living(cluster)
     try:
-        samples = {item.pod: item for item in kubernetes_driver(cluster).usage()}
+        driver = kubernetes_driver(cluster)
     except DriverError as error:
         log.info("no samples of %s: %s", cluster, error)
-    living = _living(cluster)
+        return 0
+    samples = _told(driver.usage, cluster)
+    usages = {item.pod: item for item in samples or ()}
+    # With fewer rights, or a runtime that tells the kubelet less, the metrics API has the sum at least.
+    missing = any(item.name not in usages for item in living)
+    totals = {item.pod: item for item in (_told(driver.totals, cluster) if missing else ()) or ()}
+    gpus, gpu_reason = _gpus(driver, living)
     engines = scrape(living)
     readings = []
     for instance in living:
-        item = samples.get(instance.name)
+        item, outcome = usages.get(instance.name), engines[instance.uid]
         usage = item and Usage(instance.uid, item.since, item.cpu_user_s, item.cpu_system_s, item.memory_used, (), ())
-        outcome = engines[instance.uid]
+        mine = [(gpu.index, gpu) for gpu in gpus.get(instance.name, ())]
         readings.append(
             Reading(
-                instance,
-                item.at if item else 0.0,
-                usage,
-                outcome.sample,
-                "the GPUs of pods are not read yet",
-                outcome.reason,
+                instance, item.at if item else 0.0, usage, outcome.sample, "" if mine else gpu_reason, outcome.reason, mine,
+                None if item else totals.get(instance.name),
             )
-        )
+        )  # fmt: skip
     return _store(cluster, readings, now)
+
+
+def _told(read: Callable[[], T], cluster: Cluster) -> T | None:
+    try:
+        return read()
+    except DriverError as error:
+        log.info("no samples of %s: %s", cluster, error)
+        return None
+
+
+def _gpus(driver: KubernetesDriver, living: Iterable[Instance]) -> tuple[dict[str, list[GpuSample]], str]:
+    """The GPUs of pods by pod, and why one may have none. Asked only where somebody wants GPUs."""
+    if not any(instance.version.specification.gpu for instance in living):
+        return {}, ""
+    try:
+        return driver.gpus(), "the DCGM exporter names no pod for it; time slicing and some MIG set-ups can't"
+    except DriverError as error:
+        return {}, str(error)
 
 
 def _living(cluster: Cluster) -> list[Instance]:
@@ -147,11 +182,13 @@ def _sample(item: Reading, number: int, last: CpuReading | None, samples: _Sampl
         for figure, value in _cpu_rates(usage, item.clock, last).items():
             samples.add(version_id, number, figure, now, value)
         samples.add(version_id, number, "memory_used", now, usage.memory_used)
-        for device, gpu in zip(usage.gpu_indexes, usage.gpus, strict=False):
-            if gpu is not None:
-                samples.add(version_id, number, "gpu_utilization", now, gpu.utilization / 100, device)
-                samples.add(version_id, number, "gpu_memory_used", now, gpu.memory_used, device)
-                samples.add(version_id, number, "gpu_memory_total", now, gpu.memory_total, device)
+    elif item.total is not None:
+        samples.add(version_id, number, "cpu_total", now, item.total.cpu)
+        samples.add(version_id, number, "memory_used", now, item.total.memory_used)
+    for device, gpu in item.gpus:
+        samples.add(version_id, number, "gpu_utilization", now, gpu.utilization / 100, device)
+        samples.add(version_id, number, "gpu_memory_used", now, gpu.memory_used, device)
+        samples.add(version_id, number, "gpu_memory_total", now, gpu.memory_total, device)
     if engine is not None:
         samples.add(version_id, number, "requests_running", now, engine.running)
         samples.add(version_id, number, "requests_waiting", now, engine.waiting)

@@ -38,6 +38,7 @@ _HISTOGRAMS = {
 _GAUGES = {
     "cpu_user": ("slipway_instance_cpu_cores", "CPU cores in use.", ("mode", "user")),
     "cpu_system": ("slipway_instance_cpu_cores", "CPU cores in use.", ("mode", "system")),
+    "cpu_total": ("slipway_instance_cpu_cores", "CPU cores in use.", ("mode", "total")),
     "memory_used": ("slipway_instance_memory_bytes", "Memory in use.", None),
     "gpu_utilization": ("slipway_gpu_utilization_ratio", "Share of time in which a kernel runs on the GPU.", None),
     "gpu_memory_used": ("slipway_gpu_memory_used_bytes", "GPU memory in use.", None),

@@ -65,23 +65,28 @@ def _replicas(points: SystemFrame, window: Window) -> Chart:
 
 
 def _cpu(points: SystemFrame, subjects: Subjects, window: Window, shown_s: int) -> Chart:
-    user, system = points.of("cpu_user"), points.of("cpu_system")
-    if not len(user):
+    parts = [
+        ("user", points.of("cpu_user"), False),
+        ("system", points.of("cpu_system"), True),
+        ("total", points.of("cpu_total"), False),
+    ]
+    parts = [part for part in parts if len(part[1])]
+    if not parts:
         return Chart("cpu", "cores", absent=_NO_SAMPLES)
-    busiest = _busiest(user)
+    busiest = _busiest(parts[0][1])
     drawn: list[Curve] = []
-    for name, found, dashed in (("user", user, False), ("system", system, True)):
+    for name, found, dashed in parts:
         drawn += _curves(found, subjects, window, busiest, name, dashed=dashed)
-    both = SystemFrame.concatenate([user, system])
-    used = _per_instance(both)
-    average = float(user.total.sum() / user.samples.sum() + system.total.sum() / max(1, system.samples.sum()))
-    peak = float(used.max()) if len(used) else 0.0
+    used = _per_instance(SystemFrame.concatenate([found for _, found, _ in parts]))
+    average, peak = float(used.mean()), float(used.max())
     cores = subjects.cores
     facts = (
         f"average {average:.3g}, peak {peak:.3g} of {cores:g} {'core' if cores == 1 else 'cores'} each" if cores else ""
     )
+    if parts[0][0] == "total":
+        facts += "; the cluster's metrics API tells no split into user and system"
     return Chart(
-        "cpu", "cores", tuple(drawn), facts=facts + _left_out(user, subjects), advice=advice.cpu(average, peak, cores, shown_s),
+        "cpu", "cores", tuple(drawn), facts=facts + _left_out(parts[0][1], subjects), advice=advice.cpu(average, peak, cores, shown_s),
         limit=cores or None, limit_name=f"{cores:g} {'core' if cores == 1 else 'cores'}",
     )  # fmt: skip
 

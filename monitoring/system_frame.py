@@ -17,7 +17,7 @@ FIGURES = {
     "cpu_user": 1, "cpu_system": 2, "memory_used": 3,
     "gpu_utilization": 4, "gpu_memory_used": 5, "gpu_memory_total": 6,
     "requests_running": 7, "requests_waiting": 8, "kv_cache_use": 9, "prefix_hits": 10, "prefix_queries": 11,
-    "replicas_active": 12, "replicas_starting": 13,
+    "replicas_active": 12, "replicas_starting": 13, "cpu_total": 14,
 }  # fmt: skip
 # The device of figures that are no GPU's; the instance of averages over instances.
 NO_DEVICE, ALL_INSTANCES = 255, 0

@@ -3,17 +3,23 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
 from runtimes.driver import Capacity, ClusterUnreachableError, Driver, DriverError, LogLine
-from runtimes.kubernetes import access, logs, manifest, nodes, pods
+from runtimes.gpu_sample import GpuSample
+from runtimes.kubernetes import access, gpus, logs, manifest, nodes, pods
 from runtimes.kubernetes.access import Check
 from runtimes.kubernetes.client import ConflictError, KubernetesClient, NotFoundError, path_of
 from runtimes.kubernetes.manifest import INSTALLATION, VERSION, Workload
-from runtimes.kubernetes.usage import PodUsage, parse
+from runtimes.kubernetes.usage import PodTotal, PodUsage, parse, parse_totals
 from runtimes.launch_plan import LaunchPlan
 from runtimes.observation import Observation
+
+# As NVIDIA's operator and the exporter's own chart name them.
+_EXPORTERS = ("app=nvidia-dcgm-exporter", "app.kubernetes.io/name=dcgm-exporter")
+_EXPORTER_PORT, _EXPORTER_LIMIT, _EXPORTER_WITHIN_S, _AT_ONCE = 9400, 8 << 20, 5.0, 16
 
 
 class KubernetesDriver(Driver):
@@ -86,6 +92,43 @@ class KubernetesDriver(Driver):
                 page = self._client.text(path_of("api", "v1", "nodes", host, "proxy", "metrics", "cadvisor"))
                 samples += parse(page, namespace=self._namespace, now=now)
         return samples
+
+    def gpus(self) -> dict[str, list[GpuSample]]:
+        """The GPUs of our pods by pod, read from every DCGM exporter of the cluster. Raises NotFoundError without one."""
+        exporters: dict[str, dict[str, Any]] = {}
+        for selector in _EXPORTERS:
+            for pod in self._client.list("/api/v1/pods", labelSelector=selector):
+                if (pod.get("status") or {}).get("phase") == "Running":
+                    exporters[pod["metadata"]["uid"]] = pod["metadata"]
+        if not exporters:
+            raise NotFoundError("the cluster has no DCGM exporter; NVIDIA's GPU operator brings one")
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            pages = list(pool.map(self._exporter_page, exporters.values()))
+        found: dict[str, list[GpuSample]] = {}
+        for page in pages:
+            found |= gpus.parse(page, namespace=self._namespace)
+        return found
+
+    def _exporter_page(self, metadata: dict[str, Any]) -> str:
+        path = path_of(
+            "api",
+            "v1",
+            "namespaces",
+            metadata["namespace"],
+            "pods",
+            f"{metadata['name']}:{_EXPORTER_PORT}",
+            "proxy",
+            "metrics",
+        )
+        # A node that is down must not hide the others.
+        with contextlib.suppress(DriverError):
+            return self._client.page(path, limit=_EXPORTER_LIMIT, within_s=_EXPORTER_WITHIN_S)
+        return ""
+
+    def totals(self) -> list[PodTotal]:
+        """CPU and memory of our pods as the cluster's metrics API has them: less than `usage`, but with fewer rights."""
+        path = f"/apis/metrics.k8s.io/v1beta1/namespaces/{quote(self._namespace)}/pods"
+        return parse_totals(self._client.list(path, labelSelector=f"{INSTALLATION}={self._installation}"))
 
     def page(self, pod: str, port: str, path: str, *, limit: int, within_s: float) -> str:
         """What one of our pods answers to a GET, through the API server. Needs the right to pods/proxy."""

@@ -3,8 +3,11 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from runtimes.kubernetes.manifest import CONTAINER
+from runtimes.kubernetes.nodes import quantity
 
 _FIELDS = {
     "container_cpu_user_seconds_total": "cpu_user_s",
@@ -25,6 +28,32 @@ class PodUsage:
     cpu_user_s: float
     cpu_system_s: float
     memory_used: int
+
+
+@dataclass(frozen=True)
+class PodTotal:
+    """CPU in cores over the last seconds, user and system together, and memory in bytes, as of `at`."""
+
+    pod: str
+    at: float
+    cpu: float
+    memory_used: int
+
+
+def parse_totals(items: list[dict[str, Any]]) -> list[PodTotal]:
+    """Of the metrics API's objects; one that tells nothing usable is left out."""
+    found = []
+    for item in items:
+        containers = [part for part in item.get("containers") or () if part.get("name") == CONTAINER]
+        try:
+            at = datetime.fromisoformat(item["timestamp"].replace("Z", "+00:00")).timestamp()
+            usage = containers[0]["usage"]
+            found.append(
+                PodTotal(item["metadata"]["name"], at, float(quantity(usage["cpu"])), int(quantity(usage["memory"])))
+            )
+        except (KeyError, IndexError, ValueError, AttributeError):
+            continue
+    return found
 
 
 def parse(page: str, *, namespace: str, now: float) -> Iterator[PodUsage]:

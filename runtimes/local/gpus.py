@@ -1,19 +1,8 @@
 """NVIDIA GPUs of this machine through NVML; every absence comes with its reason."""
 
-from dataclasses import dataclass
-
 import pynvml
 
-
-@dataclass(frozen=True)
-class GpuSample:
-    """One device now. Utilisation in percent, memory in bytes."""
-
-    index: int
-    name: str
-    utilization: float
-    memory_used: int
-    memory_total: int
+from runtimes.gpu_sample import GpuSample
 
 
 def read_gpus() -> tuple[list[GpuSample], str]:

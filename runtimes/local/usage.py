@@ -6,8 +6,8 @@ from typing import Any
 
 import psutil
 
+from runtimes.gpu_sample import GpuSample
 from runtimes.local import identity
-from runtimes.local.gpus import GpuSample
 
 
 @dataclass(frozen=True)
