@@ -22,7 +22,9 @@ PROXY = ("", "pods/proxy", ("get", "create", "update", "patch", "delete"))
 OPTIONAL = (
     ("", "nodes", ("list",), "the nodes' capacity is not shown"),
     ("", "pods", ("list",), "what is taken of the nodes is not shown"),
-    ("", "nodes/proxy", ("get",), "CPU and memory of instances are not charted; it is a broad right, so it is asked for apart"),
+    ("", "nodes/proxy", ("get",), "CPU is charted without user and system apart, if the metrics API is there; it is a broad right, so it is asked for apart"),
+    ("metrics.k8s.io", "pods", ("list",), "CPU and memory of instances are charted through nodes/proxy only"),
+    ("", "pods/proxy", ("get",), "the GPUs of pods are not charted, which NVIDIA's exporters tell in a namespace of their own"),
 )  # fmt: skip
 
 
@@ -51,7 +53,8 @@ def check(client: KubernetesClient, namespace: str, *, proxied: bool = False) ->
         found.append(Check(f"{resource} in {namespace}: {', '.join(verbs)}", not missing, missing=missing))
     for group, resource, verbs, lost in OPTIONAL:
         missing = tuple(verb for verb in verbs if not _may(client, verb, group, resource, ""))
-        what = f"{resource} in the whole cluster: {', '.join(verbs)}"
+        name = f"{resource} of {group}" if group else resource
+        what = f"{name} in the whole cluster: {', '.join(verbs)}"
         found.append(Check(what, not missing, is_optional=True, consequence=lost, missing=missing))
     return found
 
