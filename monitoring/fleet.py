@@ -28,6 +28,8 @@ KEPT_S = 2 * 3600
 SERIOUS_ERRORS, SOME_ERRORS, HIGH_PRESSURE = 0.05, 0.01, 0.9
 # From worst to best.
 BROKEN, DEGRADED, STRAINED, CHANGING, FINE, OFF = range(6)
+# What a line shows of a version; the rest is by far the most of its row.
+_OF_VERSION = ("deployment_id", "number", "status", "replicas", "desired_state")
 FIGURES = ("rate", "errors", "p95", "gpu", "memory")
 
 
@@ -132,7 +134,7 @@ def read(actor: Actor, *, first: int = 0, count: int = 50, environment: str = ""
 
 def _statuses(ids: np.ndarray) -> dict[int, Version]:
     found = current_versions().filter(deployment_id__in=ids.tolist()).select_related(None)
-    return {version.deployment_id: version for version in found.defer("specification_json", "encrypted_secrets")}
+    return {version.deployment_id: version for version in found.only(*_OF_VERSION)}
 
 
 def _lines(ids: list[int], versions: dict[int, Version], ranks: Iterable[int]) -> list[Line]:

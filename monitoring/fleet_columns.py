@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from monitoring.packing import pack, unpack
-from monitoring.request_frame import CLASSES, RequestFrame
+from monitoring.request_frame import CLASSES, RequestFrame, bounds
 
 _HEAD = np.dtype([("rows", "<u4")])
 
@@ -67,19 +67,14 @@ def sparkline(values: Sequence[float], width: int = 96, height: int = 22) -> lis
     known = np.asarray(values, float)
     if np.isnan(known).all():
         return []
-    highest = np.nanmax(known) or 1.0
-    step = width / max(1, len(known) - 1)
-    lines: list[list[str]] = [[]]
-    for index, value in enumerate(known):
-        if np.isnan(value):
-            lines.append([])
+    highest = float(np.nanmax(known)) or 1.0
+    across = (np.arange(len(known)) * width / max(1, len(known) - 1)).tolist()
+    down = (height - 1 - known / highest * (height - 2)).tolist()
+    lines: list[str] = []
+    for first, last in bounds(np.isnan(known)):
+        if np.isnan(known[first]):
             continue
-        lines[-1].append(f"{index * step:.1f},{height - 1 - value / highest * (height - 2):.1f}")
-    # A point alone is drawn as a short line: else it would not be seen.
-    return [
-        " ".join(
-            line if len(line) > 1 else [line[0], f"{float(line[0].split(',')[0]) + 1:.1f},{line[0].split(',')[1]}"]
-        )
-        for line in lines
-        if line
-    ]
+        points = [f"{x:.1f},{y:.1f}" for x, y in zip(across[first:last], down[first:last], strict=True)]
+        # A point alone is drawn as a short line: else it would not be seen.
+        lines.append(" ".join(points if len(points) > 1 else [*points, f"{across[first] + 1:.1f},{down[first]:.1f}"]))
+    return lines
