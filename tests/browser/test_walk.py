@@ -49,8 +49,11 @@ def test_the_whole_walk(signed_in, pictures):
     request_id = page.locator("[data-time=id]").inner_text()
     expect(page.locator("#tail .is-marked")).to_contain_text(request_id)
     expect(page.locator("[data-chart=volume] [data-facts]")).to_contain_text("1 request", timeout=10_000)
+    # Charts are drawn when they come into sight.
+    page.locator("[data-chart=end_to_end]").scroll_into_view_if_needed()
     expect(page.locator("[data-chart=end_to_end] .scatterlayer .trace").first).to_be_attached()
     expect(page.locator("[data-chart=gpu] [data-absent]")).to_contain_text("Not available")
+    page.locator("[data-chart=cpu]").scroll_into_view_if_needed()
     expect(page.locator("[data-chart=cpu] .scatterlayer .trace").first).to_be_attached(timeout=30_000)
     page.wait_for_timeout(500)
     page.screenshot(path=pictures / "testing.png", full_page=True)
