@@ -38,28 +38,9 @@ def merge(sketches: Iterable[bytes]) -> bytes:
     return _pack(unique, np.bincount(positions, weights=joined["count"]))
 
 
-def quantiles(sketch: bytes, fractions: Iterable[float]) -> list[float | None]:
-    """Nearest-rank quantiles in seconds; None for an empty sketch."""
-    items = np.frombuffer(bytes(sketch), _ITEM)
-    if not len(items):
-        return [None for _ in fractions]
-    cumulative = np.cumsum(items["count"].astype(np.int64))
-    total = int(cumulative[-1])
-    found: list[float | None] = []
-    for fraction in fractions:
-        # A product like 0.07 * 100 is a hair above 7, and its ceiling would be the next rank.
-        rank = max(1, math.ceil(fraction * total - 1e-9))
-        found.append(float(value_of(items["index"][np.searchsorted(cumulative, rank)])))
-    return found
-
-
 def value_of(indexes: np.ndarray) -> np.ndarray:
     """The durations, in seconds, that buckets of a sketch stand for."""
     return 2 * GAMMA ** np.asarray(indexes, np.float64) / (GAMMA + 1)
-
-
-def count(sketch: bytes) -> int:
-    return int(np.frombuffer(bytes(sketch), _ITEM)["count"].sum())
 
 
 def _pack(indexes: np.ndarray, counts: np.ndarray) -> bytes:

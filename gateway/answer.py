@@ -48,9 +48,8 @@ class AnswerSide(ABC):
         self._usage: BodyUsage | StreamUsage | None = None
         self.deadline = math.inf
         self.status = 0
-        self.request_done = self.done = self.has_begun = self._chunked = self._strips_usage = self._tunnels = (
-            self.streams
-        ) = False
+        self.request_done = self.done = self.has_begun = self._chunked = False
+        self.streams = self._strips_usage = self._tunnels = False
         self.first_byte = self.paused_at = self._paused_s = 0.0
 
     # What the other half does
@@ -205,14 +204,11 @@ class AnswerSide(ABC):
         if not self.client.is_writable and not self.paused_at:
             # The answer before this one still fills the client's buffer.
             self.client_writable(False)
-        self.streams = streams = connection.content_type.startswith(_STREAMS)
+        has_events = connection.content_type.startswith(b"text/event-stream")
+        self.streams = connection.content_type.startswith(_STREAMS)
         if status == 200 and self.tells_usage:
             is_text = self._route is not None and self._route.answers_text
-            self._usage = (
-                StreamUsage(strip=self._strips_usage)
-                if connection.content_type.startswith(b"text/event-stream")
-                else BodyUsage(is_text=is_text)
-            )
+            self._usage = StreamUsage(strip=self._strips_usage) if has_events else BodyUsage(is_text=is_text)
         if not self.request_done:
             # An answer before the request's end: nothing may be read as a next request from this connection.
             self.keep_alive = False
@@ -220,7 +216,7 @@ class AnswerSide(ABC):
         if self._allowance is not None:
             out.append(self._allowance.ending(monotonic())[2:-2])
         has_no_body = head.method == b"HEAD" or status in framing.NO_BODY_STATUS
-        if connection.length is not None and not (streams and self._strips_usage):
+        if connection.length is not None and not (has_events and self._strips_usage):
             out.append(b"content-length: %d\r\n" % connection.length)
         elif not has_no_body:
             self._chunked = not head.is_1_0

@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from django.db.models import Q
-from django.utils import timezone
 
 from accounts.permissions import Actor
 from deployments.models import Deployment, Status, Version
-from deployments.models.version import INACTIVE
 from deployments.selectors import current_versions, visible_deployments
-from monitoring import series
+from monitoring import queries, series
 from monitoring.fleet_columns import FleetColumns, sparkline
 from monitoring.models import FleetMinute, MeteredInstance
 from monitoring.request_frame import RequestFrame
@@ -44,8 +42,7 @@ def make(now: int) -> None:
 
 def _recent_versions() -> dict[int, tuple[int, int]]:
     """Versions that may have figures, with their deployment and the bytes that an instance may use."""
-    recent = Q(status_since__gte=timezone.now() - timezone.timedelta(minutes=15))
-    found = Version.objects.filter(~Q(status__in=INACTIVE) | recent)
+    found = queries.recent_versions()
     return {
         pk: (deployment, memory or 0)
         for pk, deployment, memory in found.values_list("pk", "deployment_id", "specification_json__memory")

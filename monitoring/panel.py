@@ -33,8 +33,6 @@ CHARTS = (
     ("gpu", "GPU utilization", "The share of time in which a kernel runs on the GPU; not how much of the GPU it fills."),
     ("vram", "GPU memory", "Memory in use on each device."),
 )  # fmt: skip
-# Engines that take what memory the GPU has when they start.
-_RESERVING = ("vllm",)
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,6 @@ def build(deployment: Deployment, question: Question, now: int) -> dict[str, Any
         "statistics": statistics,
         "charts": {chart.id: chart.drawn(axis) for chart in panel.charts},
         "last_mark": last_mark(panel.marks),
-        "marks": [{"at": int(event.at.timestamp()), "text": event.message, "severity": event.severity} for event in panel.marks],
     }  # fmt: skip
 
 
@@ -138,7 +135,7 @@ def _subjects(deployment: Deployment, question: Question, scope: Scope, samples:
         asks_for_gpu=bool(specification.gpu),
         gpu_reason=newest.gpu_reason if newest else "",
         engine_reason=_engine_reason(specification.engine, newest),
-        reserves_gpu_memory=specification.engine in _RESERVING,
+        reserves_gpu_memory=_reserves_gpu_memory(specification.engine),
         averaged=question.instances == AVERAGE,
     )
 
@@ -147,6 +144,10 @@ def _engine_reason(engine: str, newest: MeteredInstance | None) -> str:
     if engine in registry.engines() and registry.engine(engine).metrics_path is None:
         return "this engine has no metrics page"
     return newest.engine_reason if newest else "no instance runs"
+
+
+def _reserves_gpu_memory(engine: str) -> bool:
+    return engine in registry.engines() and registry.engine(engine).reserves_gpu_memory
 
 
 def _grouped(events: Iterable[Event], window: Window) -> Iterable[Mark]:

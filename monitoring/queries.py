@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import redis
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from deployments.models import Deployment, Event, Version
@@ -22,6 +22,8 @@ from monitoring.window import Window
 MAX_MARKS = 200
 # Rows of buckets that are still open can't be older.
 OPEN_S = 120
+# A version that ended longer ago has handed everything in.
+RECENT = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,14 @@ def instance_names(numbers: Sequence[int]) -> dict[int, MeteredInstance]:
     return {item.number: item for item in MeteredInstance.objects.filter(number__in=list(numbers))}
 
 
+def recent_versions() -> QuerySet[Version]:
+    """Those that may have figures of the last minutes."""
+    return Version.objects.filter(~Q(status__in=INACTIVE) | Q(status_since__gte=timezone.now() - RECENT))
+
+
 def request_rates(deployment_ids: list[int], now: int, seconds: int = 60) -> dict[int, dict[str, float]]:
     """Per deployment the requests per minute and the share of 5xx over the last `seconds`."""
-    recent = Q(status_since__gte=timezone.now() - timezone.timedelta(minutes=5))
-    active = Version.objects.filter(~Q(status__in=INACTIVE) | recent, deployment_id__in=deployment_ids)
+    active = recent_versions().filter(deployment_id__in=deployment_ids)
     owners = dict(active.values_list("pk", "deployment_id"))
     with series.snapshot():
         frames = series.requests_by_version(list(owners), now - seconds, now + 10, TIERS[0])

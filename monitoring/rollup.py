@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from itertools import groupby, pairwise
 
-import psycopg
 from django.db import connection, transaction
 
 from monitoring import series
@@ -34,7 +33,7 @@ def _roll_up_some() -> int:
     if not numbers:
         return 0
     closed = series.closed_until()
-    # Not inside the transaction below: making a partition locks its parent against readers until the commit.
+    # Not inside the transaction below: attaching a partition locks its parent against others' until the commit.
     for tier, moment in _places(numbers):
         series.ensure_block_partition(tier, moment)
     with transaction.atomic(), connection.cursor() as cursor:
@@ -76,13 +75,11 @@ def _starts(finer: Tier, tier: Tier, since: int, until: int) -> list[int]:
 
 
 def _blocks(tier: Tier, since: int, until: int) -> Iterator[tuple[int, int, bytes]]:
-    with psycopg.ServerCursor(connection.connection, "blocks") as cursor:
-        cursor.format, cursor.itersize = psycopg.pq.Format.BINARY, 500
-        cursor.execute(
-            f"SELECT version_id, kind, data FROM {tier.table} WHERE start >= %s AND start < %s ORDER BY version_id, kind",
-            [since, until],
-        )
-        yield from cursor
+    return series.iterate(
+        "blocks",
+        f"SELECT version_id, kind, data FROM {tier.table} WHERE start >= %s AND start < %s ORDER BY version_id, kind",
+        [since, until],
+    )
 
 
 def _waiting() -> list[int]:
@@ -105,13 +102,11 @@ def _places(numbers: list[int]) -> Iterator[tuple[Tier, int]]:
 
 
 def _fresh_rows(numbers: list[int]) -> Iterator[tuple[int, int, bytes]]:
-    # A cursor of the server's: a backlog of hours must not lie in memory whole.
-    with psycopg.ServerCursor(connection.connection, "roll_up") as cursor:
-        cursor.format, cursor.itersize = psycopg.pq.Format.BINARY, 2000
-        cursor.execute(
-            f"SELECT version_id, kind, data FROM {FRESH} WHERE batch = ANY(%s) ORDER BY version_id, kind", [numbers]
-        )
-        yield from cursor
+    return series.iterate(
+        "roll_up",
+        f"SELECT version_id, kind, data FROM {FRESH} WHERE batch = ANY(%s) ORDER BY version_id, kind",
+        [numbers],
+    )
 
 
 def _fresh_frame(kind: int, blobs: list[bytes]) -> Frame:

@@ -172,12 +172,24 @@ def _rows(statement: str, values: dict[str, Any]) -> list[tuple[int, bytes]]:
         return cursor.execute(statement, values).fetchall()
 
 
-def binary_cursor() -> psycopg.Cursor[Any]:
-    """A cursor that brings bytes as they are: as text, Django's way, each one travels as two digits."""
+@contextmanager
+def binary_cursor() -> Iterator[psycopg.Cursor[Any]]:
+    """A cursor that brings bytes as they are: as text, Django's way, each one travels as two digits.
+
+    Errors are Django's, as those of its own cursors: the pages' answer to a database that is away knows only these.
+    """
     connection.ensure_connection()
-    cursor = psycopg.Cursor(connection.connection)
-    cursor.format = psycopg.pq.Format.BINARY
-    return cursor
+    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+        cursor.format = psycopg.pq.Format.BINARY
+        yield cursor
+
+
+def iterate(name: str, statement: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """The rows through a cursor of the server's, inside a transaction: a backlog of hours must not lie in memory whole."""
+    with connection.wrap_database_errors, psycopg.ServerCursor(connection.connection, name) as cursor:
+        cursor.format, cursor.itersize = psycopg.pq.Format.BINARY, 1000
+        cursor.execute(statement, values)
+        yield from cursor
 
 
 def known_batches(ids: Sequence[str]) -> set[str]:

@@ -83,6 +83,8 @@ class Engine(ABC):
     shared_fields: ClassVar[frozenset[str]] = frozenset()
     # Where instances tell of themselves in Prometheus' format; None where they don't.
     metrics_path: ClassVar[str | None] = None
+    # Whether it takes a fixed share of the GPU's memory when it starts: how full that is then tells nothing of the load.
+    reserves_gpu_memory: ClassVar[bool] = False
     # The environment variables in which this engine expects the token of the model's source.
     credential_variables: ClassVar[tuple[str, ...]] = ()
 

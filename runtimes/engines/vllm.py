@@ -59,6 +59,7 @@ _REMEDIES = {
 class Vllm(Engine):
     name = "vllm"
     metrics_path = "/metrics"
+    reserves_gpu_memory = True
     title = "vLLM"
     summary = "Large language models on NVIDIA GPUs, many requests at once."
     order = 10

@@ -25,7 +25,8 @@ for (const name of Intl["supportedValuesOf"]("timeZone")) {
 
 /** Curves whose legend entry was clicked, as "chart.curve". */
 const toggled = new Set((address.get("legend") || "").split("~").filter(Boolean));
-/** A free range in seconds since the epoch; empty for the presets. @type {[number, number] | null} */
+/** A free range: seconds since the epoch, or times of the chosen zone until the server has read them; null for presets.
+ *  @type {[number | string, number | string] | null} */
 let range = null;
 /** The start of a point that was clicked and its width, in seconds; 0 for none. */
 let [moment, width] = (address.get("moment") || "").split("-").map((text) => Number(text) || 0);
@@ -58,7 +59,7 @@ function local(seconds) {
   return parts.format(new Date(seconds * 1000)).replace(" ", "T");
 }
 
-/** @param {[number, number]} wanted */
+/** @param {[number | string, number | string]} wanted */
 function setRange(wanted) {
   range = wanted;
   field("range").value = "free";
@@ -70,7 +71,7 @@ function showRange() {
   for (const name of ["from", "to"]) field(name).disabled = !isFree();
   back.hidden = !isFree();
   try {
-    if (isFree() && range) [field("from").value, field("to").value] = range.map(local);
+    if (isFree() && range) [field("from").value, field("to").value] = range.map((end) => (typeof end === "number" ? local(end) : end));
   } catch {
     // No such zone: the server's answer says so, and names one that there is.
   }
@@ -80,7 +81,8 @@ const charts = new Charts(/** @type {HTMLElement} */ (find("[data-charts]")), qu
   onState: (text) => { state.textContent = text; },
   onPanel: (panel) => {
     note.textContent = panel.window.clock_change ? "The clocks are changed within this time; the charts show the time of its end throughout." : "";
-    if (isFree() && !range && panel.window.asked[0]) { range = panel.window.asked; showRange(); }
+    // This browser's own zone may be another than the chosen one: only the server's reading of a time counts.
+    if (isFree() && panel.window.asked[0]) { range = panel.window.asked; showRange(); remember(); }
   },
   onStatistics: showStatistics,
   onZoom: (from, to) => {
@@ -175,33 +177,12 @@ form.addEventListener("change", (event) => {
     if (!isFree()) range = null;
     showRange();
   } else if (name === "from" || name === "to") {
-    // Read by the server in the chosen zone: this browser's own may be another one.
-    const values = question();
-    values.set("from", field("from").value);
-    values.set("to", field("to").value);
-    readRange(values);
-    return;
+    range = [field("from").value, field("to").value];
   } else if (name === "tz") {
     showRange();
   }
   changed();
 });
-
-let reads = 0;
-/** Times of the chosen zone, which this browser's own may not be. @param {URLSearchParams} values */
-async function readRange(values) {
-  const read = ++reads;
-  try {
-    const panel = await (await fetch(`${charts.root.dataset.charts}?${values}`)).json();
-    if (read !== reads) return;
-    if (panel.error) { state.textContent = panel.error; return; }
-    range = panel.window.asked;
-    showRange();
-    changed();
-  } catch {
-    state.textContent = "The server does not answer; the charts show what was last known.";
-  }
-}
 
 /** How many zooms Back can undo. */
 let zooms = 0;
@@ -226,13 +207,12 @@ for (const id of ["#jump-deployment", "#jump-environment"]) {
   });
 }
 
-const asked = ["from", "to"].map((name) => Number(address.get(name)));
-if (asked[0] && asked[1] && !form.dataset.problem) setRange([asked[0], asked[1]]);
+/** A link made by hand may have its times in words. @param {string} name */
+const end = (name) => Number(address.get(name)) || address.get(name) || "";
+if (address.get("from") && !form.dataset.problem) setRange([end("from"), end("to")]);
 showRange();
 addEventListener("load", () => {
-  // A link made by hand may have its times in words.
-  if (address.get("from") && !asked[0] && !form.dataset.problem) readRange(address);
-  else remember();
+  remember();
   charts.start();
   showMoment();
 });

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 
 from common import partitions
 from common.broadcast import valkey
@@ -70,6 +71,20 @@ AROUND = window(NOW - timedelta(minutes=1), NOW + timedelta(minutes=1), 60)
 
 def stored(deployment, around: Window = AROUND, instance: str = "") -> RequestFrame:
     return queries.requests(Scope.of(deployment, instance_uid=instance), around, int(NOW.timestamp()))
+
+
+def test_a_lost_database_is_told_in_words_that_pages_understand(db):
+    """A page answers to Django's own error with a friendly 503; to a driver's with a stack trace."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (backend,) = cursor.fetchone()
+    with psycopg.connect(**connection.get_connection_params(), autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
+    with pytest.raises(OperationalError), series.binary_cursor() as cursor:
+        cursor.execute("SELECT 1")
+    connection.close()
+    with series.binary_cursor() as cursor:
+        assert cursor.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_a_batch_that_comes_twice_counts_once(deploy):

@@ -1,14 +1,12 @@
 """The small modules: names, tokens, secrets, sketches, files."""
 
 import json
-import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import atomic_file, identity_token, sketch
+from common import atomic_file, identity_token
 from common.encryption import Cipher, SecretUnreadableError
 from common.identity_token import Identity
 from common.naming import name_error, suggest_name
@@ -50,23 +48,6 @@ def test_secrets_need_their_key():
     assert Cipher("one").decrypt(token) == {"A": "secret"}
     with pytest.raises(SecretUnreadableError):
         Cipher("two").decrypt(token)
-
-
-@pytest.mark.parametrize("kind", ["lognormal", "bimodal", "constant"])
-def test_percentiles_are_within_one_percent_of_nearest_rank_after_merging(kind):
-    random = np.random.default_rng(7)
-    values = {
-        "lognormal": random.lognormal(-1, 1.5, 20_000),
-        "bimodal": np.concatenate([random.normal(0.05, 0.005, 9_000), random.normal(4, 0.3, 1_000)]).clip(1e-4),
-        "constant": np.full(5_000, 0.25),
-    }[kind]
-    parts = np.array_split(values, 7)
-    merged = sketch.merge([sketch.of_values(part) for part in parts])
-    assert sketch.count(merged) == len(values)
-    ordered = np.sort(values)
-    for fraction in (0.5, 0.75, 0.9, 0.95, 0.99):
-        exact = ordered[math.ceil(fraction * len(ordered)) - 1]
-        assert sketch.quantiles(merged, [fraction])[0] == pytest.approx(exact, rel=0.01)
 
 
 def test_a_half_written_file_is_never_seen(tmp_path):
