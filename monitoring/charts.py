@@ -168,8 +168,8 @@ def _layout(unit: str, dark: bool) -> dict[str, Any]:
         font={"family": "system-ui, sans-serif", "size": 11, "color": ink}, hovermode="x unified", barmode="stack",
         hoverlabel={"bgcolor": "#1f2937" if dark else "#ffffff", "font": {"color": "#f0f0f0" if dark else "#182433"}},
         showlegend=True, legend={"orientation": "h", "y": -0.16, "x": 0, "font": {"size": 10}},
-        xaxis={"type": "date", "gridcolor": grid, "zeroline": False, "hoverformat": "%b %d, %H:%M:%S"},
-        yaxis={"rangemode": "tozero", "gridcolor": grid, "zeroline": False, "fixedrange": True} | _scale(unit),
+        xaxis={"type": "date", "gridcolor": grid, "zeroline": False, "hoverformat": "%b %d, %H:%M:%S", "ticklabeloverflow": "allow"},
+        yaxis={"rangemode": "tozero", "gridcolor": grid, "zeroline": False, "fixedrange": True, "ticklabeloverflow": "allow"} | _scale(unit),
         # The marks' own axis: they hang from the top, whatever the curves' heights.
         yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
         # The same value over refreshes keeps the reader's zoom and hidden curves.

@@ -151,17 +151,18 @@ def _reserves_gpu_memory(engine: str) -> bool:
 
 
 def _grouped(events: Iterable[Event], window: Window) -> Iterable[Mark]:
-    """Events of one point as one mark: side by side nobody could read them."""
+    """Events of one point as one mark: side by side nobody could read them. It stands where the curves' point does:
+    beside it, hovering would show one or the other."""
     rank = (Event.Severity.INFO, Event.Severity.WARNING, Event.Severity.ERROR)
     groups: dict[int, list[Event]] = {}
     for event in events:
         groups.setdefault(int(event.at.timestamp()) // window.width, []).append(event)
-    for group in groups.values():
-        at = window.place(int(group[0].at.timestamp()))
-        texts = [_cut(event.message) for event in group[:4]]
+    for bucket, group in groups.items():
+        at = max(window.start, bucket * window.width)
+        texts = [f"{event.at.astimezone(window.zone):%H:%M:%S} {_cut(event.message)}" for event in group[:4]]
         texts += [f"and {len(group) - 4} more"] if len(group) > 4 else []
         severity = max((event.severity for event in group), key=lambda item: rank.index(Event.Severity(item)))
-        yield Mark(at, "<br>".join(texts), severity)
+        yield Mark(window.place(at), "<br>".join(texts), severity)
 
 
 def _cut(text: str) -> str:

@@ -121,12 +121,19 @@ function showStatistics(values) {
     if (values.first_token) items.push(["First token p95", seconds(values.first_token.p95), ""]);
     if (values.output_tokens) items.push(["Output tokens", NUMBERS.format(values.output_tokens), change(values, (found) => found.output_tokens)]);
   }
-  statistics.replaceChildren(...items.map(([name, value, difference]) => {
-    const item = make("div", "statistic");
-    item.append(make("span", "statistic-name", name), make("span", "statistic-value", value));
-    if (difference) item.append(make("span", "statistic-change", difference));
-    return item;
-  }));
+  // In place: most of it is the same a second later.
+  const shown = /** @type {HTMLElement[]} */ ([...statistics.children]);
+  items.forEach(([name, value, difference], index) => {
+    const item = shown[index] || statistics.appendChild(statistic());
+    [name, value, difference].forEach((text, part) => { if (item.children[part].textContent !== text) item.children[part].textContent = text; });
+  });
+  shown.slice(items.length).forEach((item) => item.remove());
+}
+
+function statistic() {
+  const item = make("div", "statistic");
+  item.append(make("span", "statistic-name"), make("span", "statistic-value"), make("span", "statistic-change"));
+  return item;
 }
 
 let earlier = /** @type {any} */ (null);

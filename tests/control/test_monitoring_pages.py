@@ -3,6 +3,7 @@
 import csv
 import time
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.db import connection
@@ -54,6 +55,14 @@ def test_the_panel_answers_with_figures_and_statistics(client, people, deploy):
     # Time goes on where nothing was measured, and nothing is drawn there.
     values = latency[0]["y"]
     assert values.count(None) >= 4 and 0 not in values
+    # An event stands where the curves have a point: hovering there tells of both.
+    happened = Event.objects.create(
+        deployment=deployment, kind="restart", message="gone", at=now - timedelta(seconds=71)
+    )
+    panel = client.get(address("data"), {"range": "1h", "tz": "Asia/Tokyo"}).json()
+    mark = panel["charts"]["end_to_end"]["figure"]["data"][-1]
+    assert mark["x"][-1] % (panel["window"]["width"] * 1000) == 0
+    assert mark["text"][-1] == f"{happened.at.astimezone(ZoneInfo('Asia/Tokyo')):%H:%M:%S} gone"
     refused = client.get(address("data"), {"tz": "Nowhere"})
     assert refused.status_code == 422 and refused.json()["error"].startswith("Time zone:")
     assert client.get(address("monitoring"), {"from": "x", "to": "y"}).status_code == 422

@@ -7,6 +7,9 @@ const RETRY_MS = [1000, 2000, 5000];
 const NO_RETRY = [1000, 4401, 4404, 4422];
 const SPACING_MS = 5000;
 const WHOLE_MS = 60_000;
+// Drawing is most of what an open page costs. The requests themselves are drawn as they are told, each second; what else
+// is in sight follows less often: its figures in words don't wait.
+const PROMPT = "volume", UNHURRIED_MS = 2500;
 
 /** @typedef {{figure?: {data: any[], layout: any}, facts?: string, advice?: string, absent?: string}} Chart */
 /** @typedef {{now: string, charts: Record<string, Chart>, window?: any, statistics?: any, last_mark?: number, error?: string}} Panel */
@@ -36,6 +39,8 @@ export class Charts {
     /** @type {Set<string>} */
     this.unshown = new Set();
     this.pointed = 0;
+    /** When each chart was drawn last. @type {WeakMap<HTMLElement, number>} */
+    this.drawnAt = new WeakMap();
     this.observer = new IntersectionObserver((entries) => entries.forEach((entry) => this.sighted(entry)), { rootMargin: "150px" });
   }
 
@@ -145,6 +150,7 @@ export class Charts {
       for (const trace of chart.figure.data) if (fresh[trace.meta]) changed = merge(trace, fresh[trace.meta], news) || changed;
       this.slide(chart, news, section, changed);
     }
+    this.drawDue();
     this.options.onStatistics?.(news.statistics);
     this.say(`Updated ${clock(news.now * 1000)}, live`);
   }
@@ -156,7 +162,18 @@ export class Charts {
     const range = chart.figure.layout.xaxis.range;
     if (range[0] === news.start && !changed) return;
     chart.figure.layout.xaxis.range = [news.start, news.end];
-    this.show(section, chart, true);
+    this.show(section, chart, false);
+  }
+
+  /** Draw what news have changed, in sight and due. What somebody reads by hovering would vanish: it waits for the
+   *  pointer to leave. */
+  drawDue() {
+    for (const section of this.inSight) {
+      const id = section.dataset.chart || "";
+      const isDue = id === PROMPT || performance.now() - (this.drawnAt.get(section) || 0) >= UNHURRIED_MS;
+      if (!isDue || !this.stale.has(section) || find("[data-plot]", section)?.matches(":hover")) continue;
+      this.draw(section, this.panel?.charts[id]);
+    }
   }
 
   redrawAll() {
@@ -169,11 +186,11 @@ export class Charts {
     const section = /** @type {HTMLElement} */ (entry.target);
     if (!entry.isIntersecting) { this.inSight.delete(section); return; }
     this.inSight.add(section);
-    if (this.panel && this.stale.delete(section)) this.draw(section, this.panel.charts[section.dataset.chart || ""]);
+    if (this.panel && this.stale.has(section)) this.draw(section, this.panel.charts[section.dataset.chart || ""]);
   }
 
-  /** @param {HTMLElement} section @param {Chart | undefined} chart @param {boolean} [isLive] */
-  show(section, chart, isLive = false) {
+  /** @param {HTMLElement} section @param {Chart | undefined} chart @param {boolean} [atOnce] */
+  show(section, chart, atOnce = true) {
     if (!chart) return;
     setText(find("[data-facts]", section), chart.facts);
     setText(find("[data-advice]", section), chart.advice);
@@ -182,16 +199,16 @@ export class Charts {
     absent.hidden = !chart.absent;
     /** @type {HTMLElement} */ (find("[data-plot]", section)).hidden = !chart.figure;
     if (!chart.figure) return;
-    // What somebody reads by hovering would vanish; it is drawn when the pointer leaves.
-    const isRead = isLive && /** @type {HTMLElement} */ (find("[data-plot]", section)).matches(":hover");
-    if (this.inSight.has(section) && !isRead) this.draw(section, chart);
-    else this.stale.add(section);
+    this.stale.add(section);
+    if (atOnce && this.inSight.has(section)) this.draw(section, chart);
   }
 
-  /** @param {HTMLElement} section @param {Chart} chart */
+  /** @param {HTMLElement} section @param {Chart | undefined} chart */
   draw(section, chart) {
     const plot = /** @type {any} */ (find("[data-plot]", section));
-    if (!chart.figure) return;
+    this.stale.delete(section);
+    if (!chart?.figure) return;
+    this.drawnAt.set(section, performance.now());
     const { data, layout } = chart.figure;
     const toggled = this.options.toggled?.() || new Set();
     for (const trace of data) {
@@ -213,7 +230,7 @@ export class Charts {
   listen(section, plot) {
     plot.dataset.listens = "true";
     plot.addEventListener("mouseleave", () => {
-      if (this.panel && this.stale.delete(section)) this.draw(section, this.panel.charts[section.dataset.chart || ""]);
+      if (this.panel && this.stale.has(section)) this.draw(section, this.panel.charts[section.dataset.chart || ""]);
     });
     const { onZoom, onMoment, onLegend } = this.options;
     const offset = () => this.panel?.window?.offset || 0;
