@@ -18,6 +18,7 @@ import django
 
 django.setup()
 
+import httpx
 from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
@@ -154,3 +155,17 @@ def gateway(name: str = "bench", *, port: int | None = None) -> Iterator[tuple[i
     finally:
         process.terminate()
         process.wait()
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def until_served(port: int, path: str, headers: dict[str, str] | None = None, within_s: float = 60) -> None:
+    """Wait until the gateway at `port` has read the directory."""
+    deadline = time.monotonic() + within_s
+    with httpx.Client(headers=headers, trust_env=False) as client:
+        while client.get(f"http://127.0.0.1:{port}{path}").status_code != 200:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the gateway doesn't serve {path}")
+            time.sleep(0.005)

@@ -1,8 +1,6 @@
 """What keys cost a gateway: its start and memory with 100,000 of them, a request with one, and how fast a revoked one is refused."""
 
 import asyncio
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,8 +13,8 @@ import numpy as np
 from benchmarks import peers
 from benchmarks.cpu import memory_of
 from benchmarks.gateway_cost import ROUNDS, paired_costs
-from benchmarks.installation import Installation, gateway
-from benchmarks.load import header_script
+from benchmarks.installation import Installation, bearer, gateway, until_served
+from benchmarks.load import background, header_script
 from benchmarks.report import Row
 
 KEYS, ORGANIZATIONS = 100_000, 1_000
@@ -32,28 +30,28 @@ def run() -> Iterator[Row]:
         path = installation.serve("chat", upstream)
         installation.want_keys("chat")
         with gateway("few") as few:
-            until_served(few[0], path, installation.new_key()[1])
+            until_served(few[0], path, bearer(installation.new_key()[1]))
             without = memory_of(few[1])
         installation.fill_keys(KEYS, ORGANIZATIONS)
         _, secret = installation.new_key()
         for what in ("its first start", "a start with them on disk"):
             started = time.monotonic()
             with gateway("many") as many:
-                until_served(many[0], path, secret)
+                until_served(many[0], path, bearer(secret))
                 seconds = time.monotonic() - started
                 each = (memory_of(many[1]) - without) / KEYS
             yield Row(f"{KEYS:,} keys, {what}", f"{seconds:.2f} s", f"{each:.0f} bytes of memory a key", seconds / 3, 1)
         gateways = [stack.enter_context(gateway(f"gw-{number}")) for number in range(GATEWAYS)]
         for port, _ in gateways:
-            until_served(port, path, secret)
-        script = header_script(folder, {"Authorization": f"Bearer {secret}"})
+            until_served(port, path, bearer(secret))
+        script = header_script(folder, bearer(secret))
         yield paired_costs("CPU per request with a key, of 100,000", gateways[0], nginx, path, script, ROUNDS, 1.5)
         yield from _revocations(installation, [port for port, _ in gateways], path, secret)
 
 
 def _revocations(installation: Installation, ports: list[int], path: str, secret: str) -> Iterator[Row]:
     """From the click to the first refusal on the slowest gateway, while all of them serve."""
-    load = [_background_load(port, path, secret) for port in ports]
+    load = [background(port, path, rate=RATE / GATEWAYS, headers=bearer(secret)) for port in ports]
     try:
         waits = [max(_until_refused(installation, ports, path)) for _ in range(REVOCATIONS)]
     finally:
@@ -69,7 +67,7 @@ def _revocations(installation: Installation, ports: list[int], path: str, secret
 def _until_refused(installation: Installation, ports: list[int], path: str) -> list[float]:
     key, secret = installation.new_key()
     for port in ports:
-        until_served(port, path, secret)
+        until_served(port, path, bearer(secret))
     started = time.monotonic()
     installation.revoke(key)
     return asyncio.run(_refusals(ports, path, secret, started))
@@ -77,24 +75,9 @@ def _until_refused(installation: Installation, ports: list[int], path: str) -> l
 
 async def _refusals(ports: list[int], path: str, secret: str, started: float) -> list[float]:
     async def one(port: int) -> float:
-        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {secret}"}, trust_env=False) as client:
+        async with httpx.AsyncClient(headers=bearer(secret), trust_env=False) as client:
             while (await client.get(f"http://127.0.0.1:{port}{path}")).status_code != 401:
                 await asyncio.sleep(0.002)
         return time.monotonic() - started
 
     return await asyncio.gather(*[one(port) for port in ports])
-
-
-def until_served(port: int, path: str, secret: str, within_s: float = 60) -> None:
-    deadline = time.monotonic() + within_s
-    with httpx.Client(headers={"Authorization": f"Bearer {secret}"}, trust_env=False) as client:
-        while client.get(f"http://127.0.0.1:{port}{path}").status_code != 200:
-            if time.monotonic() > deadline:
-                raise RuntimeError("the gateway doesn't know the key")
-            time.sleep(0.005)
-
-
-def _background_load(port: int, path: str, secret: str) -> subprocess.Popen[bytes]:
-    rate = RATE / GATEWAYS
-    call = f"at_rate({port}, {path!r}, rate={rate}, seconds=600, headers={{'Authorization': 'Bearer {secret}'}})"
-    return subprocess.Popen([sys.executable, "-c", f"from benchmarks.load import at_rate; {call}"])

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,3 +129,9 @@ async def _at_rate(port: int, request: bytes, rate: float, seconds: float, conne
 
     await asyncio.gather(*[one(number) for number in range(connections)])
     return float(np.percentile(latencies, 50) * 1000), float(np.percentile(latencies, 99) * 1000)
+
+
+def background(port: int, path: str, *, rate: float, headers: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """`at_rate` in a process of its own, until it is killed."""
+    call = f"at_rate({port}, {path!r}, rate={rate}, seconds=600, headers={headers!r})"
+    return subprocess.Popen([sys.executable, "-c", f"from benchmarks.load import at_rate; {call}"])
