@@ -123,6 +123,27 @@ def test_a_click_on_a_point_tells_of_its_moment(page):
     assert "moment" not in query(page)
 
 
+def test_a_chart_is_read_by_keyboard(page):
+    plot = page.get_by_role("group", name="Inference volume.")
+    plot.focus()
+    expect(plot).to_be_focused()
+    plot.press("End")
+    spoken = page.locator("[data-chart=volume] [aria-live]")
+    expect(spoken).to_have_text(re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d: .*2xx \d"))
+    last = spoken.text_content()
+    plot.press("ArrowLeft")
+    expect(spoken).not_to_have_text(last)
+    plot.press("ArrowRight")
+    expect(spoken).to_have_text(last)
+    # News don't take away what is being read.
+    page.wait_for_timeout(2500)
+    expect(page.locator("[data-chart=volume] .hoverlayer")).to_contain_text("2xx")
+    plot.press("Enter")
+    expect(page.locator("#moment-card")).to_contain_text("Logs")
+    plot.press("Escape")
+    expect(spoken).to_have_text("")
+
+
 def test_choices_live_in_the_address_and_bad_ones_are_told(page):
     page.get_by_label("Width of a bar").select_option("1m")
     page.get_by_label("Time zone").fill("Asia/Kolkata")

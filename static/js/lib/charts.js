@@ -1,7 +1,8 @@
 // @ts-check
 /** Draws the figures that the server built, and adds the live points that it sends. Only charts in sight are drawn. */
 
-import { find, findAll, isDark } from "./dom.js";
+import { walkable } from "./chart_keys.js";
+import { find, findAll, isDark, make } from "./dom.js";
 
 const RETRY_MS = [1000, 2000, 5000];
 const NO_RETRY = [1000, 4401, 4404, 4422];
@@ -48,6 +49,8 @@ export class Charts {
     for (const section of findAll("[data-chart]", this.root)) this.observer.observe(section);
     this.refresh();
     if (this.options.every) setInterval(() => { if (!document.hidden) this.refresh(); }, this.options.every);
+    // On paper everything is in sight.
+    addEventListener("beforeprint", () => { for (const section of [...this.stale]) this.draw(section, this.panel?.charts[section.dataset.chart || ""]); });
     document.body.addEventListener("theme-changed", () => this.refresh());
     document.addEventListener("visibilitychange", () => { if (!document.hidden) this.refresh(); });
   }
@@ -165,13 +168,13 @@ export class Charts {
     this.show(section, chart, false);
   }
 
-  /** Draw what news have changed, in sight and due. What somebody reads by hovering would vanish: it waits for the
-   *  pointer to leave. */
+  /** Draw what news have changed, in sight and due. What somebody reads by hovering or by keyboard would vanish: it waits
+   *  until he leaves. */
   drawDue() {
     for (const section of this.inSight) {
       const id = section.dataset.chart || "";
       const isDue = id === PROMPT || performance.now() - (this.drawnAt.get(section) || 0) >= UNHURRIED_MS;
-      if (!isDue || !this.stale.has(section) || find("[data-plot]", section)?.matches(":hover")) continue;
+      if (!isDue || !this.stale.has(section) || find("[data-plot]", section)?.matches(":hover, [data-reading]")) continue;
       this.draw(section, this.panel?.charts[id]);
     }
   }
@@ -240,13 +243,15 @@ export class Charts {
         if (change["xaxis.range[0]"] !== undefined) onZoom(seconds(change["xaxis.range[0]"]), seconds(change["xaxis.range[1]"]));
       });
     }
-    if (onMoment) {
-      plot.on("plotly_click", (/** @type {any} */ event) => {
-        const point = event.points[0];
-        // A bar begins where it is drawn, and lasts.
-        if (point) onMoment(seconds(point.x), point.data.type === "bar" ? this.panel?.window.bar : this.panel?.window.width);
-      });
-    }
+    /** A bar begins where it is drawn, and lasts. @param {any} x @param {boolean} isBar */
+    const choose = (x, isBar) => onMoment?.(seconds(x), isBar ? this.panel?.window.bar : this.panel?.window.width);
+    plot.on("plotly_click", (/** @type {any} */ event) => {
+      const point = event.points[0];
+      if (point) choose(point.x, point.data.type === "bar");
+    });
+    const spoken = section.appendChild(make("div", "visually-hidden"));
+    spoken.setAttribute("aria-live", "polite");
+    walkable(plot, spoken, choose);
     if (onLegend) {
       plot.on("plotly_legendclick", (/** @type {any} */ event) => {
         onLegend(`${section.dataset.chart}.${event.data[event.curveNumber].meta}`);
