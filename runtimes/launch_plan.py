@@ -9,11 +9,31 @@ PORT_PLACEHOLDER = "{port}"
 
 
 @dataclass(frozen=True)
+class Volume:
+    """A volume claim that exists where instances run, mounted at `path`."""
+
+    name: str
+    claim: str
+    path: str
+
+
+@dataclass(frozen=True)
+class RegistryLogin:
+    """How an image's registry is entered: the password is the secret variable of this name."""
+
+    server: str
+    user: str
+    variable: str
+
+
+@dataclass(frozen=True)
 class LaunchPlan:
     """One instance's start. `{port}` in `command` and `environment` stands for the port that the driver chooses.
 
     `fixed_port` is set when the program insists on a port of its own. Times in seconds, memory in bytes. Without a
-    `command` an image's own is used. `shared_memory` is the size of /dev/shm, 0 for the machine's default.
+    `command` an image's own is used; `behind_entrypoint` says that its words are arguments to that one. An instance that
+    answers at `liveness_path` lives, if it does not yet at `health_path`; empty means that the latter tells both.
+    `shared_memory` is the size of /dev/shm, 0 for the machine's default. `file_group` may write to volumes.
     """
 
     engine: str
@@ -21,7 +41,9 @@ class LaunchPlan:
     environment: dict[str, str] = field(default_factory=dict, repr=False)
     image: str = ""
     fixed_port: int | None = None
+    behind_entrypoint: bool = False
     health_path: str = "/health"
+    liveness_path: str = ""
     metrics_path: str | None = None
     start_deadline_s: float = 600.0
     drain_s: float = 15.0
@@ -31,6 +53,9 @@ class LaunchPlan:
     working_directory: str | None = None
     secret_environment: dict[str, str] = field(default_factory=dict, repr=False)
     shared_memory: int = 0
+    volumes: tuple[Volume, ...] = ()
+    file_group: int | None = None
+    registry_login: RegistryLogin | None = None
     # Where instances may run and what they are called by; drivers without such notions leave them alone.
     labels: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
@@ -54,9 +79,12 @@ class LaunchPlan:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "LaunchPlan":
-        lists = {
+        lists: dict[str, Any] = {
             "command": tuple(values["command"]),
             "tolerations": tuple(Toleration(**item) for item in values["tolerations"]),
             "pod_affinity": tuple(PodAffinity(**item) for item in values["pod_affinity"]),
+            "volumes": tuple(Volume(**item) for item in values.get("volumes", ())),
         }
+        if values.get("registry_login"):
+            lists["registry_login"] = RegistryLogin(**values["registry_login"])
         return cls(**values | lists)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LABEL_KEY = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 # Slipway sets these itself; another value would break the instance in ways that are hard to see.
 RESERVED_VARIABLES = frozenset({"PORT", "SLIPWAY_INSTANCE", "CUDA_VISIBLE_DEVICES"})
@@ -34,6 +35,13 @@ def label_key_error(key: str, value: str = "") -> str | None:
     if _LABEL_KEY.fullmatch(key):
         return None
     return f"“{key}” is no key that Kubernetes takes: letters, digits, “-”, “_”, “.”, at most 63, and an optional prefix before “/”."
+
+
+def object_name_error(name: str) -> str | None:
+    """Why nothing in a cluster can be called so; None when it can."""
+    if _OBJECT_NAME.fullmatch(name):
+        return None
+    return f"“{name[:60]}” is no name that Kubernetes gives: small letters, digits, “-” and “.”, a letter or digit at both ends."
 
 
 def first_error(values: Mapping[str, str], check: Callable[[str, str], str | None]) -> str | None:

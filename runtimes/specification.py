@@ -44,6 +44,8 @@ class Specification:
     node_selector: dict[str, str] = field(default_factory=dict)
     pod_affinity: tuple[PodAffinity, ...] = ()
     extra_arguments: tuple[str, ...] = ()
+    # A volume claim that keeps downloaded models from one start to the next, and for all replicas.
+    cache_claim: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the secret values, which are stored encrypted beside it."""

@@ -102,7 +102,8 @@ class SpecificationSerializer(serializers.Serializer):
 
     engine = serializers.CharField(max_length=40)
     engine_settings = serializers.DictField(default=dict)
-    image = serializers.CharField(max_length=300, default="", allow_blank=True)
+    image = serializers.CharField(max_length=300, required=False, allow_blank=True)
+    cache_claim = serializers.CharField(max_length=253, default="", allow_blank=True)
     context_length = serializers.IntegerField(min_value=16, max_value=10_000_000, required=False, allow_null=True)
     prompt_caching = serializers.BooleanField(required=False, allow_null=True)
     cpu = serializers.FloatField(min_value=0.05, max_value=1024, required=False)

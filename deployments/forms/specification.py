@@ -15,6 +15,7 @@ from runtimes.engines.registry import engines
 from runtimes.specification import Specification
 
 ENGINE_PREFIX = "engine_"
+SHARED_FIELDS = ("image", "context_length", "prompt_caching", "cache_claim")
 KUBERNETES_ONLY = "Used on Kubernetes; a local cluster keeps it without effect."
 MULTILINE = (
     ("environment_variables", "Environment variables", "NAME=value, one a line.", "HF_HUB_OFFLINE=1"),
@@ -67,7 +68,13 @@ class SpecificationForm(forms.Form):
         }
         self.fields["engine"].choices = [(item.name, item.title) for item in engines().values()]
         source = data if data is not None else (draft or {})
-        chosen = source.get("engine") or (previous.specification.engine if previous else "") or self._default_engine()
+        # Until somebody chooses one, the engine follows model and endpoint.
+        follows = data is None and "engine" not in (touched or ()) and "touched" in source
+        chosen = (
+            (not follows and source.get("engine"))
+            or (previous.specification.engine if previous else "")
+            or self._default_engine()
+        )
         self.engine = engines().get(chosen) or engines()[self._default_engine()]
         self.fields["engine"].initial = self.engine.name
         self._add_shared_fields()
@@ -100,7 +107,7 @@ class SpecificationForm(forms.Form):
         return [self[f"{ENGINE_PREFIX}{setting.name}"] for setting in self.engine.settings]
 
     def shared_fields(self) -> list[forms.BoundField]:
-        return [self[name] for name in ("image", "context_length", "prompt_caching") if name in self.fields]
+        return [self[name] for name in SHARED_FIELDS if name in self.fields]
 
     def has_image(self) -> bool:
         return "image" in self.fields
@@ -197,6 +204,7 @@ class SpecificationForm(forms.Form):
             node_selector=values["node_selector"],
             pod_affinity=values["pod_affinity"],
             extra_arguments=values["extra_arguments"],
+            cache_claim=values.get("cache_claim", ""),
         )
 
     # Building the fields
@@ -207,6 +215,8 @@ class SpecificationForm(forms.Form):
         is_file = bool(self.model and self.model.uri.endswith(".gguf"))
         if is_file and "llama_cpp" in available:
             return "llama_cpp"
+        if self.model and self.model.source == Model.Source.NGC and "nim" in available:
+            return "nim"
         if self.model and self.model.uri and "vllm" in available:
             return "vllm"
         return "simulator" if "simulator" in available else (available or list(engines()))[0]
@@ -218,6 +228,13 @@ class SpecificationForm(forms.Form):
         if "context_length" in shared:
             self.fields["context_length"] = forms.IntegerField(
                 label="Context length (tokens)", min_value=16, max_value=10_000_000, required=False
+            )
+        if "cache_claim" in shared and self.driver == KUBERNETES:
+            self.fields["cache_claim"] = forms.CharField(
+                label="Model cache (volume claim)",
+                max_length=253,
+                required=False,
+                help_text="Keeps downloads from one start to the next, and for all replicas. Replicas on several nodes need one that many nodes may write to (ReadWriteMany).",
             )
         if "prompt_caching" in shared:
             self.fields["prompt_caching"] = forms.BooleanField(label="Prompt caching", required=False)
@@ -266,6 +283,7 @@ class SpecificationForm(forms.Form):
             "image": specification.image,
             "context_length": specification.context_length,
             "prompt_caching": specification.prompt_caching,
+            "cache_claim": specification.cache_claim,
             "environment_variables": _as_lines(specification.environment),
             "labels": _as_lines(specification.labels),
             "annotations": _as_lines(specification.annotations),

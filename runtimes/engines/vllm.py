@@ -5,55 +5,39 @@ from collections.abc import Sequence
 
 from runtimes.cause import Cause
 from runtimes.engines.base import KUBERNETES, Default, Engine, Example, Setting, openai_examples
+from runtimes.engines.signatures import GPU_MEMORY, HUGGING_FACE, Signature, diagnose, unknown_argument
 from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan
 from runtimes.specification import Specification
 
 IMAGE = "vllm/vllm-openai:v0.18.0"
-# What vLLM says at its start, the cause, and where a value mends it the field and which part of the words is the value.
 _SIGNATURES = (
-    (
+    Signature(
         re.compile(r"estimated maximum model length is (\d+)"),
         "context_too_long",
         "The context doesn't fit into the GPU's memory; {0} tokens would.",
         "context_length",
     ),
-    (
+    Signature(
         re.compile(r"greater than the derived max_model_len \(max_position_embeddings=(\d+)"),
         "context_too_long",
         "The model was made for {0} tokens at most.",
         "context_length",
     ),
-    (
-        re.compile(r"(No available memory for the cache blocks|CUDA out of memory|Free memory on device .*? less than desired)"),
+    Signature(
+        re.compile(r"(No available memory for the cache blocks|Free memory on device .*? less than desired)"),
         "gpu_out_of_memory",
         "The GPU's memory is too small for model and context, or something else uses it: {0}.",
-        "",
     ),
-    (
-        re.compile(r"(GatedRepoError|Cannot access gated repo|401 Client Error)"),
-        "gated_model",
-        "Hugging Face doesn't hand the model out without a token that may read it ({0}).",
-        "",
-    ),
-    (
-        re.compile(r"unrecognized arguments: (.+)"),
-        "bad_argument",
-        "vLLM doesn't know the argument {0}.",
-        "extra_arguments",
-    ),
-    (
+    Signature(
         re.compile(r"attention heads \((\d+)\) must be divisible by tensor parallel size"),
         "bad_argument",
         "The model's {0} attention heads can't be shared by this number of GPUs.",
         "gpu",
     ),
-)  # fmt: skip
-_REMEDIES = {
-    "context_too_long": "Start a version with this context length.",
-    "gpu_out_of_memory": "Ask for more GPUs, a shorter context, or a smaller model.",
-    "gated_model": "Ask for access at Hugging Face and store a token with the model.",
-    "bad_argument": "Correct it in a new version.",
-}
+    unknown_argument(r"unrecognized arguments: (.+)", "vLLM"),
+    GPU_MEMORY,
+    *HUGGING_FACE,
+)
 
 
 class Vllm(Engine):
@@ -63,7 +47,8 @@ class Vllm(Engine):
     title = "vLLM"
     summary = "Large language models on NVIDIA GPUs, many requests at once."
     order = 10
-    shared_fields = frozenset({"image", "context_length", "prompt_caching"})
+    cache_path = "/root/.cache"
+    shared_fields = frozenset({"image", "context_length", "prompt_caching", "cache_claim"})
     credential_variables = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
     settings = (
         Setting("max_num_seqs", "Requests at once", "integer", None, "Empty: vLLM's own choice.", 1, 16_384),
@@ -118,16 +103,11 @@ class Vllm(Engine):
             gpu=specification.gpu,
             # Tensor-parallel workers talk through it; the container's 64 MiB are too few.
             shared_memory=2 << 30,
+            volumes=self.cache(specification),
         )
 
     def examples(self, specification: Specification) -> Sequence[Example]:
         return openai_examples(specification.served_model_name, embeddings=False)
 
     def diagnose(self, log_tail: Sequence[str], exit_code: int | None) -> Cause | None:
-        for line in reversed(log_tail):
-            for pattern, code, message, field in _SIGNATURES:
-                found = pattern.search(line)
-                if found:
-                    value = found[1] if field == "context_length" else ""
-                    return Cause(code, message.format(found[1]), _REMEDIES[code], (line,), field=field, value=value)
-        return None
+        return diagnose(log_tail, _SIGNATURES)

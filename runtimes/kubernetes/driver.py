@@ -49,7 +49,10 @@ class KubernetesDriver(Driver):
 
     def run(self, version_key: str, generation: int, plan: LaunchPlan, replicas: int, *, name: str) -> None:
         workload = Workload(self._installation, version_key, generation, name)
-        self._store_secret(workload, plan)
+        secrets = manifest.secrets(workload, plan)
+        for secret in secrets:
+            with contextlib.suppress(ConflictError):
+                self._client.create(self._secrets, secret)
         path = f"{self._deployments}/{workload.object_name}"
         try:
             self._client.create(self._deployments, manifest.deployment(workload, plan, replicas))
@@ -57,9 +60,10 @@ class KubernetesDriver(Driver):
             # It is there: only its number of instances may change while it lives.
             self._client.patch(path, {"spec": {"replicas": replicas}})
         except DriverError:
-            # Refused: without its Deployment nothing would ever take the Secret away.
-            with contextlib.suppress(DriverError):
-                self._client.delete(f"{self._secrets}/{workload.object_name}")
+            # Refused: without its Deployment nothing would ever take the Secrets away.
+            for secret in secrets:
+                with contextlib.suppress(DriverError):
+                    self._client.delete(f"{self._secrets}/{secret['metadata']['name']}")
             raise
 
     def end_instance(self, version_key: str, uid: str) -> None:
@@ -173,13 +177,6 @@ class KubernetesDriver(Driver):
     def discard(self, version_key: str, uid: str) -> None:
         """A pod that ended goes with its Deployment; one that was thrown out stays until somebody removes it."""
         self.end_instance(version_key, uid)
-
-    def _store_secret(self, workload: Workload, plan: LaunchPlan) -> None:
-        secret = manifest.secret(workload, plan)
-        if secret is None:
-            return
-        with contextlib.suppress(ConflictError):
-            self._client.create(self._secrets, secret)
 
     def _pod(self, version_key: str, uid: str) -> dict[str, Any] | None:
         selector = f"{INSTALLATION}={self._installation},{VERSION}={version_key}"

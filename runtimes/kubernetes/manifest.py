@@ -1,6 +1,8 @@
 """From a launch plan to the objects that a cluster is asked for. Pure; only stable API groups, so 1.20 will do."""
 
+import base64
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,8 +76,12 @@ def deployment(workload: Workload, plan: LaunchPlan, replicas: int) -> dict[str,
     }
 
 
-def secret(workload: Workload, plan: LaunchPlan) -> dict[str, Any] | None:
-    """The Secret with the plan's secret variables; None when there are none."""
+def secrets(workload: Workload, plan: LaunchPlan) -> list[dict[str, Any]]:
+    """The Secrets that the plan needs: one with its variables, one for its image's registry."""
+    return [item for item in (_variables(workload, plan), _pull_secret(workload, plan)) if item is not None]
+
+
+def _variables(workload: Workload, plan: LaunchPlan) -> dict[str, Any] | None:
     if not plan.secret_environment:
         return None
     return {
@@ -84,6 +90,23 @@ def secret(workload: Workload, plan: LaunchPlan) -> dict[str, Any] | None:
         "type": "Opaque",
         "metadata": {"name": workload.object_name, "labels": workload.labels},
         "stringData": dict(plan.secret_environment),
+    }
+
+
+def _pull_secret(workload: Workload, plan: LaunchPlan) -> dict[str, Any] | None:
+    """With it nodes enter the image's registry; None when they need none, or the password isn't known."""
+    login = plan.registry_login
+    password = plan.secret_environment.get(login.variable) if login else None
+    if login is None or not password:
+        return None
+    word = base64.b64encode(f"{login.user}:{password}".encode()).decode()
+    entry = {"username": login.user, "password": password, "auth": word}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/dockerconfigjson",
+        "metadata": {"name": f"{workload.object_name}-pull", "labels": workload.labels},
+        "stringData": {".dockerconfigjson": json.dumps({"auths": {login.server: entry}})},
     }
 
 
@@ -100,7 +123,9 @@ def _pod(workload: Workload, plan: LaunchPlan) -> dict[str, Any]:
         **_probes(plan, port),
     }
     if plan.command:
-        container["command"] = [word.replace(PORT_PLACEHOLDER, str(port)) for word in plan.command]
+        container["args" if plan.behind_entrypoint else "command"] = [
+            word.replace(PORT_PLACEHOLDER, str(port)) for word in plan.command
+        ]
     if plan.working_directory:
         container["workingDir"] = plan.working_directory
     pod: dict[str, Any] = {
@@ -111,11 +136,13 @@ def _pod(workload: Workload, plan: LaunchPlan) -> dict[str, Any]:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
     }
-    if plan.shared_memory:
-        container["volumeMounts"] = [{"name": "shared-memory", "mountPath": "/dev/shm"}]  # noqa: S108
-        pod["volumes"] = [
-            {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": str(plan.shared_memory)}}
-        ]
+    volumes, mounts = _volumes(plan)
+    if volumes:
+        container["volumeMounts"], pod["volumes"] = mounts, volumes
+    if plan.file_group is not None:
+        pod["securityContext"] = {"fsGroup": plan.file_group, "fsGroupChangePolicy": "OnRootMismatch"}
+    if (pull_secret := _pull_secret(workload, plan)) is not None:
+        pod["imagePullSecrets"] = [{"name": pull_secret["metadata"]["name"]}]
     if plan.node_selector:
         pod["nodeSelector"] = dict(plan.node_selector)
     if plan.tolerations:
@@ -124,6 +151,19 @@ def _pod(workload: Workload, plan: LaunchPlan) -> dict[str, Any]:
     if affinity:
         pod["affinity"] = affinity
     return pod
+
+
+def _volumes(plan: LaunchPlan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    volumes: list[dict[str, Any]] = []
+    mounts: list[dict[str, Any]] = []
+    if plan.shared_memory:
+        memory = {"medium": "Memory", "sizeLimit": str(plan.shared_memory)}
+        volumes.append({"name": "shared-memory", "emptyDir": memory})
+        mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})  # noqa: S108
+    for volume in plan.volumes:
+        volumes.append({"name": volume.name, "persistentVolumeClaim": {"claimName": volume.claim}})
+        mounts.append({"name": volume.name, "mountPath": volume.path})
+    return volumes, mounts
 
 
 def _environment(workload: Workload, plan: LaunchPlan, port: int) -> list[dict[str, Any]]:
@@ -149,12 +189,13 @@ def _resources(plan: LaunchPlan) -> dict[str, Any]:
 
 def _probes(plan: LaunchPlan, port: int) -> dict[str, Any]:
     probe = {"httpGet": {"path": plan.health_path, "port": port}, "periodSeconds": PROBE_PERIOD_S, "timeoutSeconds": 5}
+    alive = {"httpGet": {"path": plan.liveness_path or plan.health_path, "port": port}}
     attempts = int(plan.start_deadline_s * STARTUP_SLACK // PROBE_PERIOD_S) + 1
     return {
         "startupProbe": probe | {"periodSeconds": 1, "failureThreshold": attempts * PROBE_PERIOD_S},
         "readinessProbe": probe | {"failureThreshold": 2},
         # Lenient: a busy engine that answers late must not lose what it is working on.
-        "livenessProbe": probe | {"failureThreshold": 24},
+        "livenessProbe": probe | alive | {"failureThreshold": 24},
     }
 
 

@@ -9,11 +9,12 @@ const touchedField = /** @type {HTMLInputElement} */ (form.elements.namedItem("t
 const touched = new Set(touchedField.value.split(",").filter(Boolean));
 const name = /** @type {HTMLInputElement | null} */ (form.elements.namedItem("name"));
 const DRIVERS = ["engine", "model", "endpoint"];
+const FOLLOWED = ["model", "endpoint"];
 
 /** @param {Event} event */
 function noted(event) {
   const field = /** @type {HTMLInputElement} */ (event.target);
-  if (!field.name || DRIVERS.includes(field.name)) return;
+  if (!field.name || FOLLOWED.includes(field.name)) return;
   touched.add(field.name);
   touchedField.value = [...touched].join(",");
 }

@@ -1,5 +1,7 @@
 """What a hostile or unlucky program, user or moment must not do to a version."""
 
+import re
+
 import pytest
 from django.urls import reverse
 
@@ -135,6 +137,17 @@ def test_an_organizations_admin_learns_nothing_of_the_host(client, people, place
         "/api/v1/endpoints/", {"name": "x", "organization": "acme", "cluster": "nope"}, content_type="application/json"
     )
     assert known.status_code == unknown.status_code == 400
+
+
+def test_the_engine_follows_model_and_endpoint_until_one_is_chosen(client, people, place):
+    place.model.uri = "/models/tiny.gguf"
+    place.model.save()
+    client.force_login(people.operator)
+    query = {"engine": "simulator", "model": place.model.pk, "endpoint": place.endpoint.pk}
+    for touched, chosen in (("name,cpu", "llama_cpp"), ("engine", "simulator")):
+        page = client.get(reverse("deployments:specification-fields"), query | {"touched": touched}).content.decode()
+        (checked,) = re.findall(r'<input[^>]*name="engine"[^>]*checked[^>]*>', page)
+        assert f'value="{chosen}"' in checked
 
 
 def test_lists_of_the_api_need_a_fixed_number_of_queries(client, people, place, django_assert_max_num_queries):

@@ -258,7 +258,7 @@ def test_changing_the_engine_keeps_what_was_typed_and_resets_the_rest(operator, 
         "endpoint": place.endpoint.pk,
         "cpu": "7",
         "memory": "256 MiB",
-        "touched": "cpu",
+        "touched": "cpu,engine",
     }
     body = operator.get(url, query).content.decode()
     assert 'name="engine_command"' in body and 'name="engine_concurrency"' not in body

@@ -142,3 +142,43 @@ def test_vllm_gets_every_field_of_the_form():
 def test_vllm_says_why_it_did_not_start(line, code, field, value):
     cause = engine("vllm").diagnose(["INFO starting", line, "more"], 1)
     assert (cause.code, cause.field, cause.value) == (code, field, value) and cause.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "code", "field", "value"),
+    [
+        ("sglang", "User-specified context_length (65536) is greater than the derived context_length (32768)", "context_too_long", "context_length", "32768"),
+        ("sglang", "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static.", "gpu_out_of_memory", "engine_mem_fraction_static", ""),
+        ("sglang", "launch_server.py: error: unrecognized arguments: --nope", "bad_argument", "extra_arguments", ""),
+        ("tei", "error: unexpected argument '--nope' found", "bad_argument", "extra_arguments", ""),
+        ("tei", "HTTP status client error (401 Unauthorized) for url", "gated_model", "", ""),
+        ("nim", "torch.OutOfMemoryError: CUDA out of memory. Tried", "gpu_out_of_memory", "", ""),
+        ("nim", "ERROR: NGC_API_KEY is not set", "registry_refused", "", ""),
+        ("vllm", "RepositoryNotFoundError: 404 Client Error", "model_unknown", "model", ""),
+    ],
+)  # fmt: skip
+def test_engines_say_why_they_did_not_start(name, line, code, field, value):
+    cause = engine(name).diagnose(["INFO starting", line, "more"], 1)
+    assert (cause.code, cause.field, cause.value) == (code, field, value) and cause.remedy
+    assert engine(name).diagnose(["INFO starting", "all is well"], 0) is None
+
+
+@pytest.mark.parametrize(
+    ("specification", "fields"),
+    [
+        (Specification("sglang", "a/b"), {"model", "gpu"}),
+        (Specification("nim", "a/b", image="", gpu=0), {"image", "gpu", "engine_licence"}),
+        (Specification("tei", "a/b", "org/m", image="x:cpu-1.9", gpu=1), {"image"}),
+        (Specification("tei", "a/b", gpu=2, image="x:1.9"), {"model", "gpu"}),
+        (Specification("llama_cpp", "a/b", "not a model", image="x"), {"model"}),
+        (Specification("llama_cpp", "a/b", "org/m:Q4_K_M", image="ghcr.io/ggml-org/llama.cpp:server", gpu=1), {"image"}),
+    ],
+)  # fmt: skip
+def test_what_would_not_start_is_named_by_its_field(specification, fields):
+    assert set(engine(specification.engine).field_errors(specification, KUBERNETES)) == fields
+
+
+def test_a_cache_needs_an_engine_that_downloads_and_a_name_that_a_claim_can_have():
+    assert engine("vllm").cache_error(Specification("vllm", "a", cache_claim="models")) is None
+    assert engine("vllm").cache_error(Specification("vllm", "a", cache_claim="Not a name"))
+    assert engine("simulator").cache_error(Specification("simulator", "a", cache_claim="models"))

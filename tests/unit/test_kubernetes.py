@@ -92,4 +92,4 @@ def test_gpus_are_replaced_without_a_surge_and_a_command_may_be_the_images_own()
     pod = deployment["spec"]["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
     assert "command" not in pod["containers"][0] and pod["volumes"][0]["emptyDir"]["medium"] == "Memory"
-    assert deployment["spec"]["replicas"] == 3 and manifest.secret(workload, LaunchPlan("x", ())) is None
+    assert deployment["spec"]["replicas"] == 3 and manifest.secrets(workload, LaunchPlan("x", ())) == []

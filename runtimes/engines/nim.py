@@ -1,0 +1,134 @@
+"""NVIDIA NIM: large language models as NVIDIA packs them, one image for each model, in pods."""
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from runtimes.cause import Cause
+from runtimes.engines.base import KUBERNETES, Default, Engine, Example, Setting, openai_examples
+from runtimes.engines.signatures import GPU_MEMORY, Signature, diagnose, unknown_argument
+from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan, RegistryLogin
+from runtimes.specification import Specification
+
+REGISTRY = "nvcr.io"
+KEY = "NGC_API_KEY"
+CACHE = "/opt/nim/.cache"
+# Its container's user is 1000 in this group: without it nothing may be written to the cache.
+GROUP = 1000
+_SIGNATURES = (
+    Signature(
+        re.compile(r"estimated maximum model length is (\d+)"),
+        "context_too_long",
+        "The context doesn't fit into the GPU's memory; {0} tokens would.",
+        "context_length",
+    ),
+    Signature(
+        re.compile(r"((?:NGC_API_KEY|Authentication|authorization).{0,80}(?:not set|missing|invalid|failed|Error))"),
+        "registry_refused",
+        "NVIDIA's catalogue doesn't hand the model out ({0}).",
+    ),
+    Signature(
+        re.compile(r"(No available memory for the cache blocks|Free memory on device .*? less than desired)"),
+        "gpu_out_of_memory",
+        "The GPU's memory is too small for model and context, or something else uses it: {0}.",
+    ),
+    unknown_argument(r"unrecognized arguments: (.+)", "NIM"),
+    GPU_MEMORY,
+)
+
+
+class Nim(Engine):
+    name = "nim"
+    metrics_path = "/v1/metrics"
+    reserves_gpu_memory = True
+    title = "NVIDIA NIM"
+    summary = "Models as NVIDIA tunes and packs them; needs an NGC key and NVIDIA's licence."
+    order = 14
+    cache_path = CACHE
+    shared_fields = frozenset({"image", "context_length", "prompt_caching", "cache_claim"})
+    # NVIDIA's older images read the second name.
+    credential_variables = (KEY, "NGC_CLI_API_KEY")
+    settings = (
+        Setting("licence", "NVIDIA's licence is accepted", "boolean", False, "NIM may be used in production under the NVIDIA AI Enterprise licence only; that is between you and NVIDIA."),
+        Setting("model_profile", "Model profile", "text", "", "Empty: NIM takes the one that fits the GPUs best."),
+        Setting("start_deadline_s", "Start deadline (s)", "integer", 2400, "Weights are downloaded at the first start.", 30, 86_400),
+    )  # fmt: skip
+
+    def unavailable_reason(self, driver: str) -> str | None:
+        return None if driver == KUBERNETES else "NVIDIA NIM runs in pods: use an endpoint on a Kubernetes cluster."
+
+    def defaults(self, model_uri: str) -> dict[str, Default]:
+        image = model_uri.removeprefix("ngc://")
+        return {
+            "image": Default(image if image.startswith(f"{REGISTRY}/") else "", f"The model's own, as {REGISTRY}/nim/meta/llama-3.1-8b-instruct:1.8."),
+            "cpu": Default(8.0, "NVIDIA's own advice for one instance."),
+            "memory": Default(32 << 30, "Weights pass through memory, and its workers' shared memory counts too."),
+            "gpu": Default(1, "Set to the number of GPUs that share one copy of the model."),
+            "context_length": Default(None, "Empty: as long as the model's profile allows."),
+            "prompt_caching": Default(True, "Repeated beginnings of prompts are not computed again."),
+        }  # fmt: skip
+
+    def field_errors(self, specification: Specification, driver: str) -> dict[str, str]:
+        errors = {}
+        if not specification.image:
+            errors["image"] = f"NIM has an image for each model, as {REGISTRY}/nim/meta/llama-3.1-8b-instruct:1.8."
+        if specification.gpu < 1:
+            errors["gpu"] = "NIM needs at least one GPU."
+        if not specification.engine_settings.get("licence"):
+            errors["engine_licence"] = "Tick it when your organization has accepted NVIDIA's licence for this model."
+        return errors
+
+    def plan(self, specification: Specification, driver: str) -> LaunchPlan:
+        settings = {setting.name: setting.default for setting in self.settings} | specification.engine_settings
+        return LaunchPlan(
+            engine=self.name,
+            # The image's own command starts it; all is said by variables.
+            command=(),
+            image=specification.image,
+            environment=self._environment(specification, settings) | specification.environment,
+            secret_environment=specification.secret_environment,
+            health_path="/v1/health/ready",
+            liveness_path="/v1/health/live",
+            metrics_path=self.metrics_path,
+            start_deadline_s=float(settings["start_deadline_s"]),
+            drain_s=60,
+            cpu=specification.cpu,
+            memory=specification.memory,
+            gpu=specification.gpu,
+            # Where GPUs lack NVLink its workers talk through it.
+            shared_memory=16 << 30,
+            volumes=self.cache(specification),
+            file_group=GROUP,
+            registry_login=RegistryLogin(REGISTRY, "$oauthtoken", KEY) if specification.image.startswith(REGISTRY) else None,
+        )  # fmt: skip
+
+    @staticmethod
+    def _environment(specification: Specification, settings: dict[str, object]) -> dict[str, str]:
+        caching = specification.prompt_caching is not False
+        # The first family (1.x) knows the variable, the later ones, which are vLLM inside, the argument; each leaves the
+        # other's alone.
+        passed = [
+            "--enable-prefix-caching" if caching else "--no-enable-prefix-caching",
+            *specification.extra_arguments,
+        ]
+        found = {
+            "NIM_HTTP_API_PORT": PORT_PLACEHOLDER,
+            "NIM_SERVER_PORT": PORT_PLACEHOLDER,
+            "NIM_CACHE_PATH": CACHE,
+            "NIM_SERVED_MODEL_NAME": specification.served_model_name,
+            "NIM_TENSOR_PARALLEL_SIZE": str(specification.gpu),
+            "NIM_ENABLE_KV_CACHE_REUSE": "1" if caching else "0",
+            "NIM_PASSTHROUGH_ARGS": shlex.join(passed),
+        }
+        if specification.context_length:
+            found["NIM_MAX_MODEL_LEN"] = str(specification.context_length)
+        if settings["model_profile"]:
+            found["NIM_MODEL_PROFILE"] = str(settings["model_profile"])
+        return found
+
+    def examples(self, specification: Specification) -> Sequence[Example]:
+        common = [item for item in openai_examples(specification.served_model_name, embeddings=False) if item.path != "/health"]  # fmt: skip
+        return [*common, Example("Health", "GET", "/v1/health/ready")]
+
+    def diagnose(self, log_tail: Sequence[str], exit_code: int | None) -> Cause | None:
+        return diagnose(log_tail, _SIGNATURES)

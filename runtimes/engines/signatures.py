@@ -1,0 +1,77 @@
+"""An engine's last words and what they mean. Pure."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from runtimes.cause import Cause
+
+REMEDIES = {
+    "context_too_long": "Start a version with this context length.",
+    "gpu_out_of_memory": "Ask for more GPUs, a shorter context, or a smaller model.",
+    "gated_model": "Ask for access at Hugging Face and store a token with the model.",
+    "model_unknown": "Correct the model's address.",
+    "bad_argument": "Correct it in a new version.",
+    "registry_refused": "Store a valid key with the model.",
+}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Words that tell a cause; their first group is put into `message`.
+
+    `field` is the form's field that mends it; where it is `context_length` the group is the value that would.
+    """
+
+    pattern: re.Pattern[str]
+    code: str
+    message: str
+    field: str = ""
+
+    def cause(self, line: str) -> Cause | None:
+        found = self.pattern.search(line)
+        if found is None:
+            return None
+        value = found[1] if self.field == "context_length" else ""
+        return Cause(
+            self.code, self.message.format(found[1]), REMEDIES[self.code], (line,), field=self.field, value=value
+        )
+
+
+# What every program says that fetches its model from Hugging Face.
+HUGGING_FACE = (
+    Signature(
+        re.compile(r"(GatedRepoError|Cannot access gated repo|401 Client Error|401 Unauthorized)"),
+        "gated_model",
+        "Hugging Face doesn't hand the model out without a token that may read it ({0}).",
+    ),
+    Signature(
+        re.compile(r"(RepositoryNotFoundError|is not a local folder and is not a valid model identifier)"),
+        "model_unknown",
+        "Hugging Face knows no such model ({0}).",
+        "model",
+    ),
+)
+GPU_MEMORY = Signature(
+    re.compile(r"(CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY)"),
+    "gpu_out_of_memory",
+    "The GPU's memory is too small for model and context, or something else uses it: {0}.",
+)
+
+
+def diagnose(log_tail: Sequence[str], signatures: Iterable[Signature]) -> Cause | None:
+    """The cause that the last telling line names; None when none tells anything."""
+    known = tuple(signatures)
+    for line in reversed(log_tail):
+        for signature in known:
+            cause = signature.cause(line)
+            if cause is not None:
+                return cause
+    return None
+
+
+def unknown_argument(pattern: str, program: str) -> Signature:
+    """`pattern`'s group is the argument that the program refused."""
+    return Signature(
+        re.compile(pattern), "bad_argument", f"{program} doesn't know the argument {{0}}.", "extra_arguments"
+    )
