@@ -103,7 +103,7 @@ TEMPLATES = [
 
 DATABASES = {"default": env.db_url_config(DATABASE_URL)}
 DATABASES["default"] |= {
-    "ENGINE": "django.db.backends.postgresql",
+    "ENGINE": "common.postgresql",
     # Each request under ASGI has a thread of its own: a connection kept in one is used by nobody else and only fills the server.
     "CONN_MAX_AGE": 0,
 }

@@ -173,7 +173,9 @@ def _launch_plan(version: Version) -> tuple[LaunchPlan | None, Cause | None]:
         specification = version.specification_with_secrets()
         chosen = engine(specification.engine)
         plan = chosen.plan(specification, version.deployment.endpoint.cluster.driver).placed_like(specification)
-        token = version.deployment.model.credential_token() if chosen.credential_variables else ""
+        model = version.deployment.model
+        takes_token = chosen.credential_variables and model.source in chosen.credential_sources
+        token = model.credential_token() if takes_token else ""
         if token:
             # What the version says itself counts more.
             given = dict.fromkeys(chosen.credential_variables, token) | plan.secret_environment

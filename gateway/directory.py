@@ -20,6 +20,7 @@ from django.db.models import Prefetch
 
 from accounts.models import Organization
 from apikeys import directory as key_directory
+from common.postgresql.attempts import closed_on_failure
 from deployments.models import Cluster, Deployment, DirectoryVersion, GatewayProcess, Instance, Status
 from deployments.selectors import current_versions, serving_versions, visible_deployments
 from gateway.api_server import ApiServerUnusableError, pod_proxy_path, unseal
@@ -82,7 +83,9 @@ class Directory:
                 self._stopped.wait(RETRY_S)
 
     def _follow(self) -> None:
-        with psycopg.connect(settings.DATABASE_URL, autocommit=True, connect_timeout=5) as listener:
+        with closed_on_failure():
+            connected = psycopg.connect(settings.DATABASE_URL, autocommit=True, connect_timeout=5)
+        with connected as listener:
             listener.execute("LISTEN slipway_directory")
             self._refresh()
             while not self._stopped.is_set():

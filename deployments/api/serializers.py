@@ -9,6 +9,7 @@ from accounts.permissions import managed_organizations
 from deployments.models import Cluster, Deployment, Endpoint, Event, Instance, Model, Rollout, Version
 from deployments.selectors import deployable_endpoints, manageable_models, usable_clusters
 from deployments.services.versions import MAX_REPLICAS
+from runtimes.engines.base import KUBERNETES
 from runtimes.engines.registry import engines
 from runtimes.specification import PodAffinity, Specification, Toleration
 
@@ -125,11 +126,12 @@ class SpecificationSerializer(serializers.Serializer):
             raise serializers.ValidationError(f"There is no engine “{value}”. Known: {', '.join(engines())}.")
         return value
 
-    def to_specification(self, model: Model, served_model_name: str) -> Specification:
+    def to_specification(self, model: Model, served_model_name: str, driver: str) -> Specification:
         values = dict(self.validated_data)
         chosen = engines()[values["engine"]]
         for name, default in chosen.defaults(model.uri).items():
-            if values.get(name) is None:
+            # An image means something where images are pulled only.
+            if values.get(name) is None and (name != "image" or driver == KUBERNETES):
                 values[name] = default.value
         given = {name: value for name, value in values.pop("engine_settings").items() if value is not None}
         settings = {setting.name: setting.default for setting in chosen.settings} | given

@@ -135,7 +135,7 @@ class DeploymentViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
             organization=endpoint.organization, endpoint=endpoint, model=values["model"], name=values["name"],
             description=values["description"], environment=values["environment"],
         )  # fmt: skip
-        specification = self._specification(request.data.get("specification"), values["model"], deployment.api_id)
+        specification = self._specification(request.data.get("specification"), values["model"], deployment)
         deployment_services.create_deployment(deployment, specification, values["replicas"], actor=request.user)
         attach_current_versions([deployment])
         return Response(self.get_serializer(deployment).data, status=status.HTTP_201_CREATED)
@@ -191,7 +191,7 @@ class DeploymentViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
             raise ForbiddenError("You may not run models on this cluster.")
         wanted = serializers.NewVersionSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
-        specification = self._specification(request.data.get("specification"), deployment.model, deployment.api_id)
+        specification = self._specification(request.data.get("specification"), deployment.model, deployment)
         version = version_services.create_version(
             deployment, specification, wanted.validated_data["replicas"], actor=request.user,
             strategy=wanted.validated_data["strategy"],
@@ -209,10 +209,10 @@ class DeploymentViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         return deployment
 
     @staticmethod
-    def _specification(data: Any, model: Model, api_id: str) -> Any:
+    def _specification(data: Any, model: Model, deployment: Deployment) -> Any:
         serializer = serializers.SpecificationSerializer(data=data)
         serializer.is_valid(raise_exception=True)
-        return serializer.to_specification(model, api_id)
+        return serializer.to_specification(model, deployment.api_id, deployment.endpoint.cluster.driver)
 
 
 class VersionViewSet(viewsets.GenericViewSet):

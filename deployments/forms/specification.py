@@ -84,8 +84,12 @@ class SpecificationForm(forms.Form):
         if previous is not None and previous.specification.engine == self.engine.name:
             self._fill_from(previous)
         for name in touched or ():
-            if name in self.fields and name in source:
-                self.fields[name].initial = source[name]
+            field = self.fields.get(name)
+            if isinstance(field, forms.BooleanField):
+                # A box that is not ticked is not sent.
+                field.initial = name in source
+            elif field is not None and name in source:
+                field.initial = source[name]
         # Only what the user typed is marked; the rest follows the engine and the model.
         self.touched = ",".join(sorted(touched or ()))
 
@@ -234,7 +238,7 @@ class SpecificationForm(forms.Form):
                 label="Model cache (volume claim)",
                 max_length=253,
                 required=False,
-                help_text="Keeps downloads from one start to the next, and for all replicas. Replicas on several nodes need one that many nodes may write to (ReadWriteMany).",
+                help_text="One whose name begins with the organization's and a dot. Keeps downloads from one start to the next, and for all replicas. Replicas on several nodes need one that many nodes may write to (ReadWriteMany).",
             )
         if "prompt_caching" in shared:
             self.fields["prompt_caching"] = forms.BooleanField(label="Prompt caching", required=False)

@@ -80,7 +80,7 @@ class Engine(ABC):
     summary: ClassVar[str]
     order: ClassVar[int] = 100
     settings: ClassVar[tuple[Setting, ...]] = ()
-    # Of the fields that several engines share (image, context_length, prompt_caching), those that mean something here.
+    # Of the fields that several engines share (image, context_length, prompt_caching, cache_claim), those that mean something here.
     shared_fields: ClassVar[frozenset[str]] = frozenset()
     # Where instances tell of themselves in Prometheus' format; None where they don't.
     metrics_path: ClassVar[str | None] = None
@@ -88,8 +88,10 @@ class Engine(ABC):
     reserves_gpu_memory: ClassVar[bool] = False
     # Where its image keeps downloaded models: a claim that is named is mounted there. Empty where nothing is downloaded.
     cache_path: ClassVar[str] = ""
-    # The environment variables in which this engine expects the token of the model's source.
+    # The environment variables in which this engine expects the token of the model's source, and the sources whose tokens
+    # those are for: another vendor's must never be sent there.
     credential_variables: ClassVar[tuple[str, ...]] = ()
+    credential_sources: ClassVar[frozenset[str]] = frozenset({"hugging_face", "storage", "custom"})
 
     @abstractmethod
     def unavailable_reason(self, driver: str) -> str | None:
@@ -136,6 +138,10 @@ class Engine(ABC):
             return None
         if not self.cache_path:
             return f"{self.title} downloads no models, so it needs no claim."
+        owner = specification.served_model_name.partition("/")[0]
+        # One namespace may serve several organizations; nobody's downloads are another one's to read or to change.
+        if owner and not specification.cache_claim.startswith(f"{owner}."):
+            return f"Claims belong to organizations: name one that begins with “{owner}.”, as {owner}.models."
         return object_name_error(specification.cache_claim)
 
     def image_error(self, specification: Specification, driver: str) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runtimes.cause import Cause
 from runtimes.engines.base import KUBERNETES, Default, Engine, Example, Setting, openai_examples
+from runtimes.engines.signatures import HUGGING_FACE, diagnose
 from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan
 from runtimes.specification import Specification
 
@@ -27,6 +28,7 @@ def server_binary() -> str | None:
 
 
 IMAGES = {False: "ghcr.io/ggml-org/llama.cpp:server", True: "ghcr.io/ggml-org/llama.cpp:server-cuda"}
+_OF_CPU = re.compile(r"ggml-org/llama\.cpp:(server|full|light)(-b\d+)?$")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
@@ -43,7 +45,8 @@ class LlamaCpp(Engine):
         Setting("parallel", "Requests at once", "integer", 2, "The context is divided over them.", 1, 256),
         Setting("threads", "Threads", "integer", None, "Empty: as many as CPU cores are given.", 1, 512),
         Setting("gpu_layers", "Layers on the GPU", "integer", None, "Empty: all of them when a GPU is given.", 0, 1000),
-    )
+        Setting("start_deadline_s", "Start deadline (s)", "integer", 900, "In pods weights are downloaded at the first start.", 30, 86_400),
+    )  # fmt: skip
 
     def unavailable_reason(self, driver: str) -> str | None:
         if driver != KUBERNETES and server_binary() is None:
@@ -82,7 +85,7 @@ class LlamaCpp(Engine):
     def _errors_in_pod(specification: Specification, path: str) -> dict[str, str]:
         if not path.startswith("/") and not _REPOSITORY.fullmatch(path):
             return {"model": "llama.cpp needs a model whose address is a Hugging Face repository with GGUF files (org/name:Q4_K_M) or a path in the image."}  # fmt: skip
-        if specification.gpu and specification.image == IMAGES[False]:
+        if specification.gpu and _OF_CPU.search(specification.image):
             return {"image": f"This image leaves the GPU unused. Take {IMAGES[True]}."}
         return {}
 
@@ -112,7 +115,7 @@ class LlamaCpp(Engine):
             environment=specification.environment,
             secret_environment=specification.secret_environment,
             metrics_path=self.metrics_path,
-            start_deadline_s=900,
+            start_deadline_s=float(settings.get("start_deadline_s") or 900),
             cpu=specification.cpu,
             memory=specification.memory,
             gpu=specification.gpu,
@@ -141,4 +144,4 @@ class LlamaCpp(Engine):
                     tuple(log_tail[-6:]),
                     field="model",
                 )
-        return None
+        return diagnose(log_tail, HUGGING_FACE)

@@ -23,9 +23,12 @@ _SIGNATURES = (
         "context_length",
     ),
     Signature(
-        re.compile(r"((?:NGC_API_KEY|Authentication|authorization).{0,80}(?:not set|missing|invalid|failed|Error))"),
+        # Never the words between: they may hold the key.
+        re.compile(
+            r"(NGC_API_KEY|[Aa]uthentication|[Aa]uthorization)\b.{0,80}(?:not set|missing|invalid|failed|[Ee]rror)"
+        ),
         "registry_refused",
-        "NVIDIA's catalogue doesn't hand the model out ({0}).",
+        "NVIDIA's catalogue doesn't hand the model out: something is wrong with {0}.",
     ),
     Signature(
         re.compile(r"(No available memory for the cache blocks|Free memory on device .*? less than desired)"),
@@ -48,6 +51,7 @@ class Nim(Engine):
     shared_fields = frozenset({"image", "context_length", "prompt_caching", "cache_claim"})
     # NVIDIA's older images read the second name.
     credential_variables = (KEY, "NGC_CLI_API_KEY")
+    credential_sources = frozenset({"ngc"})
     settings = (
         Setting("licence", "NVIDIA's licence is accepted", "boolean", False, "NIM may be used in production under the NVIDIA AI Enterprise licence only; that is between you and NVIDIA."),
         Setting("model_profile", "Model profile", "text", "", "Empty: NIM takes the one that fits the GPUs best."),
@@ -105,12 +109,9 @@ class Nim(Engine):
     @staticmethod
     def _environment(specification: Specification, settings: dict[str, object]) -> dict[str, str]:
         caching = specification.prompt_caching is not False
-        # The first family (1.x) knows the variable, the later ones, which are vLLM inside, the argument; each leaves the
-        # other's alone.
-        passed = [
-            "--enable-prefix-caching" if caching else "--no-enable-prefix-caching",
-            *specification.extra_arguments,
-        ]
+        # The first family (1.x) knows the variable; later ones hand arguments on to the engine inside, vLLM mostly, which
+        # caches unless it is told not to.
+        passed = [*([] if caching else ["--no-enable-prefix-caching"]), *specification.extra_arguments]
         found = {
             "NIM_HTTP_API_PORT": PORT_PLACEHOLDER,
             "NIM_SERVER_PORT": PORT_PLACEHOLDER,
@@ -118,8 +119,9 @@ class Nim(Engine):
             "NIM_SERVED_MODEL_NAME": specification.served_model_name,
             "NIM_TENSOR_PARALLEL_SIZE": str(specification.gpu),
             "NIM_ENABLE_KV_CACHE_REUSE": "1" if caching else "0",
-            "NIM_PASSTHROUGH_ARGS": shlex.join(passed),
         }
+        if passed:
+            found["NIM_PASSTHROUGH_ARGS"] = shlex.join(passed)
         if specification.context_length:
             found["NIM_MAX_MODEL_LEN"] = str(specification.context_length)
         if settings["model_profile"]:

@@ -10,7 +10,7 @@ REMEDIES = {
     "context_too_long": "Start a version with this context length.",
     "gpu_out_of_memory": "Ask for more GPUs, a shorter context, or a smaller model.",
     "gated_model": "Ask for access at Hugging Face and store a token with the model.",
-    "model_unknown": "Correct the model's address.",
+    "model_unknown": "Correct the model's address, or store a token with the model.",
     "bad_argument": "Correct it in a new version.",
     "registry_refused": "Store a valid key with the model.",
 }
@@ -40,16 +40,17 @@ class Signature:
 
 # What every program says that fetches its model from Hugging Face.
 HUGGING_FACE = (
-    Signature(
-        re.compile(r"(GatedRepoError|Cannot access gated repo|401 Client Error|401 Unauthorized)"),
-        "gated_model",
-        "Hugging Face doesn't hand the model out without a token that may read it ({0}).",
-    ),
+    # First: of what it doesn't know it says 401 too, to those who show no token.
     Signature(
         re.compile(r"(RepositoryNotFoundError|is not a local folder and is not a valid model identifier)"),
         "model_unknown",
-        "Hugging Face knows no such model ({0}).",
+        "Hugging Face knows no such model, or it is private and the token may not read it ({0}).",
         "model",
+    ),
+    Signature(
+        re.compile(r"(GatedRepoError|Cannot access gated repo|40[13] Client Error|401 Unauthorized|403 Forbidden)"),
+        "gated_model",
+        "Hugging Face doesn't hand the model out without a token that may read it ({0}).",
     ),
 )
 GPU_MEMORY = Signature(

@@ -68,15 +68,14 @@ class Tei(Engine):
             arguments += [f"--{name.replace('_', '-')}", str(settings[name])]
         # As much as the gateway takes; its own bound is 2 MB.
         arguments += ["--payload-limit", str(32 << 20)]
-        if settings["auto_truncate"]:
-            arguments.append("--auto-truncate")
         return LaunchPlan(
             engine=self.name,
             command=(*arguments, *specification.extra_arguments),
             # Images for several generations of GPUs choose the program by the device.
             behind_entrypoint=True,
             image=specification.image,
-            environment=specification.environment,
+            # By its variable: as an argument older releases can't be told no, nor later ones yes by leaving it out.
+            environment={"AUTO_TRUNCATE": str(bool(settings["auto_truncate"])).lower()} | specification.environment,
             secret_environment=specification.secret_environment,
             health_path="/health",
             metrics_path=self.metrics_path,

@@ -50,15 +50,18 @@ class KubernetesDriver(Driver):
     def run(self, version_key: str, generation: int, plan: LaunchPlan, replicas: int, *, name: str) -> None:
         workload = Workload(self._installation, version_key, generation, name)
         secrets = manifest.secrets(workload, plan)
-        for secret in secrets:
-            with contextlib.suppress(ConflictError):
-                self._client.create(self._secrets, secret)
         path = f"{self._deployments}/{workload.object_name}"
         try:
+            for secret in secrets:
+                with contextlib.suppress(ConflictError):
+                    self._client.create(self._secrets, secret)
             self._client.create(self._deployments, manifest.deployment(workload, plan, replicas))
         except ConflictError:
             # It is there: only its number of instances may change while it lives.
             self._client.patch(path, {"spec": {"replicas": replicas}})
+        except ClusterUnreachableError:
+            # It may have been made all the same: the next sweep sees it, and its Secrets have to be there.
+            raise
         except DriverError:
             # Refused: without its Deployment nothing would ever take the Secrets away.
             for secret in secrets:

@@ -89,7 +89,8 @@ up(){
   mount --make-rshared / 2>/dev/null
   awk '$5=="/run/netns"' /proc/self/mountinfo | grep -q . && touch "$VAR/netns-was-mounted"
   # What kube-proxy sends nowhere must not leave this machine: whoever answers there is not of the cluster.
-  iptables -A OUTPUT -d $SVCCIDR -m comment --comment CNI-strays -j REJECT
+  local stray=(OUTPUT -d $SVCCIDR -m comment --comment CNI-strays -j REJECT)
+  iptables -C "${stray[@]}" 2>/dev/null || iptables -A "${stray[@]}" || die iptables
   cat > "$ETC/cni/10-bridge.conflist" <<EOF
 {"cniVersion":"0.4.0","name":"pods","plugins":[
  {"type":"bridge","bridge":"$BRIDGE","isGateway":true,"isDefaultGateway":true,"ipMasq":true,"hairpinMode":true,"promiscMode":false,

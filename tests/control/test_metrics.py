@@ -1,10 +1,13 @@
 """The metric tables: batches once each, charts that add up, absences with their reason."""
 
+import gc
+import socket
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import psutil
 import psycopg
 import pytest
 from django.db import OperationalError, connection, transaction
@@ -71,6 +74,24 @@ AROUND = window(NOW - timedelta(minutes=1), NOW + timedelta(minutes=1), 60)
 
 def stored(deployment, around: Window = AROUND, instance: str = "") -> RequestFrame:
     return queries.requests(Scope.of(deployment, instance_uid=instance), around, int(NOW.timestamp()))
+
+
+def test_attempts_to_connect_that_fail_leave_no_socket_behind(db):
+    """While the server hangs there is one every second, and when it goes on they would take all its places."""
+    hanging = connection.copy()
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        host, port = server.getsockname()
+        hanging.settings_dict |= {"HOST": host, "PORT": str(port), "OPTIONS": {"connect_timeout": 2}}
+        gc.collect()
+        gc.disable()
+        before = psutil.Process().num_fds()
+        try:
+            for _ in range(2):
+                with pytest.raises(OperationalError):
+                    hanging.ensure_connection()
+            assert psutil.Process().num_fds() == before
+        finally:
+            gc.enable()
 
 
 def test_a_lost_database_is_told_in_words_that_pages_understand(db):

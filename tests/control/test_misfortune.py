@@ -144,10 +144,12 @@ def test_the_engine_follows_model_and_endpoint_until_one_is_chosen(client, peopl
     place.model.save()
     client.force_login(people.operator)
     query = {"engine": "simulator", "model": place.model.pk, "endpoint": place.endpoint.pk}
-    for touched, chosen in (("name,cpu", "llama_cpp"), ("engine", "simulator")):
+    for touched, chosen in (("name,cpu,prompt_caching", "llama_cpp"), ("engine", "simulator")):
         page = client.get(reverse("deployments:specification-fields"), query | {"touched": touched}).content.decode()
         (checked,) = re.findall(r'<input[^>]*name="engine"[^>]*checked[^>]*>', page)
         assert f'value="{chosen}"' in checked
+        # A box that was unticked, and so is not sent, stays so.
+        assert not re.search(r'<input[^>]*name="prompt_caching"[^>]*checked', page)
 
 
 def test_lists_of_the_api_need_a_fixed_number_of_queries(client, people, place, django_assert_max_num_queries):

@@ -152,9 +152,10 @@ def test_vllm_says_why_it_did_not_start(line, code, field, value):
         ("sglang", "launch_server.py: error: unrecognized arguments: --nope", "bad_argument", "extra_arguments", ""),
         ("tei", "error: unexpected argument '--nope' found", "bad_argument", "extra_arguments", ""),
         ("tei", "HTTP status client error (401 Unauthorized) for url", "gated_model", "", ""),
+        ("tei", "HTTP status client error (403 Forbidden) for url", "gated_model", "", ""),
         ("nim", "torch.OutOfMemoryError: CUDA out of memory. Tried", "gpu_out_of_memory", "", ""),
         ("nim", "ERROR: NGC_API_KEY is not set", "registry_refused", "", ""),
-        ("vllm", "RepositoryNotFoundError: 404 Client Error", "model_unknown", "model", ""),
+        ("vllm", "RepositoryNotFoundError: 401 Client Error", "model_unknown", "model", ""),
     ],
 )  # fmt: skip
 def test_engines_say_why_they_did_not_start(name, line, code, field, value):
@@ -179,6 +180,7 @@ def test_what_would_not_start_is_named_by_its_field(specification, fields):
 
 
 def test_a_cache_needs_an_engine_that_downloads_and_a_name_that_a_claim_can_have():
-    assert engine("vllm").cache_error(Specification("vllm", "a", cache_claim="models")) is None
-    assert engine("vllm").cache_error(Specification("vllm", "a", cache_claim="Not a name"))
-    assert engine("simulator").cache_error(Specification("simulator", "a", cache_claim="models"))
+    assert engine("vllm").cache_error(Specification("vllm", "acme/a", cache_claim="acme.models")) is None
+    for name in ("acme.Not a name", "acme..models", "acme-labs.models", "models"):
+        assert engine("vllm").cache_error(Specification("vllm", "acme/a", cache_claim=name)), name
+    assert engine("simulator").cache_error(Specification("simulator", "acme/a", cache_claim="acme.models"))

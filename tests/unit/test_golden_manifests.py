@@ -22,7 +22,7 @@ TOKEN = "planted-token"
 _PLACED: dict[str, Any] = {
     "environment": {"LOG_LEVEL": "info"}, "labels": {"team": "search"}, "annotations": {"example.com/owner": "ann"},
     "tolerations": (Toleration("gpu", "Equal", "true", "NoSchedule"),), "node_selector": {"accelerator": "h200"},
-    "pod_affinity": (PodAffinity("app", "batch"),), "cache_claim": "models",
+    "pod_affinity": (PodAffinity("app", "batch"),), "cache_claim": "acme.models",
 }  # fmt: skip
 _LLM: dict[str, Any] = {"context_length": 4096, "cpu": 6.0, "memory": 48 * GIB, "gpu": 2}
 CASES = {
@@ -63,6 +63,7 @@ def objects(name: str) -> list[dict[str, Any]]:
     """The Deployment and the Secrets of a case, with the model's token as the reconciler puts it in."""
     specification = CASES[name]
     chosen = engine(specification.engine)
+    assert not chosen.cache_error(specification)
     assert not chosen.setting_errors(specification) and not chosen.field_errors(specification, "kubernetes")
     plan = chosen.plan(specification, "kubernetes").placed_like(specification)
     plan = replace(plan, secret_environment=dict.fromkeys(chosen.credential_variables, TOKEN))

@@ -4,14 +4,16 @@
 const WALK = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
 
 /** @param {any} plot What Plotly drew. @param {HTMLElement} spoken Is told what is under the cursor.
+ *  @param {() => void} refresh Draws news that wait: what is shown and what is told have to be of the same points.
  *  @param {(x: number, isBar: boolean) => void} choose */
-export function walkable(plot, spoken, choose) {
+export function walkable(plot, spoken, refresh, choose) {
   plot.tabIndex = 0;
   /** Where the reader is on the axis; null when nowhere. @type {number | null} */
   let at = null;
   plot.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key in WALK) {
+      refresh();
       const places = placesOf(plot);
       if (!places.length) return;
       const now = at === null ? places.length : places.findIndex((x) => x >= /** @type {number} */ (at));

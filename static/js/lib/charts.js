@@ -232,9 +232,8 @@ export class Charts {
   /** @param {HTMLElement} section @param {any} plot */
   listen(section, plot) {
     plot.dataset.listens = "true";
-    plot.addEventListener("mouseleave", () => {
-      if (this.panel && this.stale.has(section)) this.draw(section, this.panel.charts[section.dataset.chart || ""]);
-    });
+    const news = () => { if (this.panel && this.stale.has(section)) this.draw(section, this.panel.charts[section.dataset.chart || ""]); };
+    plot.addEventListener("mouseleave", () => { if (!plot.dataset.reading) news(); });
     const { onZoom, onMoment, onLegend } = this.options;
     const offset = () => this.panel?.window?.offset || 0;
     const seconds = (/** @type {any} */ x) => Math.round((typeof x === "number" ? x : Date.parse(`${String(x).replace(" ", "T")}Z`)) / 1000) - offset();
@@ -251,7 +250,7 @@ export class Charts {
     });
     const spoken = section.appendChild(make("div", "visually-hidden"));
     spoken.setAttribute("aria-live", "polite");
-    walkable(plot, spoken, choose);
+    walkable(plot, spoken, news, choose);
     if (onLegend) {
       plot.on("plotly_legendclick", (/** @type {any} */ event) => {
         onLegend(`${section.dataset.chart}.${event.data[event.curveNumber].meta}`);
