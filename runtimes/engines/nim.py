@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from runtimes.cause import Cause
 from runtimes.engines.base import KUBERNETES, Default, Engine, Example, Setting, openai_examples
 from runtimes.engines.signatures import GPU_MEMORY, Signature, diagnose, unknown_argument
+from runtimes.engines.vllm import MEMORY_SIGNATURES
 from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan, RegistryLogin
 from runtimes.specification import Specification
 
@@ -16,12 +17,7 @@ CACHE = "/opt/nim/.cache"
 # Its container's user is 1000 in this group: without it nothing may be written to the cache.
 GROUP = 1000
 _SIGNATURES = (
-    Signature(
-        re.compile(r"estimated maximum model length is (\d+)"),
-        "context_too_long",
-        "The context doesn't fit into the GPU's memory; {0} tokens would.",
-        "context_length",
-    ),
+    *MEMORY_SIGNATURES,
     Signature(
         # Never the words between: they may hold the key.
         re.compile(
@@ -29,11 +25,6 @@ _SIGNATURES = (
         ),
         "registry_refused",
         "NVIDIA's catalogue doesn't hand the model out: something is wrong with {0}.",
-    ),
-    Signature(
-        re.compile(r"(No available memory for the cache blocks|Free memory on device .*? less than desired)"),
-        "gpu_out_of_memory",
-        "The GPU's memory is too small for model and context, or something else uses it: {0}.",
     ),
     unknown_argument(r"unrecognized arguments: (.+)", "NIM"),
     GPU_MEMORY,

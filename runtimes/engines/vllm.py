@@ -10,7 +10,8 @@ from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan
 from runtimes.specification import Specification
 
 IMAGE = "vllm/vllm-openai:v0.18.0"
-_SIGNATURES = (
+# What it says of memory at its start; NIM, which holds it inside, says the same.
+MEMORY_SIGNATURES = (
     Signature(
         re.compile(r"estimated maximum model length is (\d+)"),
         "context_too_long",
@@ -28,6 +29,9 @@ _SIGNATURES = (
         "gpu_out_of_memory",
         "The GPU's memory is too small for model and context, or something else uses it: {0}.",
     ),
+)
+_SIGNATURES = (
+    *MEMORY_SIGNATURES,
     Signature(
         re.compile(r"attention heads \((\d+)\) must be divisible by tensor parallel size"),
         "bad_argument",

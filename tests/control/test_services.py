@@ -7,8 +7,10 @@ from django.db import connection, transaction
 
 from accounts.models import AuditEntry
 from common.service_error import ForbiddenError, ServiceError
+from deployments import reconcile
 from deployments.models import DirectoryVersion, Event, Model, Rollout, Status, Version
 from deployments.services import catalog, deployments, versions
+from runtimes.specification import Specification
 from tests.conftest import simulator
 
 
@@ -173,3 +175,22 @@ def test_services_and_the_reconcilers_events_do_not_lock_each_other_out(deploy, 
     versions.stop_version(version, actor=people.operator)
     thread.join()
     assert Event.objects.filter(kind="test").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "variables"),
+    [
+        ("nim", Model.Source.NGC, {"NGC_API_KEY", "NGC_CLI_API_KEY"}),
+        ("nim", Model.Source.HUGGING_FACE, set()),
+        ("tei", Model.Source.HUGGING_FACE, {"HF_TOKEN"}),
+        ("tei", Model.Source.NGC, set()),
+    ],
+)
+def test_a_token_reaches_engines_of_its_own_vendor_only(people, deploy, name, source, variables):
+    version = deploy().versions.get()
+    model = version.deployment.model
+    model.source = source
+    catalog.save_model(model, actor=people.operator, credential="planted-token")
+    version.specification_json |= Specification(name, "acme/chat", "org/m", "nvcr.io/nim/m:1", gpu=1).to_json()
+    plan, cause = reconcile._launch_plan(version)
+    assert cause is None and set(plan.secret_environment) == variables

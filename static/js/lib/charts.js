@@ -50,7 +50,7 @@ export class Charts {
     this.refresh();
     if (this.options.every) setInterval(() => { if (!document.hidden) this.refresh(); }, this.options.every);
     // On paper everything is in sight.
-    addEventListener("beforeprint", () => { for (const section of [...this.stale]) this.draw(section, this.panel?.charts[section.dataset.chart || ""]); });
+    addEventListener("beforeprint", () => { this.stale.forEach((section) => this.draw(section)); });
     document.body.addEventListener("theme-changed", () => this.refresh());
     document.addEventListener("visibilitychange", () => { if (!document.hidden) this.refresh(); });
   }
@@ -172,10 +172,9 @@ export class Charts {
    *  until he leaves. */
   drawDue() {
     for (const section of this.inSight) {
-      const id = section.dataset.chart || "";
-      const isDue = id === PROMPT || performance.now() - (this.drawnAt.get(section) || 0) >= UNHURRIED_MS;
+      const isDue = section.dataset.chart === PROMPT || performance.now() - (this.drawnAt.get(section) || 0) >= UNHURRIED_MS;
       if (!isDue || !this.stale.has(section) || find("[data-plot]", section)?.matches(":hover, [data-reading]")) continue;
-      this.draw(section, this.panel?.charts[id]);
+      this.draw(section);
     }
   }
 
@@ -189,7 +188,7 @@ export class Charts {
     const section = /** @type {HTMLElement} */ (entry.target);
     if (!entry.isIntersecting) { this.inSight.delete(section); return; }
     this.inSight.add(section);
-    if (this.panel && this.stale.has(section)) this.draw(section, this.panel.charts[section.dataset.chart || ""]);
+    if (this.stale.has(section)) this.draw(section);
   }
 
   /** @param {HTMLElement} section @param {Chart | undefined} chart @param {boolean} [atOnce] */
@@ -203,11 +202,12 @@ export class Charts {
     /** @type {HTMLElement} */ (find("[data-plot]", section)).hidden = !chart.figure;
     if (!chart.figure) return;
     this.stale.add(section);
-    if (atOnce && this.inSight.has(section)) this.draw(section, chart);
+    if (atOnce && this.inSight.has(section)) this.draw(section);
   }
 
-  /** @param {HTMLElement} section @param {Chart | undefined} chart */
-  draw(section, chart) {
+  /** @param {HTMLElement} section */
+  draw(section) {
+    const chart = this.panel?.charts[section.dataset.chart || ""];
     const plot = /** @type {any} */ (find("[data-plot]", section));
     this.stale.delete(section);
     if (!chart?.figure) return;
@@ -232,7 +232,7 @@ export class Charts {
   /** @param {HTMLElement} section @param {any} plot */
   listen(section, plot) {
     plot.dataset.listens = "true";
-    const news = () => { if (this.panel && this.stale.has(section)) this.draw(section, this.panel.charts[section.dataset.chart || ""]); };
+    const news = () => { if (this.stale.has(section)) this.draw(section); };
     plot.addEventListener("mouseleave", () => { if (!plot.dataset.reading) news(); });
     const { onZoom, onMoment, onLegend } = this.options;
     const offset = () => this.panel?.window?.offset || 0;
