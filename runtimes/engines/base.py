@@ -84,6 +84,8 @@ class Engine(ABC):
     shared_fields: ClassVar[frozenset[str]] = frozenset()
     # Where instances tell of themselves in Prometheus' format; None where they don't.
     metrics_path: ClassVar[str | None] = None
+    # Whether it comes as an image only.
+    pods_only: ClassVar[bool] = False
     # Whether it takes a fixed share of the GPU's memory when it starts: how full that is then tells nothing of the load.
     reserves_gpu_memory: ClassVar[bool] = False
     # Where its image keeps downloaded models: a claim that is named is mounted there. Empty where nothing is downloaded.
@@ -93,9 +95,11 @@ class Engine(ABC):
     credential_variables: ClassVar[tuple[str, ...]] = ()
     credential_sources: ClassVar[frozenset[str]] = frozenset({"hugging_face", "storage", "custom"})
 
-    @abstractmethod
     def unavailable_reason(self, driver: str) -> str | None:
         """Why this engine can't run with that driver, with the remedy; None when it can."""
+        if self.pods_only and driver != KUBERNETES:
+            return f"{self.title} runs in pods: use an endpoint on a Kubernetes cluster."
+        return None
 
     @abstractmethod
     def defaults(self, model_uri: str) -> dict[str, Default]:

@@ -38,9 +38,6 @@ class CustomCommand(Engine):
         Setting("start_deadline_s", "Start deadline (s)", "integer", 300, "Not ready by then is an error.", 5, 86_400),
     )
 
-    def unavailable_reason(self, driver: str) -> str | None:
-        return None
-
     def defaults(self, model_uri: str) -> dict[str, Default]:
         return {
             "cpu": Default(1.0, "Nothing is known about the program; watch its chart and adjust."),

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from runtimes.cause import Cause
-from runtimes.engines.base import KUBERNETES, Default, Engine, Example, Setting, openai_examples
+from runtimes.engines.base import Default, Engine, Example, Setting, openai_examples
 from runtimes.engines.signatures import GPU_MEMORY, Signature, diagnose, unknown_argument
 from runtimes.engines.vllm import MEMORY_SIGNATURES
 from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan, RegistryLogin
@@ -33,6 +33,7 @@ _SIGNATURES = (
 
 class Nim(Engine):
     name = "nim"
+    pods_only = True
     metrics_path = "/v1/metrics"
     reserves_gpu_memory = True
     title = "NVIDIA NIM"
@@ -48,9 +49,6 @@ class Nim(Engine):
         Setting("model_profile", "Model profile", "text", "", "Empty: NIM takes the one that fits the GPUs best."),
         Setting("start_deadline_s", "Start deadline (s)", "integer", 2400, "Weights are downloaded at the first start.", 30, 86_400),
     )  # fmt: skip
-
-    def unavailable_reason(self, driver: str) -> str | None:
-        return None if driver == KUBERNETES else "NVIDIA NIM runs in pods: use an endpoint on a Kubernetes cluster."
 
     def defaults(self, model_uri: str) -> dict[str, Default]:
         image = model_uri.removeprefix("ngc://")

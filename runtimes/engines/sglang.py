@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from runtimes.cause import Cause
-from runtimes.engines.base import KUBERNETES, Default, Engine, Example, Setting, openai_examples
+from runtimes.engines.base import Default, Engine, Example, Setting, openai_examples
 from runtimes.engines.signatures import GPU_MEMORY, HUGGING_FACE, Signature, diagnose, unknown_argument
 from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan
 from runtimes.specification import Specification
@@ -32,6 +32,7 @@ _SIGNATURES = (
 
 class Sglang(Engine):
     name = "sglang"
+    pods_only = True
     metrics_path = "/metrics"
     reserves_gpu_memory = True
     title = "SGLang"
@@ -45,9 +46,6 @@ class Sglang(Engine):
         Setting("mem_fraction_static", "Share of GPU memory", "number", None, "For weights and cache. Empty: SGLang's own choice.", 0.1, 0.98),
         Setting("start_deadline_s", "Start deadline (s)", "integer", 1800, "Weights are downloaded at the first start.", 30, 86_400),
     )  # fmt: skip
-
-    def unavailable_reason(self, driver: str) -> str | None:
-        return None if driver == KUBERNETES else "SGLang runs in pods: use an endpoint on a Kubernetes cluster."
 
     def defaults(self, model_uri: str) -> dict[str, Default]:
         return {

@@ -58,9 +58,6 @@ class Simulator(Engine):
         ),
     )
 
-    def unavailable_reason(self, driver: str) -> str | None:
-        return None
-
     def defaults(self, model_uri: str) -> dict[str, Default]:
         return {
             "cpu": Default(0.5, "It mostly waits."),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from runtimes.cause import Cause
-from runtimes.engines.base import KUBERNETES, Default, Engine, Example, Setting
+from runtimes.engines.base import Default, Engine, Example, Setting
 from runtimes.engines.signatures import GPU_MEMORY, HUGGING_FACE, diagnose, unknown_argument
 from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan
 from runtimes.specification import Specification
@@ -21,6 +21,7 @@ _SIGNATURES = (
 
 class Tei(Engine):
     name = "tei"
+    pods_only = True
     metrics_path = "/metrics"
     title = "Text Embeddings Inference"
     summary = "Embeddings and rerankers, on CPU or one GPU."
@@ -35,11 +36,6 @@ class Tei(Engine):
         Setting("auto_truncate", "Cut long texts", "boolean", True, "Else a text longer than the model takes is refused."),
         Setting("start_deadline_s", "Start deadline (s)", "integer", 900, "Weights are downloaded at the first start.", 30, 86_400),
     )  # fmt: skip
-
-    def unavailable_reason(self, driver: str) -> str | None:
-        if driver == KUBERNETES:
-            return None
-        return "Text Embeddings Inference runs in pods: use an endpoint on a Kubernetes cluster."
 
     def defaults(self, model_uri: str) -> dict[str, Default]:
         return {

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from runtimes.cause import Cause
-from runtimes.engines.base import KUBERNETES, Default, Engine, Example, Setting, openai_examples
+from runtimes.engines.base import Default, Engine, Example, Setting, openai_examples
 from runtimes.engines.signatures import GPU_MEMORY, HUGGING_FACE, Signature, diagnose, unknown_argument
 from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan
 from runtimes.specification import Specification
@@ -46,6 +46,7 @@ _SIGNATURES = (
 
 class Vllm(Engine):
     name = "vllm"
+    pods_only = True
     metrics_path = "/metrics"
     reserves_gpu_memory = True
     title = "vLLM"
@@ -59,9 +60,6 @@ class Vllm(Engine):
         Setting("gpu_memory_utilization", "Share of GPU memory", "number", 0.9, "vLLM takes it at its start.", 0.1, 1),
         Setting("start_deadline_s", "Start deadline (s)", "integer", 1800, "Weights are downloaded at the first start.", 30, 86_400),
     )  # fmt: skip
-
-    def unavailable_reason(self, driver: str) -> str | None:
-        return None if driver == KUBERNETES else "vLLM runs in pods: use an endpoint on a Kubernetes cluster."
 
     def defaults(self, model_uri: str) -> dict[str, Default]:
         return {
