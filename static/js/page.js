@@ -37,21 +37,27 @@ function pressed(event) {
   }
 }
 
+/** The disruptive form that was submitted and waits for the answer of the dialog. @type {HTMLFormElement | null} */
+let asking = null;
+
 /** A disruptive form asks first, in a dialog that says what will happen; Esc closes it and the focus returns.
  *  @param {SubmitEvent} event */
 function confirmFirst(event) {
   const form = /** @type {HTMLFormElement} */ (event.target);
-  const dialog = /** @type {HTMLDialogElement} */ (find("#confirm"));
-  if (!form.dataset.confirm || form.dataset.confirmed) return;
+  if (form.parentElement?.id === "confirm") answered(event);
+  if (!form.dataset.confirm) return;
   event.preventDefault();
+  asking = form;
   /** @type {HTMLElement} */ (find("#confirm-text")).textContent = form.dataset.confirm;
-  dialog.returnValue = "no";
-  dialog.addEventListener("close", () => {
-    if (dialog.returnValue !== "yes") return;
-    form.dataset.confirmed = "yes";
-    form.submit();
-  }, { once: true });
-  dialog.showModal();
+  /** @type {HTMLDialogElement} */ (find("#confirm")).showModal();
+}
+
+/** The dialog's own form. What was asked about may have been read again meanwhile; its form is sent all the same,
+ *  for a form outside the page sends nothing. @param {SubmitEvent} event */
+function answered(event) {
+  if (!asking || /** @type {HTMLButtonElement} */ (event.submitter)?.value !== "yes") return;
+  if (!asking.isConnected) { asking.hidden = true; document.body.append(asking); }
+  asking.submit();
 }
 
 /** Requests per minute of the rows that a list shows. */

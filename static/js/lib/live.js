@@ -37,6 +37,30 @@ function catchUp(event) {
   (element.dataset.live || "").split(" ").filter((subject) => (announcedAt.get(subject) || 0) > sent).forEach(announce);
 }
 
+/** A part that is replaced between pressing and releasing takes the click with it: it stays until the release, and is
+ *  read again then. */
+let pressing = false;
+/** @type {Set<string>} */
+const heldBack = new Set();
+
+/** @param {CustomEvent} event */
+function holdBack(event) {
+  const element = /** @type {HTMLElement} */ (event.detail.elt);
+  if (!pressing || !element.dataset?.live) return;
+  event.detail.shouldSwap = false;
+  element.dataset.live.split(" ").forEach((subject) => heldBack.add(subject));
+}
+
+function released() {
+  // The click comes after the release, in a turn of its own.
+  setTimeout(() => {
+    pressing = false;
+    const subjects = [...heldBack];
+    heldBack.clear();
+    subjects.forEach(announce);
+  });
+}
+
 const announceAll = () => subjects().forEach(announce);
 
 function subscribe() {
@@ -74,6 +98,10 @@ export function startLive() {
   connect();
   setInterval(() => { if (!socket || socket.readyState !== WebSocket.OPEN) announceAll(); }, POLL_MS);
   document.body.addEventListener("htmx:beforeSend", (event) => sentAt.set(/** @type {CustomEvent} */ (event).detail.xhr, performance.now()));
+  document.body.addEventListener("htmx:beforeSwap", (event) => holdBack(/** @type {CustomEvent} */ (event)));
+  document.addEventListener("pointerdown", () => { pressing = true; }, true);
+  document.addEventListener("pointerup", released, true);
+  document.addEventListener("pointercancel", released, true);
   document.body.addEventListener("htmx:afterSettle", (event) => {
     subscribe();
     catchUp(/** @type {CustomEvent} */ (event));
