@@ -1,6 +1,6 @@
-"""A 60-second token that says "this request comes from the console, as this user".
+"""A 60-second token that says "this request comes from the console, as this user", or "from the queue, with this key".
 
-The web process signs it, the gateway checks it; both know the installation's secret. It is bound to one
+The web process and the dispatcher sign it, the gateway checks it; all know the installation's secret. It is bound to one
 deployment, so that a leaked token opens nothing else.
 """
 
@@ -8,7 +8,7 @@ import base64
 import hashlib
 import hmac
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 LIFETIME_S = 60
 HEADER = b"x-slipway-identity"
@@ -20,11 +20,13 @@ class Identity:
     organization_id: int
     deployment_id: int
     source: str
+    # Of the API key with which it was queued, hexadecimal; empty for one of the console's own.
+    key_digest: str = ""
 
 
 def mint(identity: Identity, *, secret: bytes, now: float) -> str:
     """Sign `identity`, valid for LIFETIME_S seconds from `now` (seconds since the epoch)."""
-    claims = [identity.user_id, identity.organization_id, identity.deployment_id, identity.source, now + LIFETIME_S]
+    claims = [*astuple(identity), now + LIFETIME_S]
     payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=")
     return f"{payload.decode()}.{_signature(payload, secret)}"
 
@@ -35,10 +37,8 @@ def read(token: str, *, secret: bytes, now: float) -> Identity | None:
     if not token.isascii() or not hmac.compare_digest(signature, _signature(payload.encode(), secret)):
         return None
     claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    user_id, organization_id, deployment_id, source, expires = claims
-    if expires < now:
-        return None
-    return Identity(user_id, organization_id, deployment_id, source)
+    *identity, expires = claims
+    return Identity(*identity) if expires >= now else None
 
 
 def _signature(payload: bytes, secret: bytes) -> str:

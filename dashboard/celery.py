@@ -9,13 +9,15 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dashboard.settings")
 
 app = Celery("slipway")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks(["deployments", "monitoring"])
+app.autodiscover_tasks(["deployments", "monitoring", "async_inference"])
 app.conf.beat_schedule = {
     "reconcile": {"task": "deployments.sweep", "schedule": 10.0, "options": {"expires": 10}},
     "collect-system-metrics": {"task": "monitoring.collect_system", "schedule": 10.0, "options": {"expires": 10}},
     # A minute behind the end of the finest blocks' spans, so that most are written once and whole.
     "roll-up": {"task": "monitoring.roll_up", "schedule": crontab(minute="1-59/10"), "options": {"expires": 600}},
     "fleet": {"task": "monitoring.make_fleet", "schedule": crontab(), "options": {"expires": 60}},
+    "measure-queues": {"task": "async_inference.measure", "schedule": 10.0, "options": {"expires": 10}},
+    "forget-async-requests": {"task": "async_inference.forget", "schedule": 600.0, "options": {"expires": 600}},
     "check-books": {"task": "monitoring.check_books", "schedule": 60.0, "options": {"expires": 60}},
     "ensure-partitions": {"task": "monitoring.ensure_partitions", "schedule": 3600.0, "options": {"expires": 3600}},
 }

@@ -79,6 +79,8 @@ def application_processes(*, host: str, port: int, gateway_port: int, gateways: 
             ],
             20,
         ),
+        # Its own time for what runs is 8 s.
+        Process("dispatcher", [python, "manage.py", "dispatcher"], 20, stop_wait_s=15),
         Process("watcher", [python, "manage.py", "watcher"], 20, stop_wait_s=15),
     ]
 

@@ -5,9 +5,13 @@ DATABASE_URL           PostgreSQL 15 or newer
 REDIS_URL              Valkey or Redis 7 or newer
 SLIPWAY_PUBLIC_URL     where browsers find the console; https switches the secure cookies and HSTS on
 SLIPWAY_GATEWAY_URL    where clients find the gateway
+SLIPWAY_WEBHOOK_NETWORKS      networks inside (10.0.0.0/8,…) that webhooks may call; none by default
+SLIPWAY_ASYNC_QUEUE_REQUESTS  how many asynchronous requests may wait for one deployment
+SLIPWAY_ASYNC_QUEUE_BYTES     how large their bodies may be together
 SLIPWAY_HOME           folder for everything that Slipway writes (default: .slipway in the project)
 """
 
+from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,6 +34,9 @@ DATABASE_URL = _from_environment_or_home("DATABASE_URL", "database_url")
 REDIS_URL = _from_environment_or_home("REDIS_URL", "redis_url")
 PUBLIC_URL = env.str("SLIPWAY_PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
 GATEWAY_URL = env.str("SLIPWAY_GATEWAY_URL", default="http://127.0.0.1:8080").rstrip("/")
+WEBHOOK_NETWORKS = [ip_network(text) for text in env.list("SLIPWAY_WEBHOOK_NETWORKS", default=[])]
+ASYNC_QUEUE_REQUESTS = env.int("SLIPWAY_ASYNC_QUEUE_REQUESTS", default=1_000_000)
+ASYNC_QUEUE_BYTES = env.int("SLIPWAY_ASYNC_QUEUE_BYTES", default=10 << 30)
 DEBUG = env.bool("SLIPWAY_DEBUG", default=False)
 HTTPS = PUBLIC_URL.startswith("https://")
 ALLOWED_HOSTS = [
@@ -58,6 +65,7 @@ INSTALLED_APPS = [
     "deployments",
     "apikeys",
     "monitoring",
+    "async_inference",
     "dashboard",
 ]
 

@@ -20,6 +20,7 @@ django.setup()
 
 from django.conf import settings  # noqa: E402
 
+from gateway.async_requests import AsyncRequests  # noqa: E402
 from gateway.core import Gateway, settle_earlier_epochs  # noqa: E402
 from gateway.counters import Counters  # noqa: E402
 from gateway.directory import Directory  # noqa: E402
@@ -57,6 +58,10 @@ async def serve(host: str, port: int, name: str) -> None:
     await counters.start()
     directory = Directory(folder, ring, changed, recorder.acknowledge, counted)
     directory.start()
+    gateway.queue = queue = AsyncRequests(
+        settings.DATABASE_URL, most_waiting=settings.ASYNC_QUEUE_REQUESTS, most_bytes=settings.ASYNC_QUEUE_BYTES
+    )
+    await queue.open()
     # Several gateways may share a port on one machine: the kernel spreads connections over them.
     server = await loop.create_server(
         lambda: ClientConnection(gateway), host, port, backlog=4096, reuse_address=True, reuse_port=True
@@ -75,6 +80,7 @@ async def serve(host: str, port: int, name: str) -> None:
     gateway.hand_over(recorder, close=True)
     directory.stop()
     counters.stop()
+    await queue.close()
     # Off the loop: it notes its marks here.
     await loop.run_in_executor(None, recorder.stop, 5)
     gateway.journal.close()

@@ -6,7 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from gateway import api_server, framing
-from gateway.callers import ANONYMOUS, CONSOLE, Caller
+from gateway.callers import ANONYMOUS, Caller
 from gateway.errors import GatewayError
 from gateway.framing import RequestHead
 from gateway.limiter import Allowance
@@ -78,7 +78,7 @@ class AnswerSide(ABC):
             self.request_done
             and self.keep_alive
             and self.client.is_writable
-            and self.caller.source != CONSOLE
+            and not self.head.identity
             and not (self.head.is_1_0 or self._strips_usage or connection.address.api_server)
             and self.head.method != b"HEAD"
         ):
@@ -221,7 +221,8 @@ class AnswerSide(ABC):
         elif not has_no_body:
             self._chunked = not head.is_1_0
             self.keep_alive = self.keep_alive and self._chunked
-        if self.caller.is_console:
+        if self.head.identity:
+            # To our own processes: the page shows it, and the queue learns that an instance was asked.
             out.append(b"x-slipway-instance: %b\r\n" % connection.address.uid.encode())
         if self._chunked:
             out.append(b"transfer-encoding: chunked\r\n")

@@ -71,13 +71,18 @@ ANONYMOUS = Caller()
 Keys = dict[bytes, Caller]
 
 
-def read_identity(token: bytes, secret: bytes) -> Caller:
-    """The user in whose name the console sends a request. Raises a 401 for a token that isn't good any more."""
+def read_identity(token: bytes, secret: bytes, keys: Keys) -> Caller:
+    """In whose name the console, or the queue of asynchronous requests, sends one.
+
+    Raises a 401 for a token that isn't good any more, or for a key that was revoked while the request waited.
+    """
     identity = identity_token.read(token.decode("latin-1"), secret=secret, now=time.time())
     if identity is None:
         raise GatewayError(
             401, "identity_invalid", "The console's token has expired or is not valid. Send the request again."
         )
+    if identity.key_digest:
+        return by_key(keys, bytes.fromhex(identity.key_digest), time.time())
     return Caller(identity.organization_id, identity.user_id, 0, CONSOLE, identity.deployment_id)
 
 

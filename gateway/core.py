@@ -13,11 +13,12 @@ import numpy as np
 
 from gateway import journal
 from gateway.balancer import Balancer
-from gateway.callers import Keys
+from gateway.callers import Caller, Keys
+from gateway.framing import RequestHead
 from gateway.journal import Journal
 from gateway.limiter import Limiter
 from gateway.meter import BUCKET_S, FAILED
-from gateway.snapshot import Snapshot
+from gateway.snapshot import Snapshot, Target
 from gateway.upstream import Pool
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,23 @@ class Books(Protocol):
     def take(self, records: np.ndarray) -> None: ...
     def close_batch(self, position: int, in_flight: dict[int, int]) -> None: ...
     def heartbeat(self, in_flight: int, *, is_alone: bool) -> None: ...
+
+
+@dataclass(frozen=True)
+class QueueAnswer:
+    status: int
+    body: bytes
+    content_type: bytes = b"application/json"
+    lines: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Queue(Protocol):
+    """Who keeps asynchronous requests. Raises GatewayError."""
+
+    async def submit(
+        self, target: Target, caller: Caller, head: RequestHead, path: bytes, body: bytes
+    ) -> QueueAnswer: ...
+    async def control(self, caller: Caller, method: bytes, target: bytes) -> QueueAnswer: ...
 
 
 class Replays(Protocol):
@@ -78,6 +96,8 @@ class Gateway:
         self.balancer = Balancer()
         self.limiter = Limiter(self.loop)
         self.pool = Pool(self.loop)
+        # None where there is no database to keep it in.
+        self.queue: Queue | None = None
         self.journal = Journal(folder, epoch)
         self.connections: set[Connection] = set()
         self.draining = False

@@ -66,7 +66,7 @@ class Exchange(AnswerSide):
             self.deadline = now + gateway.timeouts.body_idle_s
         try:
             if head.identity:
-                self.caller = read_identity(head.identity, gateway.secret)
+                self.caller = read_identity(head.identity, gateway.secret, gateway.keys)
             elif head.key:
                 self.caller = by_key(gateway.keys, head.key, now + gateway.wall_offset)
             route = head.route

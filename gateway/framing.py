@@ -18,6 +18,8 @@ MAX_BODY_BYTES = 1 << 40
 STRICT_HEAD = re.compile(
     rb"[A-Z-]+ [!-~]+ HTTP/[0-9]\.[0-9]\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n)*\r\n"
 )
+# Below a deployment's address, or in front of an OpenAI-style path.
+_ASYNC_PATH = re.compile(rb"(?:http://[^/]*)?(?:/async|(?!/v1/)/[^/?]+/[^/?]+/async)(?:[/?]|$)")
 OWN_COOKIES = (b"slipway_session", b"slipway_csrf")
 OWN_KEY, OWN_TOKENS = b"slk_", (b"slk_", b"slt_")
 NO_BODY_STATUS = frozenset({204, 304})
@@ -26,14 +28,16 @@ _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.en
 # What a header means to a gateway. PASS is everything that it only hands on.
 (
     PASS, HOP, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, IDENTITY, REQUEST_ID, COOKIE, AUTHORIZATION,
-    CONTENT_TYPE, API_KEY,
-) = range(14)  # fmt: skip
+    CONTENT_TYPE, API_KEY, OPTION,
+) = range(15)  # fmt: skip
 _KIND_OF_NAME = {
     b"host": HOST, b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION,
     b"upgrade": UPGRADE, b"expect": EXPECT, identity_token.HEADER: IDENTITY, b"x-request-id": REQUEST_ID,
     b"cookie": COOKIE, b"authorization": AUTHORIZATION, b"content-type": CONTENT_TYPE, b"api-key": API_KEY,
     b"keep-alive": HOP, b"proxy-connection": HOP, b"proxy-authenticate": HOP, b"proxy-authorization": HOP,
     b"te": HOP, b"trailer": HOP, b"x-slipway-instance": HOP,
+    **dict.fromkeys((b"x-slipway-async", b"x-slipway-async-priority", b"x-slipway-async-max-queue-seconds",
+                     b"x-slipway-async-webhook", b"x-slipway-async-retries"), OPTION),
 }  # fmt: skip
 # The same by the spelling that came, so that a name is lowered once and not in each request. Bounded: clients choose it.
 _MAX_SPELLINGS = 4096
@@ -59,12 +63,12 @@ class RequestHead:
     """A request's head once it is known to be sound. Shared by all requests with the same bytes: nobody changes it.
 
     `passed` are the header lines to hand on. `length` is the body's, -1 for chunked, None for no body. `key` is the
-    digest of the API key that was sent, empty without one. `route` is where it led last time (the router's memory).
+    digest of the API key that was sent, empty without one. `options` are those for asynchronous requests. `route` is where it led last time (the router's memory).
     """
 
     __slots__ = (
-        "content_type", "expects", "identity", "is_1_0", "keep_alive", "key", "length", "method", "passed", "request_id",
-        "route", "target", "websocket",
+        "content_type", "expects", "identity", "is_1_0", "is_async", "keep_alive", "key", "length", "method", "options", "passed",
+        "request_id", "route", "target", "websocket",
     )  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, *, is_1_0: bool, keep_alive: bool) -> None:
@@ -74,7 +78,8 @@ class RequestHead:
         self.is_1_0 = is_1_0
         self.keep_alive = keep_alive
         self.length: int | None = None
-        self.expects = self.websocket = False
+        self.expects = self.websocket = self.is_async = False
+        self.options: dict[str, str] = {}
         self.request_id = self.identity = self.content_type = self.key = b""
         self.route: object = None
 
@@ -156,6 +161,8 @@ def read_head(
             if value.lower() != b"100-continue":
                 raise GatewayError(417, "expectation_failed", "Only “Expect: 100-continue” is understood.")
             head.expects = True
+        elif kind == OPTION:
+            head.options[name.decode("ascii").lower()] = value.decode("latin-1")
         elif kind == UPGRADE:
             upgrade = value.lower() if not upgrade else b"twice"
     if hosts != 1:
@@ -175,7 +182,13 @@ def read_head(
     if named:
         drop_named(passed, named)
     head.passed = b"".join(passed)
+    # What the queue sends later isn't queued again.
+    head.is_async = not head.identity and (_is_on(head.options) or bool(_ASYNC_PATH.match(target)))
     return head
+
+
+def _is_on(options: dict[str, str]) -> bool:
+    return options.get("x-slipway-async", "").lower() in ("true", "1", "yes", "on")
 
 
 def _take_key(head: RequestHead, key: bytes) -> None:

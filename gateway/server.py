@@ -7,6 +7,7 @@ from typing import cast
 import httptools
 
 from gateway import framing
+from gateway.async_exchange import AsyncExchange
 from gateway.core import Gateway
 from gateway.errors import GatewayError, bad_request
 from gateway.exchange import Exchange
@@ -29,7 +30,7 @@ class ClientConnection(asyncio.Protocol):
         self.is_writable = True
         self._url = b""
         self.deadline = monotonic() + gateway.timeouts.header_s
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange | AsyncExchange | None = None
         # A head that has not come whole.
         self._held = b""
         # The head that came last, whole: the next one on a connection is mostly the same, to the letter.
@@ -174,7 +175,7 @@ class ClientConnection(asyncio.Protocol):
     def _begin(self, head: RequestHead) -> None:
         if self.transport.is_closing():
             return
-        self._exchange = exchange = Exchange(self, head)
+        self._exchange = exchange = Exchange(self, head) if not head.is_async else AsyncExchange(self, head)
         if not head.length:
             self._parser = None
             exchange.request_done = True
@@ -285,7 +286,7 @@ class ClientConnection(asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
-    def finish_exchange(self, exchange: Exchange, data: bytes, now: float) -> None:
+    def finish_exchange(self, exchange: Exchange | AsyncExchange, data: bytes, now: float) -> None:
         """Write the end of an answer and turn to the next request, or close."""
         if data and not self._lingering and not self.transport.is_closing():
             self.transport.write(data)

@@ -91,6 +91,32 @@ def queue(p95: float, inference_p95: float) -> str:
     return ""
 
 
+# What waits should be worked off within this time.
+CLEAR_S = 600
+
+
+def async_queue(p95: float, ended: int, waiting: tuple[float, float], replicas: float, shown_s: int) -> str:
+    """Of the asynchronous queue: the time that one in twenty waited (s), how many ended, how many waited at the beginning
+    and at the end of the shown time, and the replicas that there were on average."""
+    first, last = waiting
+    if last < 1 or shown_s <= 0:
+        return ""
+    if not ended or not replicas:
+        return f"{last:,.0f} wait and nothing ended in this time: start a version, or see on the Overview why none is ready."
+    pace = ended / shown_s
+    coming = max(0.0, pace + (last - first) / shown_s)
+    needed = max(coming, pace * 0.999) + last / CLEAR_S
+    if p95 < 1 and last / pace < CLEAR_S:
+        return ""
+    more = math.ceil(replicas * needed / pace - 1e-9)
+    if more <= replicas:
+        return ""
+    return (
+        f"{coming * 60:,.3g} come a minute, {pace * 60:,.3g} are worked off, {last:,.0f} wait. {more} replicas instead of {replicas:.3g} would "
+        f"keep up and clear the queue within ten minutes; or {needed / pace:.2g} times as many at once on each instance, if it has room."
+    )
+
+
 def _percent(share: float) -> str:
     return f"{share * 100:.0f} %"
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from deployments.models import Deployment, Event, Instance
-from monitoring import queries, request_charts, system_charts
+from monitoring import async_charts, queries, request_charts, system_charts
 from monitoring.charts import Axis, Chart, Mark
 from monitoring.models import MeteredInstance
 from monitoring.queries import Scope
@@ -23,6 +23,8 @@ CHARTS = (
     ("end_to_end", "End-to-end time", "From the request's arrival to the last byte of its answer, waiting for an instance included; a slow reader is not."),
     ("inference", "Inference time", "From handing the request to an instance to the last byte of its answer: what the model itself takes."),
     ("queue", "Queue time", "From arrival until an instance took the request."),
+    ("async_queue", "Time in async queue", "How long asynchronous requests waited before an instance was asked, of those that ended."),
+    ("async_size", "Async queue size", "Asynchronous requests that wait, counted each ten seconds."),
     ("first_token", "Time to first token", "From the request's arrival to the first piece of a streamed answer."),
     ("tokens", "Tokens", "Tokens per second of all answers together, when they ended."),
     ("replicas", "Replicas", "Active ones are ready to serve; starting ones wait for room or load the model."),
@@ -44,6 +46,7 @@ class Panel:
     requests: RequestFrame
     total: RequestFrame
     samples: SystemFrame
+    queue_times: RequestFrame
     charts: list[Chart]
     marks: list[Event]
     before: RequestFrame | None = None
@@ -63,13 +66,16 @@ def load(deployment: Deployment, question: Question, now: int, *, start: int | N
     requests = queries.requests(scope, window, now)
     before = _before(scope, window, now) if question.compare and start is None else None
     samples = queries.system(scope, window)
+    queue_times = queries.queue_times(scope, window)
     subjects = _subjects(deployment, question, scope, samples)
     total = request_charts.whole(requests)
-    charts = request_charts.charts(requests, total, before, window, now) + system_charts.charts(
-        samples, subjects, window
-    )
+    charts = [
+        *request_charts.charts(requests, total, before, window, now),
+        *async_charts.charts(queue_times, samples, window),
+        *system_charts.charts(samples, subjects, window),
+    ]
     marks = queries.marks(deployment, window)
-    return Panel(question, window, requests, total, samples, charts, marks, before)
+    return Panel(question, window, requests, total, samples, queue_times, charts, marks, before)
 
 
 def build(deployment: Deployment, question: Question, now: int) -> dict[str, Any]:
@@ -101,13 +107,15 @@ def last_mark(marks: Iterable[Event]) -> int:
 def table(panel: Panel) -> tuple[list[str], list[list[Any]]]:
     """The panel's numbers as a table: names of columns, then rows that begin with their moment."""
     request_head, request_rows = request_charts.csv_rows(panel.requests, panel.window)
-    system_head, system_rows = system_charts.csv_rows(panel.samples, panel.window)
-    by_moment: dict[int, tuple[list[Any], list[Any]]] = {}
-    for at, *cells in request_rows:
-        by_moment[at] = (cells, [""] * len(system_head))
-    for at, *cells in system_rows:
-        by_moment[at] = (by_moment[at][0] if at in by_moment else [""] * len(request_head), cells)
-    return [*request_head, *system_head], [[at, *left, *right] for at, (left, right) in sorted(by_moment.items())]
+    parts = [
+        (request_head, request_rows),
+        async_charts.csv_rows(panel.queue_times, panel.window),
+        system_charts.csv_rows(panel.samples, panel.window),
+    ]
+    by_part = [(head, {at: cells for at, *cells in rows}) for head, rows in parts]
+    moments = sorted(set().union(*(rows for _, rows in by_part)))
+    table_rows = [[at, *(cell for head, rows in by_part for cell in rows.get(at, [""] * len(head)))] for at in moments]
+    return [name for head, _ in by_part for name in head], table_rows
 
 
 def _before(scope: Scope, window: Window, now: int) -> RequestFrame:

@@ -59,6 +59,14 @@ def requests(scope: Scope, window: Window, now: int) -> RequestFrame:
     return RequestFrame.concatenate([stored, fresh]).by_width(window.tier.seconds)
 
 
+def queue_times(scope: Scope, window: Window) -> RequestFrame:
+    """How long asynchronous requests waited that ended in the window; of all instances, for the queue is before them."""
+    with series.snapshot():
+        return series.requests(
+            scope.version_ids, window.start, window.end, window.tier, kind=series.QUEUE_TIMES
+        ).by_width(window.tier.seconds)
+
+
 def _stored_sources(sources: set[str]) -> set[str]:
     """Those of the batches that are stored: as themselves, or after a kill in the replay of their gateway's epoch."""
     replays = {source: f"{source.rpartition('.')[0]}.replay" for source in sources}

@@ -40,7 +40,7 @@ def facts(total: RequestFrame, window: Window) -> dict[str, str]:
         volume += f" ({duration(window.refused_bar)} would be finer than what is kept or drawn for this range)"
     words = {"volume": volume}
     for name in LATENCIES:
-        times = _times(total, name)
+        times = times_of(total, name)
         if times:
             words[name] = ", ".join(f"{label} {seconds_text(value)}" for label, value in times.items())
     made, read = int(total.column("output_tokens")[0]), int(total.column("input_tokens")[0])
@@ -64,11 +64,11 @@ def statistics(total: RequestFrame, window: Window) -> dict[str, Any]:
     found["rate"] = requests / (window.end - window.start)
     found |= {name: int(total.column(name)[0]) for name in ("input_tokens", "output_tokens")}
     for name in LATENCIES:
-        found[name] = _times(total, name)
+        found[name] = times_of(total, name)
     return found
 
 
-def _times(total: RequestFrame, name: str) -> dict[str, float] | None:
+def times_of(total: RequestFrame, name: str) -> dict[str, float] | None:
     measured = int(total.measured(name)[0])
     if not measured:
         return None
@@ -110,19 +110,19 @@ def _bar_places(starts: np.ndarray, window: Window) -> np.ndarray:
 def _latency(
     name: str, curves: RequestFrame, earlier: RequestFrame | None, total: RequestFrame, window: Window, words: str
 ) -> Chart:
-    times = _times(total, name) if len(total) else None
+    times = times_of(total, name) if len(total) else None
     if times is None:
         return Chart(name, "s", absent=_ABSENT[name])
-    drawn = _latency_curves(name, curves, window)
+    drawn = latency_curves(name, curves, window)
     if earlier is not None and len(earlier):
         drawn += _earlier_curves(name, earlier, window)
     hint = ""
-    if name == "queue" and (inference := _times(total, "inference")):
+    if name == "queue" and (inference := times_of(total, "inference")):
         hint = advice.queue(times["p95"], inference["p95"])
     return Chart(name, "s", tuple(drawn), facts=words, advice=hint)
 
 
-def _latency_curves(name: str, curves: RequestFrame, window: Window) -> list[Curve]:
+def latency_curves(name: str, curves: RequestFrame, window: Window) -> list[Curve]:
     kind, at = LATENCIES.index(name), window.drawn(curves.at)
     measured = curves.measured(name)
     quantiles = curves.quantiles(name, list(PERCENTILES.values()))
@@ -178,14 +178,14 @@ def csv_rows(frame: RequestFrame, window: Window) -> tuple[list[str], list[list[
     head = [*(name.removeprefix("status_") for name in CLASSES), "input_tokens", "output_tokens"]
     columns: list[np.ndarray] = [*(curves.column(name) for name in CLASSES), curves.column("input_tokens"), curves.column("output_tokens")]  # fmt: skip
     for name in LATENCIES:
-        for curve in _latency_curves(name, curves, window):
+        for curve in latency_curves(name, curves, window):
             head.append(f"{name}_{curve.key}_s")
             columns.append(curve.values)
-    rows = [[int(at), *(_cell(column[index]) for column in columns)] for index, at in enumerate(curves.at)]
+    rows = [[int(at), *(csv_cell(column[index]) for column in columns)] for index, at in enumerate(curves.at)]
     return head, rows
 
 
-def _cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
     if isinstance(value, np.integer):
         return int(value)
     return "" if np.isnan(value) else round(float(value), 6)

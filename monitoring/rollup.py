@@ -7,7 +7,7 @@ from django.db import connection, transaction
 
 from monitoring import series
 from monitoring.request_frame import ALL_INSTANCES, RequestFrame
-from monitoring.series import FRESH, REQUESTS
+from monitoring.series import FRESH, REQUESTS, SYSTEM
 from monitoring.system_frame import SystemFrame
 from monitoring.tiers import TIERS, Tier
 
@@ -117,7 +117,7 @@ def _fresh_frame(kind: int, blobs: list[bytes]) -> Frame:
 
 
 def _joined(kind: int, blobs: list[bytes]) -> Frame:
-    if kind == REQUESTS:
+    if kind != SYSTEM:
         return RequestFrame.concatenate(RequestFrame.unpack(data) for data in blobs)
     return SystemFrame.concatenate(SystemFrame.unpack(data) for data in blobs)
 

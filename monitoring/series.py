@@ -22,7 +22,8 @@ from monitoring.system_frame import SystemFrame
 from monitoring.tiers import HOUR, TIERS, Tier
 
 FRESH = "monitoring_fresh"
-REQUESTS, SYSTEM = 1, 2
+# Queue times of asynchronous requests are a RequestFrame with those alone.
+REQUESTS, SYSTEM, QUEUE_TIMES = 1, 2, 3
 _BATCHES = "monitoring_ingestedbatch"
 # So that nobody has to make one while he stores, mostly.
 _AHEAD_S = 7200
@@ -70,10 +71,10 @@ def add_fresh(number: int, arrived: datetime, kind: int, rows: Sequence[tuple[in
 
 
 def requests(
-    version_ids: Sequence[int], start: int, end: int, tier: Tier, instances: Sequence[int] = (0,)
+    version_ids: Sequence[int], start: int, end: int, tier: Tier, instances: Sequence[int] = (0,), kind: int = REQUESTS
 ) -> RequestFrame:
     """The requests of these instances that ended in [start, end), in the tier's buckets, all versions added up."""
-    by_version = _request_parts(version_ids, start, end, tier, instances)
+    by_version = _request_parts(version_ids, start, end, tier, instances, kind)
     return _added_up((part for parts in by_version.values() for part in parts), start, end, tier)
 
 
@@ -84,18 +85,18 @@ def requests_by_version(version_ids: Sequence[int], start: int, end: int, tier: 
 
 
 def _request_parts(
-    version_ids: Sequence[int], start: int, end: int, tier: Tier, instances: Sequence[int]
+    version_ids: Sequence[int], start: int, end: int, tier: Tier, instances: Sequence[int], kind: int = REQUESTS
 ) -> dict[int, list[RequestFrame]]:
     found: dict[int, list[RequestFrame]] = defaultdict(list)
     finest: dict[int, list[RequestFrame]] = defaultdict(list)
     for piece, since, until in _pieces(start, end, tier):
         # The finest tier has no row of all instances where it is but their sum.
         wanted = instances if piece != TIERS[0] or ALL_INSTANCES not in instances else None
-        for version_id, data in _blocks(REQUESTS, version_ids, since, until, piece, wanted):
+        for version_id, data in _blocks(kind, version_ids, since, until, piece, wanted):
             (finest if wanted is None else found)[version_id].append(RequestFrame.unpack(data))
     for version_id, parts in finest.items():
         found[version_id].append(_only(RequestFrame.concatenate(parts), instances))
-    for version_id, data in _fresh(REQUESTS, version_ids, start, end):
+    for version_id, data in _fresh(kind, version_ids, start, end):
         found[version_id].append(_only(RequestFrame.unpack(data), instances))
     return found
 

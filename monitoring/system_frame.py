@@ -18,6 +18,7 @@ FIGURES = {
     "gpu_utilization": 4, "gpu_memory_used": 5, "gpu_memory_total": 6,
     "requests_running": 7, "requests_waiting": 8, "kv_cache_use": 9, "prefix_hits": 10, "prefix_queries": 11,
     "replicas_active": 12, "replicas_starting": 13, "cpu_total": 14,
+    "async_queue_size": 15,
 }  # fmt: skip
 # The device of figures that are no GPU's; the instance of averages over instances.
 NO_DEVICE, ALL_INSTANCES = 255, 0

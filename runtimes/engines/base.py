@@ -90,6 +90,9 @@ class Engine(ABC):
     reserves_gpu_memory: ClassVar[bool] = False
     # Where its image keeps downloaded models: a claim that is named is mounted there. Empty where nothing is downloaded.
     cache_path: ClassVar[str] = ""
+    # The setting that says how many requests one instance works on at once, and what holds where none does.
+    concurrency_setting: ClassVar[str] = ""
+    usual_concurrency: ClassVar[int] = 8
     # The environment variables in which this engine expects the token of the model's source, and the sources whose tokens
     # those are for: another vendor's must never be sent there.
     credential_variables: ClassVar[tuple[str, ...]] = ()
@@ -131,6 +134,12 @@ class Engine(ABC):
             if problem:
                 errors[f"engine_{name}"] = problem
         return errors
+
+    def concurrency(self, specification: Specification) -> int:
+        """How many requests one instance works on at once; more would wait inside it."""
+        defaults = {setting.name: setting.default for setting in self.settings}
+        name = self.concurrency_setting
+        return int(specification.engine_settings.get(name) or defaults.get(name) or self.usual_concurrency)
 
     def cache(self, specification: Specification) -> tuple[Volume, ...]:
         """The volume that keeps its downloads, if the specification names one."""

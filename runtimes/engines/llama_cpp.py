@@ -38,6 +38,7 @@ class LlamaCpp(Engine):
     title = "llama.cpp"
     summary = "GGUF models on CPU or GPU; starts in seconds."
     order = 20
+    concurrency_setting = "parallel"
     cache_path = "/root/.cache"
     shared_fields = frozenset({"image", "context_length", "prompt_caching", "cache_claim"})
     credential_variables = ("HF_TOKEN",)

@@ -39,6 +39,7 @@ class Nim(Engine):
     title = "NVIDIA NIM"
     summary = "Models as NVIDIA tunes and packs them; needs an NGC key and NVIDIA's licence."
     order = 14
+    usual_concurrency = 64
     cache_path = CACHE
     shared_fields = frozenset({"image", "context_length", "prompt_caching", "cache_claim"})
     # NVIDIA's older images read the second name.

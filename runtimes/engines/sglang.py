@@ -38,6 +38,7 @@ class Sglang(Engine):
     title = "SGLang"
     summary = "Large language models on NVIDIA GPUs; quick with long shared prompts and structured answers."
     order = 12
+    usual_concurrency = 64
     cache_path = "/root/.cache"
     shared_fields = frozenset({"image", "context_length", "prompt_caching", "cache_claim"})
     credential_variables = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")

@@ -18,6 +18,7 @@ class Simulator(Engine):
     title = "Simulator"
     summary = "Not a model: made-up answers at a speed you set, to try everything without a GPU."
     order = 30
+    concurrency_setting = "concurrency"
     shared_fields = frozenset({"image", "context_length"})
     settings = (
         Setting(

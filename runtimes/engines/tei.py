@@ -26,6 +26,7 @@ class Tei(Engine):
     title = "Text Embeddings Inference"
     summary = "Embeddings and rerankers, on CPU or one GPU."
     order = 16
+    concurrency_setting = "max_concurrent_requests"
     cache_path = "/data"
     shared_fields = frozenset({"image", "cache_claim"})
     credential_variables = ("HF_TOKEN",)

@@ -52,6 +52,8 @@ class Vllm(Engine):
     title = "vLLM"
     summary = "Large language models on NVIDIA GPUs, many requests at once."
     order = 10
+    concurrency_setting = "max_num_seqs"
+    usual_concurrency = 64
     cache_path = "/root/.cache"
     shared_fields = frozenset({"image", "context_length", "prompt_caching", "cache_claim"})
     credential_variables = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")

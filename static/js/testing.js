@@ -5,6 +5,7 @@ import { copy, find, findAll } from "./lib/dom.js";
 import { Answer } from "./lib/answer.js";
 import { Charts } from "./lib/charts.js";
 import { LogView } from "./lib/log_view.js";
+import { runQueued } from "./lib/queued_run.js";
 import { RelayError, cancel, follow, submit } from "./lib/relay.js";
 
 const tester = /** @type {HTMLElement} */ (find("#tester"));
@@ -18,6 +19,10 @@ let charts = null;
 let tail = null;
 /** @type {WebSocket | null} */
 let socket = null;
+/** @type {AbortController | null} */
+let following = null;
+const asyncSwitch = /** @type {HTMLInputElement} */ (find("#test-async"));
+const isAsync = () => asyncSwitch.checked;
 
 /** @param {string} name */
 const value = (name) => /** @type {HTMLInputElement} */ (form.elements.namedItem(name)).value;
@@ -50,6 +55,7 @@ function asCurl() {
   const parts = ["curl", "-N", "-X", request.method, quoted(tester.dataset.address + request.path)];
   if (request.content_type) parts.push("-H", quoted(`Content-Type: ${request.content_type}`));
   for (const line of request.headers.split("\n").filter((text) => text.trim())) parts.push("-H", quoted(line.trim()));
+  if (isAsync()) parts.push("-H", "'x-slipway-async: true'", "-H", '"Authorization: Bearer $API_KEY"');
   if (request.body) parts.push("--data-raw", quoted(request.body));
   return parts.join(" ");
 }
@@ -85,11 +91,26 @@ async function send(event) {
   answer.reset();
   setRunning(true);
   try {
-    show(await submit(tester.dataset.sendUrl || "", tester.dataset.csrf || "", composed()));
+    if (isAsync()) await queue();
+    else show((await submit(tester.dataset.sendUrl || "", tester.dataset.csrf || "", composed())).id);
   } catch (error) {
     setRunning(false);
     showError(error instanceof RelayError ? error.field : undefined, error instanceof Error ? error.message : String(error));
   }
+}
+
+/** Into the queue; this page follows it until it has ended or "Cancel" is pressed. */
+async function queue() {
+  following = new AbortController();
+  const options = { priority: value("priority"), queue_s: value("queue_s"), retries: value("retries"), webhook: value("webhook") };
+  const request = { ...composed(), ...options };
+  await runQueued(tester.dataset.asyncUrl || "", tester.dataset.csrf || "", request, (id, told) => {
+    if (tail) tail.marked = id;
+    answer.queued(id, told);
+  }, following.signal);
+  if (following.signal.aborted) answer.fail("This page follows the request no longer; it goes on. Its own page cancels it.");
+  following = null;
+  setRunning(false);
 }
 
 /** @param {string} id */
@@ -138,7 +159,8 @@ function openTail() {
 
 form.addEventListener("submit", send);
 form.addEventListener("input", showUrl);
-cancelButton.addEventListener("click", () => { if (socket) cancel(socket); });
+cancelButton.addEventListener("click", () => { if (following) following.abort(); else if (socket) cancel(socket); });
+asyncSwitch.addEventListener("change", () => { /** @type {HTMLElement} */ (find("#test-async-options")).hidden = !isAsync(); });
 find("#test-curl")?.addEventListener("click", (event) => copy(/** @type {HTMLElement} */ (event.target), asCurl()));
 find("#tail-instance")?.addEventListener("change", openTail);
 for (const button of findAll("[data-example]")) button.addEventListener("click", () => useExample(Number(button.dataset.example)));

@@ -155,6 +155,8 @@ PAGES = {
     "logs": "/console/deployments/demo/chat/logs/",
     "monitoring": "/console/deployments/demo/chat/monitoring/",
     "fleet": "/console/fleet/",
+    "async": "/console/deployments/demo/chat/async/",
+    "own-async": "/hub/requests/",
     "testing": "/console/deployments/demo/chat/testing/",
     "settings": "/console/deployments/demo/chat/settings/",
     "models": "/console/models/",

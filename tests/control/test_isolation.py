@@ -23,6 +23,7 @@ from accounts.models import Member, Organization, User
 from accounts.services import add_member, create_api_token, create_organization, invite
 from apikeys import directory as key_directory
 from apikeys.services import create_key
+from async_inference.models import AsyncRequest, AsyncResult
 from common.broadcast import valkey
 from deployments import relay
 from deployments.models import Cluster, Instance, Price
@@ -97,6 +98,11 @@ def world(people, deploy) -> SimpleNamespace:
     key, _ = create_key(people.member, people.ours, "key")
     token, _ = create_api_token(people.member, "token")
     invitation, _ = invite(people.ours, "member", "x", actor=people.admin)
+    request = AsyncRequest.objects.create(
+        uid="ab12" * 8, deployment=made, api_id=made.api_id, organization_id=people.ours.pk, user_id=people.member.pk,
+        priority=1, state="completed", retries=0, payload_bytes=0, fingerprint=b"", expires_at="2099-01-01T00:00Z",
+    )  # fmt: skip
+    AsyncResult.objects.create(request=request, content_type="text/plain", body=b"hello")
     price = Price.objects.create(deployment=made, since="2099-01-01T00:00Z", currency="EUR")
     return SimpleNamespace(
         deployment=made, instance=instance, key=key, token=token, invitation=invitation, price=price,
@@ -129,6 +135,8 @@ def filled(route: str, world: SimpleNamespace, *, real: bool = True) -> list[str
     }
     if not real:
         values |= {"organization": "nobody", "name": "nothing", "uid": "ffff"}
+    if "/async/" in route or "hub/requests/" in route:
+        values |= {"uid": values["uid"] * 8, "action": "cancel"}
     actions = re.search(r"\(\?P<action>([^)]*)\)", route)
     found = []
     for action in actions[1].split("|") if actions else [""]:
@@ -240,6 +248,9 @@ GATEWAY = {
     "/v1/models/{model}": ("GET", "/v1/models/acme/chat", None),
     "/v1/": ("POST", "/v1/chat/completions", {"model": "acme/chat", "messages": []}),
     "/{endpoint}/{deployment}": ("GET", "/main/chat/anything", None),
+    "/async/requests": ("GET", "/async/requests", None),
+    "/async/v1/": ("POST", "/async/v1/chat/completions", {"model": "acme/chat", "messages": []}),
+    "/{endpoint}/{deployment}/async/": ("POST", "/main/chat/async/anything", None),
 }
 
 
@@ -247,7 +258,8 @@ GATEWAY = {
 def test_every_entry_of_the_gateway_is_reached_by_whom_the_table_says(world, tmp_path):
     table = {route: letters for (method, route), letters in expected().items() if method == "GATEWAY"}
     own = {path.decode() + ("{model}" if path == own_answers.MODEL else "") for path in own_answers.PATHS}
-    assert own | {routes.OPENAI_PREFIX.decode(), "/{endpoint}/{deployment}"} == set(GATEWAY)
+    queued = {"/async/requests", "/async/v1/", "/{endpoint}/{deployment}/async/"}
+    assert own | queued | {routes.OPENAI_PREFIX.decode(), "/{endpoint}/{deployment}"} == set(GATEWAY)
     for kind, access, sharing in (
         ("closed", "key_only", "none"), ("shared", "key_only", "specific"), ("for all", "key_only", "all"), ("public", "public", "none"),
     ):  # fmt: skip

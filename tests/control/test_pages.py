@@ -73,6 +73,9 @@ def pages(deployment: Deployment) -> dict[str, str]:
                 "settings",
             )
         },
+        "async-queue": reverse("async:queue", args=path),
+        "async-rows": reverse("async:rows", args=path),
+        "own-async": reverse("async:own"),
         "monitoring": reverse("monitoring:monitoring", args=path),
         "charts": reverse("monitoring:charts", args=path),
         "panel": reverse("monitoring:data", args=path),

@@ -27,7 +27,7 @@ from dashboard.processes import (
 from dashboard.supervision import Supervision
 from deployments.drivers import local_driver
 
-BUSY_PROCESSES = ["beat", "worker"]
+BUSY_PROCESSES = ["beat", "worker", "dispatcher"]
 INSTANCES_END_WITHIN_S = 60.0
 
 

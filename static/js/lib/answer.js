@@ -50,6 +50,22 @@ export class Answer {
     this.time("id", id);
   }
 
+  /** Of a request in the queue. @param {string} id @param {any} told */
+  queued(id, told) {
+    this.started(id);
+    const link = /** @type {HTMLAnchorElement} */ (make("a", "", `${told.state[0].toUpperCase()}${told.state.slice(1)}${told.status_code ? ` (${told.status_code})` : ""}`));
+    link.href = told.page;
+    this.status.replaceChildren(link);
+    if (told.waited !== undefined && told.waited !== null) this.time("first", `${milliseconds(told.waited)} in the queue`);
+    if (told.took) this.time("total", milliseconds(told.took));
+    if (told.message && told.state !== "completed") this.fail(told.message);
+    if (typeof told.result !== "string") return;
+    /** @type {HTMLElement} */ (find("#test-views")).hidden = false;
+    this.raw.textContent = told.result;
+    try { this.text.textContent = JSON.stringify(JSON.parse(told.result), null, 2); } catch { this.text.textContent = told.result; }
+    this.show("text");
+  }
+
   /** @param {{status: number, reason: string, headers: [string, string][], instance: string}} frame */
   head(frame) {
     const colour = frame.status < 300 ? "green" : frame.status < 500 ? "yellow" : "red";

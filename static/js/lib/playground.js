@@ -96,7 +96,7 @@ export class Playground {
     this.input("text").value = "";
     const request = { method: "POST", path: "/v1/chat/completions", headers: "", content_type: "application/json", body: JSON.stringify(body) };
     try {
-      const id = await submit(this.root.dataset.sendUrl || "", this.root.dataset.csrf || "", request);
+      const { id } = await submit(this.root.dataset.sendUrl || "", this.root.dataset.csrf || "", request);
       const reply = new Reply(this, id, generation === this.generation);
       if (generation !== this.generation) return;
       this.reply = reply;

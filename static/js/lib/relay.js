@@ -11,14 +11,14 @@ export class RelayError extends Error {
   }
 }
 
-/** Hand a request over; the id of the test. @param {string} url @param {string} csrf @param {object} request */
+/** Hand a request over; what the console says of it, its `id` first of all. @param {string} url @param {string} csrf @param {object} request */
 export async function submit(url, csrf, request) {
   const headers = { "Content-Type": "application/json", "X-CSRFToken": csrf };
   const response = await fetch(url, { method: "POST", headers, body: JSON.stringify(request) }).catch(() => null);
   if (!response) throw new RelayError("The console does not answer. Try again in a few seconds.");
   const reply = await response.json().catch(() => ({ error: `The console answered ${response.status}. Reload the page and try again.` }));
   if (!response.ok) throw new RelayError(reply.error || "The request was refused.", reply.field);
-  return /** @type {string} */ (reply.id);
+  return /** @type {{id: string, page: string, state: string}} */ (reply);
 }
 
 /** Follow a test's frames; `onEnd(true)` when the last one came. @param {string} id

@@ -1,0 +1,189 @@
+"""Sends one claimed request through the gateway, as its caller, and says what becomes of it."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import orjson
+
+from async_inference import states
+from async_inference.places import Place
+from common import identity_token
+from common.identity_token import Identity
+
+MAX_RESULT_BYTES = 32 << 20
+# Longer than the gateway gives a request altogether.
+TOTAL_TIMEOUT_S = 3700
+RETRY_DELAYS_S = (1, 5, 15, 30, 60)
+# The gateway's own answers for which nobody has been asked: the request goes back to its place.
+_NOT_YET = frozenset({429, 503})
+_NO_ANSWER = frozenset({408, 500, 502, 503, 504})
+INSTANCE = "x-slipway-instance"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of the claiming statement."""
+
+    id: int
+    uid: str
+    deployment_id: int
+    organization_id: int
+    user_id: int
+    key_id: int
+    fence: int
+    attempts: int
+    retries: int
+    payload_bytes: int
+    method: str
+    path: str
+    headers: str
+    body: bytes
+    digest: bytes | None
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "Claim":
+        values = {name: row[name] for name in cls.__dataclass_fields__}
+        digest = row["digest"]
+        return cls(**values | {"uid": row["uid"].hex, "digest": bytes(digest) if digest is not None else None})
+
+    @property
+    def caller(self) -> str:
+        """As the claiming statement names who is held back."""
+        return f"{self.user_id}:{self.key_id}"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """It has its final state; `reached` is whether an instance was asked."""
+
+    state: str
+    status: int | None = None
+    code: str = ""
+    message: str = ""
+    content_type: str = ""
+    body: bytes = b""
+    reached: bool = True
+
+
+@dataclass(frozen=True)
+class TryAgain:
+    """The instance failed, and the request has attempts left."""
+
+    code: str
+    message: str
+    wait_s: float
+
+
+@dataclass(frozen=True)
+class NotYet:
+    """Nobody was asked. `caller_waits_s` where a limit of the caller's was hit, `place_waits_s` where nothing can serve."""
+
+    caller_waits_s: float = 0.0
+    place_waits_s: float = 0.0
+
+
+What = Ended | TryAgain | NotYet
+
+
+async def send(claim: Claim, place: Place, client: httpx.AsyncClient, secret: bytes) -> What:
+    """Ask the gateway. Raises nothing but cancellation."""
+    if claim.key_id and claim.digest is None:
+        return Ended(states.FAILED, None, "key_invalid", "The API key that sent it was deleted.", reached=False)
+    digest = claim.digest.hex() if claim.digest is not None else ""
+    source = "api" if digest else "console"
+    identity = Identity(claim.user_id, claim.organization_id, claim.deployment_id, source, digest)
+    own = [
+        (identity_token.HEADER.decode(), identity_token.mint(identity, secret=secret, now=time.time())),
+        ("x-request-id", claim.uid),
+    ]
+    given = [_pair(line) for line in claim.headers.split("\r\n") if line]
+    names = {name.lower() for name, _ in given}
+    own += [
+        (name, value)
+        for name, value in (("accept-encoding", "identity"), ("user-agent", "slipway-async"))
+        if name not in names
+    ]
+    # A client that adds headers of its own would add these anew.
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in [*given, *own]]
+    try:
+        request = httpx.Request(
+            claim.method,
+            f"{client.base_url}".rstrip("/") + place.path + claim.path,
+            headers=headers,
+            content=claim.body or None,
+        )
+    except httpx.InvalidURL as error:
+        return Ended(states.FAILED, None, "path_invalid", f"The path is not valid: {error}.", reached=False)
+    try:
+        answer = await client.send(request, stream=True)
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
+        # The gateway restarts, for example.
+        return NotYet(place_waits_s=1.0)
+    except httpx.HTTPError as error:
+        return _failed(claim, "no_answer", f"There was no answer ({type(error).__name__}).")
+    try:
+        return await _read(claim, answer)
+    except httpx.HTTPError as error:
+        return _failed(
+            claim, "answer_broken", f"The answer broke off ({type(error).__name__}). The instance's log says why."
+        )
+    finally:
+        await answer.aclose()
+
+
+async def _read(claim: Claim, answer: httpx.Response) -> What:
+    parts, size = [], 0
+    async for part in answer.aiter_raw():
+        size += len(part)
+        if size > MAX_RESULT_BYTES:
+            limit = MAX_RESULT_BYTES >> 20
+            return Ended(
+                states.FAILED,
+                None,
+                "result_too_large",
+                f"The answer has more than {limit} MiB, which is all that is kept of one.",
+            )
+        parts.append(part)
+    body, status = b"".join(parts), answer.status_code
+    content_type = answer.headers.get("content-type", "")[:255]
+    if INSTANCE not in answer.headers:
+        refused = _of_gateway(claim, status, body, content_type, answer.headers.get("retry-after", ""))
+        if refused is not None:
+            return refused
+    if status >= 500:
+        return _failed(claim, f"status_{status}", f"The instance answered {status}.", status, content_type, body)
+    if status >= 400:
+        return Ended(states.FAILED, status, f"status_{status}", f"The instance answered {status}.", content_type, body)
+    return Ended(states.COMPLETED, status, "", "", content_type, body)
+
+
+def _of_gateway(claim: Claim, status: int, body: bytes, content_type: str, retry_after: str) -> What | None:
+    """What the gateway itself says; None for an answer that isn't its own."""
+    try:
+        error = orjson.loads(body)["error"]
+        code, message = str(error["code"])[:40], str(error["message"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    wait_s = float(retry_after) if retry_after.isdigit() else 1.0
+    if status in _NOT_YET:
+        return NotYet(caller_waits_s=wait_s) if status == 429 else NotYet(place_waits_s=min(wait_s, 2.0))
+    if status in _NO_ANSWER:
+        return _failed(claim, code, message, status, content_type, body)
+    return Ended(states.FAILED, status, code, message, content_type, body, reached=False)
+
+
+def _failed(
+    claim: Claim, code: str, message: str, status: int | None = None, content_type: str = "", body: bytes = b""
+) -> Ended | TryAgain:
+    if claim.attempts < claim.retries:
+        return TryAgain(code, message, RETRY_DELAYS_S[min(claim.attempts, len(RETRY_DELAYS_S) - 1)])
+    tries = claim.attempts + 1
+    words = message if tries == 1 else f"{message} It was tried {tries} times."
+    return Ended(states.FAILED, status, code, words, content_type, body)
+
+
+def _pair(line: str) -> tuple[str, str]:
+    name, _, value = line.partition(":")
+    return name, value.strip()

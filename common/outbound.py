@@ -1,0 +1,94 @@
+"""Calls to addresses that users choose: never to places inside, whatever a name resolves to and when.
+
+The address that is checked is the one that is connected to. Checking a name first and connecting to it then would let
+its owner answer the two questions differently (DNS rebinding). TLS still goes by the name.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import httpcore
+import httpx
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+# Addresses that stand for IPv4 ones behind a translator: what they lead to must be looked at.
+_TRANSLATED = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+
+
+class AddressRefusedError(httpcore.ConnectError):
+    """The name leads to a place that must not be called."""
+
+
+def is_allowed(address: IpAddress, allowed: Sequence[IpNetwork], *, public: bool = True) -> bool:
+    """Whether it is a public address (unless those are excluded), or one in a network that the operator allows."""
+    real = _inner(address)
+    if any(item in network for item in {address, real} for network in allowed if item.version == network.version):
+        return True
+    return public and real.is_global and not (real.is_multicast or real.is_reserved or real.is_unspecified)
+
+
+def _inner(address: IpAddress) -> IpAddress:
+    """The IPv4 address that an IPv6 one carries."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    carried = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+    if carried is None and any(address in network for network in _TRANSLATED):
+        carried = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return carried or address
+
+
+class _GuardedBackend(httpcore.AsyncNetworkBackend):
+    def __init__(self, allowed: Sequence[IpNetwork], *, public: bool) -> None:
+        self._allowed, self._public = allowed, public
+        self._inner = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 (httpcore's own signature)
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            async with asyncio.timeout(timeout):
+                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            raise httpcore.ConnectError(f"The name {host} is not known.") from None
+        except TimeoutError:
+            raise httpcore.ConnectTimeout(f"The name {host} could not be looked up in time.") from None
+        addresses = [ipaddress.ip_address(str(item[4][0]).partition("%")[0]) for item in found]
+        # One inside is enough to refuse: which one is taken must not depend on luck.
+        if not addresses or not all(is_allowed(address, self._allowed, public=self._public) for address in addresses):
+            raise AddressRefusedError(
+                f"{host} is an address inside this network, which may not be called."
+                if self._public
+                else f"{host} is called over https:// only."
+            )
+        return await self._inner.connect_tcp(str(addresses[0]), port, timeout, local_address, socket_options)
+
+    async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        raise AddressRefusedError("Sockets of this machine can't be called.")
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+
+
+class GuardedTransport(httpx.AsyncHTTPTransport):
+    """For httpx. `allowed` are networks inside that may be called all the same; without `public` only those may."""
+
+    def __init__(
+        self, allowed: Sequence[IpNetwork] = (), *, public: bool = True, tls: ssl.SSLContext | None = None
+    ) -> None:
+        super().__init__(verify=tls if tls is not None else True, trust_env=False)
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=tls or httpx.create_ssl_context(trust_env=False),
+            network_backend=_GuardedBackend(allowed, public=public),
+            max_connections=100,
+            max_keepalive_connections=0,
+        )

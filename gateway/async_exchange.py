@@ -1,0 +1,160 @@
+"""One asynchronous request to the gateway: taken whole, put into the queue, answered with its id; or asked about later."""
+
+import asyncio
+import logging
+import math
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from gateway import framing, routes
+from gateway.callers import ANONYMOUS, Caller, by_key
+from gateway.core import Queue, QueueAnswer
+from gateway.errors import GatewayError, bad_request
+from gateway.framing import RequestHead
+from gateway.request_body import model_of
+from gateway.snapshot import Target
+
+if TYPE_CHECKING:
+    from gateway.server import ClientConnection
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 10 << 20
+_PREFIX, _REQUESTS = b"/async", b"/async/requests"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class AsyncExchange:
+    """As Exchange, for the client's connection. Not in the books: what the queue sends later is."""
+
+    is_tunnel = False
+    admitted_deployment = None
+
+    def __init__(self, client: "ClientConnection", head: RequestHead) -> None:
+        self.client, self.head, self._gateway = client, head, client.gateway
+        _, self.request_id = self._gateway.next_request(head.request_id)
+        self.keep_alive = head.keep_alive and not head.websocket
+        self.request_done = self.done = False
+        self.deadline = math.inf
+        self._caller: Caller = ANONYMOUS
+        self._body: list[bytes] = []
+        self._size = 0
+        self._working: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Check who it is; the rest needs the body."""
+        now, gateway = monotonic(), self._gateway
+        self.deadline = now + gateway.timeouts.body_idle_s
+        try:
+            if self.head.websocket:
+                raise bad_request("A websocket can't wait in a queue. Connect to the ordinary address.")
+            if not self.head.key:
+                message = "Asynchronous requests need an API key: their results belong to somebody."
+                raise GatewayError(401, "key_missing", message)
+            self._caller = by_key(gateway.keys, self.head.key, now + gateway.wall_offset)
+            if (self.head.length or 0) > MAX_BODY:
+                raise _too_large()
+        except GatewayError as error:
+            self.fail(error)
+            return
+        if self.request_done:
+            self._work()
+        elif self.head.expects:
+            self.client.write(CONTINUE)
+
+    def request_body(self, data: bytes) -> None:
+        if self.done:
+            return
+        self._size += len(data)
+        self._body.append(data)
+        self.deadline = monotonic() + self._gateway.timeouts.body_idle_s
+        if self._size > MAX_BODY:
+            self.fail(_too_large())
+
+    def request_complete(self) -> None:
+        self.request_done = True
+        if not self.done:
+            self._work()
+
+    def client_data(self, data: bytes) -> None:
+        """There are no websockets here."""
+
+    def client_writable(self, writable: bool) -> None:
+        """Answers are short or taken whole: nothing is to be held back."""
+
+    def client_lost(self) -> None:
+        """What is being stored may be stored: the client's idempotency key is how it asks again."""
+        self.done = True
+
+    def check_deadline(self, now: float) -> None:
+        if not self.request_done and self.deadline < now:
+            self.fail(GatewayError(408, "body_timeout", "The body did not arrive in time. Send it again."))
+
+    def _work(self) -> None:
+        self._working = self._gateway.loop.create_task(self._answer())
+
+    async def _answer(self) -> None:
+        try:
+            self._reply(await self._ask())
+        except GatewayError as error:
+            self.fail(error)
+        except Exception:
+            log.exception("%s", self.request_id.decode())
+            self.fail(GatewayError(500, "internal", "The gateway could not do this. Its log says why."))
+
+    async def _ask(self) -> QueueAnswer:
+        target = self.head.target
+        if target.startswith(b"http://"):
+            target = b"/" + target.split(b"/", 3)[3] if target.count(b"/") > 2 else b"/"
+        plain = target.partition(b"?")[0]
+        if plain == _REQUESTS or plain.startswith(_REQUESTS + b"/"):
+            return await self._queue.control(self._caller, self.head.method, target)
+        body = b"".join(self._body)
+        deployment, path = self._place(target, body)
+        return await self._queue.submit(deployment, self._caller, self.head, path, body)
+
+    @property
+    def _queue(self) -> Queue:
+        if self._gateway.queue is None:
+            raise GatewayError(503, "queue_unavailable", "This gateway keeps no queue.", 5)
+        return self._gateway.queue
+
+    def _place(self, target: bytes, body: bytes) -> tuple[Target, bytes]:
+        """Which deployment it is for, and what its instance will be asked."""
+        snapshot = self._gateway.snapshot
+        if target.startswith(_PREFIX + b"/"):
+            target = target[len(_PREFIX) :]
+        if target.startswith(routes.OPENAI_PREFIX):
+            if not body:
+                raise GatewayError(400, "model_missing", "This path needs a JSON body with the field “model”.")
+            model, _ = model_of(body, self.head.content_type.lower())
+            return snapshot.by_model(model, self._caller), target
+        deployment, path = routes.resolve(snapshot, target)
+        if not self._caller.may_call(deployment):
+            raise routes.not_found(f"/{deployment.endpoint}/{deployment.name}".encode())
+        if path == _PREFIX or path.startswith((_PREFIX + b"/", _PREFIX + b"?")):
+            path = path[len(_PREFIX) :]
+        return deployment, path if path.startswith(b"/") else b"/" + path
+
+    def fail(self, error: GatewayError) -> None:
+        body = error.body(self.request_id.decode())
+        lines = ((b"retry-after", b"%d" % error.retry_after_s),) if error.retry_after_s else ()
+        self._reply(QueueAnswer(error.status, body, lines=lines))
+
+    def _reply(self, answer: QueueAnswer) -> None:
+        if self.done:
+            return
+        self.done = True
+        self.keep_alive = self.keep_alive and self.request_done
+        lines = [(b"content-type", answer.content_type), (b"x-request-id", self.request_id), *answer.lines]
+        data = framing.own_answer(
+            answer.status, lines, answer.body,
+            close=not self.keep_alive, keep_alive_1_0=self.head.is_1_0 and self.keep_alive,
+        )  # fmt: skip
+        if self.head.method == b"HEAD" and answer.body:
+            data = data[: -len(answer.body)]
+        self.client.finish_exchange(self, data, monotonic())
+
+
+def _too_large() -> GatewayError:
+    return GatewayError(413, "body_too_large", f"The body of an asynchronous request has at most {MAX_BODY >> 20} MiB.")

@@ -1,0 +1,253 @@
+"""Queues asynchronous requests, and tells of them. The third file that touches the control plane: its queue's statements.
+
+Its connections are on the gateway's loop: an ordinary request never waits for them.
+"""
+
+import hashlib
+import logging
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs
+
+import orjson
+import psycopg
+from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from async_inference import options, statements, states
+from async_inference.options import InvalidOptionError
+from gateway.callers import Caller
+from gateway.core import QueueAnswer
+from gateway.errors import GatewayError
+from gateway.framing import RequestHead
+from gateway.snapshot import Target
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 5.0
+CONNECTIONS = 4
+MOST_LISTED = 100
+_PATH = "/async/requests"
+
+
+class AsyncRequests:
+    """One pool of connections; `open` returns at once, whether the database is there or not."""
+
+    def __init__(self, database_url: str, *, most_waiting: int, most_bytes: int) -> None:
+        self._bounds = {"most_waiting": most_waiting, "most_bytes": most_bytes}
+        self._pool = AsyncConnectionPool(
+            database_url,
+            kwargs={"autocommit": True, "row_factory": dict_row, "connect_timeout": 5, "options": "-c statement_timeout=10000"},
+            min_size=1, max_size=CONNECTIONS, timeout=WAIT_S, max_idle=60, reconnect_timeout=10, open=False,
+            check=AsyncConnectionPool.check_connection, name="async_requests",
+        )  # fmt: skip
+
+    async def open(self) -> None:
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        await self._pool.close(timeout=2)
+
+    async def submit(self, target: Target, caller: Caller, head: RequestHead, path: bytes, body: bytes) -> QueueAnswer:
+        """Queue it: 202, or 200 for one that was queued already under the same idempotency key."""
+        if not target.version_id:
+            raise target.unavailable()
+        given = head.options | {options.IDEMPOTENCY_KEY: _idempotency_key(head)}
+        try:
+            chosen = options.read(given)
+        except InvalidOptionError as error:
+            raise GatewayError(400, "option_invalid", str(error), details={"field": error.field}) from None
+        headers = head.passed.decode("latin-1")
+        fingerprint = hashlib.sha256(b"\n".join((head.method, path, head.content_type, body))).digest()
+        uid = uuid.uuid4()
+        values = {
+            "uid": uid, "deployment": target.deployment_id, "api_id": target.api_id, "organization": caller.organization_id,
+            "user": caller.user_id, "key": caller.key_id, "priority": chosen.priority, "queue_s": chosen.queue_s,
+            "retries": chosen.retries, "payload_bytes": len(body), "webhook": chosen.webhook, "retry_of": None,
+            "idempotency_key": chosen.idempotency_key, "fingerprint": fingerprint, "method": head.method.decode(),
+            "path": path.decode("latin-1"), "headers": headers, "body": body, **self._bounds,
+        }  # fmt: skip
+        async with self._connection() as connection:
+            if await (await connection.execute(statements.SUBMIT, values)).fetchone() is not None:
+                return _accepted(202, uid)
+            same = None
+            if chosen.idempotency_key:
+                same = await (await connection.execute(statements.SAME_KEY, values)).fetchone()
+        if same is None:
+            message = f"The queue of {target.api_id} is full. Try again when some of it has been worked off."
+            raise GatewayError(429, "queue_full", message, 30)
+        if bytes(same["fingerprint"]) != fingerprint:
+            message = "This idempotency key stands for another request of yours. Use a new key for each."
+            raise GatewayError(409, "idempotency_mismatch", message)
+        return _accepted(200, same["uid"])
+
+    async def control(self, caller: Caller, method: bytes, target: bytes) -> QueueAnswer:
+        """The caller's own requests: list, one, its result; DELETE cancels."""
+        path, _, query = target.decode("latin-1").partition("?")
+        parts = path.removeprefix(_PATH).strip("/").split("/")
+        if parts == [""] and method in (b"GET", b"HEAD"):
+            return await self._list(caller, query)
+        uid = _uid(parts[0])
+        if len(parts) == 1 and method in (b"GET", b"HEAD"):
+            return await self._one(caller, uid)
+        if len(parts) == 1 and method == b"DELETE":
+            return await self._cancel(caller, uid)
+        if parts[1:] == ["result"] and method in (b"GET", b"HEAD"):
+            return await self._result(caller, uid)
+        if len(parts) == 1 or parts[1:] == ["result"] or parts == [""]:
+            raise GatewayError(405, "method_not_allowed", "Ask with GET; cancel one request with DELETE.")
+        raise _not_found()
+
+    async def _one(self, caller: Caller, uid: uuid.UUID) -> QueueAnswer:
+        async with self._connection() as connection:
+            row = await self._row(connection, caller, uid)
+            told = _description(row)
+            if row["state"] in states.WAITING:
+                told |= await _expectation(connection, row)
+        return QueueAnswer(200, orjson.dumps(told))
+
+    async def _list(self, caller: Caller, query: str) -> QueueAnswer:
+        asked = {name: found[-1] for name, found in parse_qs(query).items()}
+        unknown = set(asked) - {"deployment", "status", "limit", "before"}
+        if unknown:
+            raise GatewayError(
+                400, "filter_invalid", f"“{min(unknown)}” is no filter. There are: deployment, status, limit, before."
+            )
+        status, limit = asked.get("status", ""), asked.get("limit", "20")
+        if status and status not in states.SHOWN:
+            raise GatewayError(400, "filter_invalid", f"status is one of {', '.join(states.SHOWN)}.")
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MOST_LISTED):
+            raise GatewayError(400, "filter_invalid", f"limit is a whole number from 1 to {MOST_LISTED}.")
+        values = _whose(caller) | {
+            "api_id": asked.get("deployment", ""), "states": list(states.stored(status)) if status else None,
+            "before": _uid(asked["before"]) if asked.get("before") else None, "limit": int(limit) + 1,
+        }  # fmt: skip
+        async with self._connection() as connection:
+            rows = await (await connection.execute(statements.LIST, values)).fetchall()
+        found = [_description(row) for row in rows[: int(limit)]]
+        return QueueAnswer(200, orjson.dumps({"object": "list", "data": found, "has_more": len(rows) > int(limit)}))
+
+    async def _cancel(self, caller: Caller, uid: uuid.UUID) -> QueueAnswer:
+        async with self._connection() as connection:
+            await self._row(connection, caller, uid)
+            values = {"uid": uid, "code": "cancelled", "message": "Its caller cancelled it."}
+            cancelled = await (await connection.execute(statements.CANCEL, values)).fetchone()
+            row = await self._row(connection, caller, uid)
+        if cancelled is None and row["state"] != states.CANCELLED:
+            raise GatewayError(
+                409, "already_ended", f"The request is {row['state']} already; there is nothing to cancel."
+            )
+        return QueueAnswer(200, orjson.dumps(_description(row)))
+
+    async def _result(self, caller: Caller, uid: uuid.UUID) -> QueueAnswer:
+        """The answer as the instance gave it, its status in a header: a stored 500 is no failure of this call."""
+        async with self._connection() as connection:
+            row = await (await connection.execute(statements.RESULT, _whose(caller) | {"uid": uid})).fetchone()
+        if row is None:
+            raise _not_found()
+        if row["body"] is None:
+            if row["state"] in states.FINAL:
+                message = f"The request is {row['state']} and has no result. {row['error_message']}".strip()
+                raise GatewayError(404, "no_result", message)
+            message = (
+                f"The request is {states.shown(row['state'])}. Ask again later, or send a webhook's address with it."
+            )
+            raise GatewayError(404, "not_ready", message, 2)
+        content_type = row["content_type"].encode("latin-1") or b"application/octet-stream"
+        return QueueAnswer(
+            200, bytes(row["body"]), content_type, ((b"x-slipway-async-status", b"%d" % row["status_code"]),)
+        )
+
+    async def _row(self, connection: psycopg.AsyncConnection[Any], caller: Caller, uid: uuid.UUID) -> dict[str, Any]:
+        row: dict[str, Any] | None = await (
+            await connection.execute(statements.ONE, _whose(caller) | {"uid": uid})
+        ).fetchone()
+        if row is None:
+            raise _not_found()
+        return row
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        try:
+            async with self._pool.connection() as connection:
+                yield connection
+        except (psycopg.Error, PoolTimeout) as error:
+            log.warning("queue: %s", str(error).strip())
+            message = "The queue's database does not answer. Nothing was changed that you were not told of; try again."
+            raise GatewayError(503, "queue_unavailable", message, 5) from None
+
+
+async def _expectation(connection: psycopg.AsyncConnection[Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """How many go before it and, by the pace of the last minutes, when it may begin; None where nothing moves."""
+    values = {"deployment": row["deployment_id"], "priority": row["priority"], "id": row["id"]}
+    (ahead,) = (await (await connection.execute(statements.POSITION, values)).fetchone() or {"count": 0}).values()
+    (pace,) = (await (await connection.execute(statements.PACE, values)).fetchone() or {"pace": 0}).values()
+    starts = datetime.now(UTC) + timedelta(seconds=(ahead + 1) / float(pace)) if pace else None
+    return {"position": ahead + 1, "expected_start_at": starts}
+
+
+def _description(row: Mapping[str, Any]) -> dict[str, Any]:
+    path = f"{_PATH}/{row['uid'].hex}"
+    error = {"code": row["error_code"], "message": row["error_message"]} if row["error_code"] else None
+    told: dict[str, Any] = {
+        "id": row["uid"].hex, "object": "async_request", "deployment": row["api_id"], "status": states.shown(row["state"]),
+        "priority": row["priority"], "created_at": row["created_at"], "expires_at": row["expires_at"],
+        "started_at": row["started_at"], "finished_at": row["finished_at"], "attempts": row["attempts"], "retries": row["retries"],
+        "status_code": row["status_code"], "error": error, "url": path, "result_url": f"{path}/result",
+    }  # fmt: skip
+    if row["webhook_url"]:
+        told["webhook"] = {
+            "url": row["webhook_url"],
+            "status": row["webhook_state"],
+            "attempts": row["webhook_attempts"],
+        }
+    return told
+
+
+def _accepted(status: int, uid: uuid.UUID) -> QueueAnswer:
+    path = f"{_PATH}/{uid.hex}"
+    told = {
+        "id": uid.hex,
+        "object": "async_request",
+        "status": states.QUEUED,
+        "url": path,
+        "result_url": f"{path}/result",
+    }
+    if status == 200:
+        # It may have ended long ago: its address tells.
+        del told["status"]
+    return QueueAnswer(status, orjson.dumps(told), lines=((b"location", path.encode()),))
+
+
+def _whose(caller: Caller) -> dict[str, Any]:
+    return {
+        "user": caller.user_id,
+        "deployments": sorted(caller.deployments) if caller.deployments is not None else None,
+    }
+
+
+def _uid(text: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise _not_found() from None
+
+
+def _not_found() -> GatewayError:
+    return GatewayError(
+        404,
+        "request_not_found",
+        "There is no such request of yours. Ended ones are kept for 7 days, or as the deployment says.",
+    )
+
+
+def _idempotency_key(head: RequestHead) -> str:
+    """It is handed on too, as on ordinary addresses."""
+    for line in head.passed.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"idempotency-key":
+            return value.strip().decode("latin-1")
+    return ""

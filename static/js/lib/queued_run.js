@@ -1,0 +1,25 @@
+// @ts-check
+/** A request of Online Testing that waits in the queue: submitted, then asked about until it has ended. */
+
+import { submit } from "./relay.js";
+
+const POLL_MS = 500;
+const FINAL = ["completed", "failed", "cancelled", "expired"];
+
+/** Queue a request and follow it; `onState` gets each answer about it, the last one with a final state.
+ *  @param {string} url @param {string} csrf @param {object} request @param {(id: string, told: any) => void} onState
+ *  @param {AbortSignal} left */
+export async function runQueued(url, csrf, request, onState, left) {
+  const reply = await submit(url, csrf, request);
+  onState(reply.id, { state: "queued", page: reply.page });
+  while (!left.aborted) {
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    const response = await fetch(reply.state, { signal: left }).catch(() => null);
+    // The console restarts, for example: the request goes on without it.
+    if (!response || response.status >= 500) continue;
+    if (!response.ok) throw new Error("The request is not there any more.");
+    const told = await response.json();
+    onState(reply.id, { ...told, page: reply.page });
+    if (FINAL.includes(told.state)) return;
+  }
+}
