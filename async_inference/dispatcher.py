@@ -7,7 +7,7 @@ that is killed loses its requests to the others after LEASE_S, and what it might
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import httpx
@@ -58,16 +58,18 @@ class Dispatcher:
             asyncio.create_task(self._every(SWEEP_S, self._sweep)),
         ]
         claiming = asyncio.create_task(self._claiming())
-        await stopped.wait()
-        claiming.cancel()
-        # A claim may have been made that nobody would know of.
-        await asyncio.gather(claiming, return_exceptions=True)
-        running = [task for _, task in self._running.values()]
-        if running:
-            await asyncio.wait(running, timeout=DRAIN_S)
-        for task in tasks + running:
-            task.cancel()
-        await asyncio.gather(*tasks, *running, return_exceptions=True)
+        try:
+            await stopped.wait()
+        finally:
+            claiming.cancel()
+            # A claim may have been made that nobody would know of.
+            await asyncio.gather(claiming, return_exceptions=True)
+            running = [task for _, task in self._running.values()]
+            if running and stopped.is_set():
+                await asyncio.wait(running, timeout=DRAIN_S)
+            for task in tasks + running:
+                task.cancel()
+            await asyncio.gather(*tasks, *running, return_exceptions=True)
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -87,7 +89,7 @@ class Dispatcher:
             took = 0
             try:
                 # Not to be torn in two by the end: the requests of a claim must find their tasks.
-                took = await asyncio.shield(asyncio.ensure_future(self._claim_all()))
+                took = await self._whole(self._claim_all())
             except DATABASE_ERRORS as error:
                 log.warning("queue: %s", str(error).strip())
                 await asyncio.sleep(1)
@@ -96,6 +98,14 @@ class Dispatcher:
                 await asyncio.sleep(1)
             if not took:
                 await self._wait()
+
+    async def _whole(self, claiming: Coroutine[Any, Any, int]) -> int:
+        task = asyncio.ensure_future(claiming)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.gather(task, return_exceptions=True)
+            raise
 
     async def _wait(self) -> None:
         """Until something has become free, or a new request may have come."""

@@ -50,7 +50,7 @@ CLAIM_CLASS = 0x51A9
 CLAIM = f"""
 WITH chosen AS (
     SELECT id FROM {_REQUEST}
-    WHERE deployment_id = %(deployment)s AND state = '{QUEUED}'
+    WHERE deployment_id = %(deployment)s AND state = '{QUEUED}' AND expires_at > now()
         AND NOT (user_id || ':' || key_id = ANY(%(held_back)s::text[]))
     ORDER BY priority, id
     LIMIT GREATEST(0, LEAST(%(most)s, %(capacity)s - (
@@ -59,7 +59,8 @@ WITH chosen AS (
 ), claimed AS (
     UPDATE {_REQUEST} request SET state = '{RUNNING}', fence = fence + 1,
         lease_until = now() + %(lease_s)s * interval '1 second', started_at = coalesce(started_at, clock_timestamp())
-    FROM chosen WHERE request.id = chosen.id
+    -- As an array: a join would be planned for the whole table.
+    WHERE request.id = ANY(ARRAY(SELECT id FROM chosen))
     RETURNING request.id, uid, deployment_id, organization_id, user_id, key_id, fence, attempts, retries, priority, payload_bytes
 )
 SELECT claimed.*, payload.method, payload.path, payload.headers, payload.body, key.digest
@@ -122,7 +123,7 @@ WITH lost AS (
         finished_at = CASE WHEN losses >= %(most_losses)s THEN clock_timestamp() END,
         error_code = CASE WHEN losses >= %(most_losses)s THEN 'dispatcher_lost' ELSE '' END,
         error_message = CASE WHEN losses >= %(most_losses)s THEN %(message)s ELSE '' END
-    FROM lost WHERE request.id = lost.id RETURNING request.id, webhook_url, finished_at
+    WHERE request.id = ANY(ARRAY(SELECT id FROM lost)) RETURNING request.id, webhook_url, finished_at
 ), told AS (
     INSERT INTO async_inference_webhookdelivery (request_id)
     SELECT id FROM ended WHERE webhook_url <> '' AND finished_at IS NOT NULL
@@ -145,7 +146,7 @@ WITH overdue AS (
         error_message = 'It waited ' || round(extract(epoch FROM request.expires_at - request.created_at)) || ' s, its longest time in the queue: '
             || %(reason)s,
         started_at = NULL
-    FROM overdue WHERE request.id = overdue.id RETURNING request.id, webhook_url
+    WHERE request.id = ANY(ARRAY(SELECT id FROM overdue)) RETURNING request.id, webhook_url
 ), told AS ({_TELL})
 SELECT id FROM ended
 """
@@ -202,7 +203,7 @@ LIST = f"""
 SELECT {_SHOWN}, delivery.state AS webhook_state, delivery.attempts AS webhook_attempts
 FROM {_REQUEST} request LEFT JOIN async_inference_webhookdelivery delivery ON delivery.request_id = request.id
 WHERE user_id = %(user)s AND (%(deployments)s::bigint[] IS NULL OR deployment_id = ANY(%(deployments)s::bigint[]))
-    AND (%(api_id)s::text = '' OR api_id = %(api_id)s) AND (%(states)s::text[] IS NULL OR state = ANY(%(states)s::text[]))
+    AND (%(api_id)s::text = '' OR api_id = %(api_id)s) AND (%(states)s::text[] IS NULL OR request.state = ANY(%(states)s::text[]))
     AND (%(before)s::uuid IS NULL OR id < (SELECT id FROM {_REQUEST} WHERE uid = %(before)s))
 ORDER BY id DESC LIMIT %(limit)s
 """
@@ -231,7 +232,7 @@ WITH due AS (
     ORDER BY due_at LIMIT %(most)s FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE async_inference_webhookdelivery delivery SET fence = fence + 1, due_at = now() + %(lease_s)s * interval '1 second'
-    FROM due WHERE delivery.request_id = due.request_id
+    WHERE delivery.request_id = ANY(ARRAY(SELECT request_id FROM due))
     RETURNING delivery.request_id, fence, delivery.attempts, extract(epoch FROM now() - since)::float8 AS age
 )
 SELECT claimed.request_id AS delivery_id, claimed.fence, claimed.attempts AS tries, claimed.age, {_SHOWN},

@@ -4,8 +4,7 @@ import time
 from datetime import timedelta
 
 from celery import shared_task
-from django.db.models import DurationField, ExpressionWrapper, F, Value
-from django.db.models.functions import Coalesce, Now
+from django.utils import timezone
 
 from async_inference import queue_metrics
 from async_inference.models import AsyncRequest, AsyncSettings
@@ -32,11 +31,12 @@ def forget() -> None:
 
 
 def forget_some() -> int:
-    """At most AT_ONCE; how many. Deployments that are gone keep theirs as long as the default says."""
-    days = Coalesce(F("deployment__async_settings__result_days"), Value(AsyncSettings.RESULT_DAYS))
-    kept = ExpressionWrapper(days * Value(timedelta(days=1)), output_field=DurationField())
-    # The shortest of all first, so that the index on the end is what is searched.
-    old = AsyncRequest.objects.filter(finished_at__lt=Now() - timedelta(days=1), finished_at__lte=Now() - kept)
-    ids = list(old.order_by("finished_at").values_list("pk", flat=True)[:AT_ONCE])
+    """At most AT_ONCE of each; how many. Deployments that are gone keep theirs as long as the default says."""
+    now, ended = timezone.now(), AsyncRequest.objects.order_by("finished_at").values_list("pk", flat=True)
+    chosen = dict(AsyncSettings.objects.values_list("deployment_id", "result_days"))
+    rest = ended.filter(finished_at__lt=now - timedelta(days=AsyncSettings.RESULT_DAYS)).exclude(deployment__in=chosen)
+    ids = list(rest[:AT_ONCE])
+    for deployment_id, days in chosen.items():
+        ids += ended.filter(deployment=deployment_id, finished_at__lt=now - timedelta(days=days))[:AT_ONCE]
     AsyncRequest.objects.filter(pk__in=ids).delete()
     return len(ids)

@@ -36,12 +36,12 @@ _PATH = "/async/requests"
 class AsyncRequests:
     """One pool of connections; `open` returns at once, whether the database is there or not."""
 
-    def __init__(self, database_url: str, *, most_waiting: int, most_bytes: int) -> None:
+    def __init__(self, database_url: str, *, most_waiting: int, most_bytes: int, wait_s: float = WAIT_S) -> None:
         self._bounds = {"most_waiting": most_waiting, "most_bytes": most_bytes}
         self._pool = AsyncConnectionPool(
             database_url,
             kwargs={"autocommit": True, "row_factory": dict_row, "connect_timeout": 5, "options": "-c statement_timeout=10000"},
-            min_size=1, max_size=CONNECTIONS, timeout=WAIT_S, max_idle=60, reconnect_timeout=10, open=False,
+            min_size=1, max_size=CONNECTIONS, timeout=wait_s, max_idle=60, reconnect_timeout=10, open=False,
             check=AsyncConnectionPool.check_connection, name="async_requests",
         )  # fmt: skip
 
@@ -174,7 +174,7 @@ class AsyncRequests:
         try:
             async with self._pool.connection() as connection:
                 yield connection
-        except (psycopg.Error, PoolTimeout) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
             log.warning("queue: %s", str(error).strip())
             message = "The queue's database does not answer. Nothing was changed that you were not told of; try again."
             raise GatewayError(503, "queue_unavailable", message, 5) from None

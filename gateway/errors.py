@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import orjson
 
 
-@dataclass(frozen=True)
+# Not frozen: context managers note the traceback on an error that passes through them.
+@dataclass(eq=False)
 class GatewayError(Exception):
     """`code` is stable, for programs; `message` says what to do, for people."""
 

@@ -56,7 +56,7 @@ def routes_of_urls() -> dict[Row, str]:
         nouns = re.search(r"\(\?P<noun>([^)]*)\)", route)
         for noun in nouns[1].split("|") if nouns else [""]:
             named = route.replace(nouns[0], noun) if nouns else route
-            for method in [item.upper() for item in actions] if actions else ["GET", "POST"]:
+            for method in [item.upper() for item in actions if item != "head"] if actions else ["GET", "POST"]:
                 found[method, named or "/"] = named
     return found
 

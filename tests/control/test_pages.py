@@ -121,6 +121,7 @@ def pages(deployment: Deployment) -> dict[str, str]:
 
 
 OPEN_TO_ALL_SIGNED_IN = {
+    "own-async",
     "fleet",
     "fleet-rows",
     "list",

@@ -1,0 +1,382 @@
+"""What becomes of queued requests: order, retries, limits, lost dispatchers, ends. Each has exactly one."""
+
+import asyncio
+import time
+from collections import Counter
+
+import httpx
+import pytest
+from asgiref.sync import sync_to_async
+from django.db.models import F
+from django.db.models.functions import Now
+
+from apikeys.services import create_key, revoke_key
+from async_inference import dispatcher as dispatchers
+from async_inference import sending, services, statements
+from async_inference.models import AsyncRequest, AsyncResult
+from async_inference.options import Options
+from deployments.models import Instance, Status, Version
+from deployments.services.deployments import delete_deployment
+from tests.gateway.conftest import json_answer
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(sending, "RETRY_DELAYS_S", (0.05,))
+    monkeypatch.setattr(dispatchers, "SWEEP_S", 0.05)
+    monkeypatch.setattr(dispatchers, "RENEW_S", 0.1)
+    monkeypatch.setattr(dispatchers, "PLACES_S", 0.1)
+
+
+def failing(times: int, status: str = "500 Oh"):
+    """Fails so many times, then answers."""
+    left = [times]
+
+    async def answer(request, writer):
+        left[0] -= 1
+        await json_answer(b'{"n": 1}', status if left[0] >= 0 else "200 OK")(request, writer)
+
+    return answer
+
+
+def slow(gate: asyncio.Event):
+    async def answer(request, writer):
+        await gate.wait()
+        await json_answer(request.body)(request, writer)
+
+    return answer
+
+
+async def test_order_holds_within_a_priority(queue, upstream):
+    server = await upstream(json_answer(b"{}"))
+    await queue.start(server, concurrency=1)
+    ids = {priority: [] for priority in range(3)}
+    for number in range(30):
+        ids[number % 3].append(await queue.queued({"n": number}, priority=number % 3))
+    queue.dispatch()
+    queue.dispatch()
+    for uid in ids[2]:
+        await queue.ended(uid)
+    assert [request.headers["x-request-id"] for request in server.requests] == ids[0] + ids[1] + ids[2]
+
+
+async def test_as_many_at_once_as_the_instances_take_whoever_dispatches(queue, upstream):
+    running, most = 0, 0
+
+    async def answer(request, writer):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.03)
+        running -= 1
+        await json_answer(b"{}")(request, writer)
+
+    await queue.start(await upstream(answer), await upstream(answer), concurrency=3)
+    ids = [await queue.queued() for _ in range(40)]
+    for _ in range(3):
+        queue.dispatch()
+    for uid in ids:
+        assert (await queue.ended(uid))["status"] == "completed"
+    assert most == 6
+
+
+async def test_failures_are_tried_again_and_counted(queue, upstream):
+    server = await upstream(failing(2))
+    await queue.start(server)
+    queue.dispatch()
+    told = await queue.ended(await queue.queued(retries=2))
+    assert told["status"] == "completed" and told["attempts"] == 3 and not told["error"]
+    assert len(server.requests) == 3
+
+
+async def test_who_fails_to_the_end_failed_with_the_last_answer_kept(queue, upstream):
+    server = await upstream(failing(99, "503 Busy"))
+    await queue.start(server)
+    queue.dispatch()
+    told = await queue.ended(await queue.queued(retries=1))
+    assert told["status"] == "failed" and told["attempts"] == 2 == len(server.requests)
+    assert told["error"] == {"code": "status_503", "message": "The instance answered 503. It was tried 2 times."}
+    result = await queue.ask(f"/{(await AsyncRequest.objects.afirst()).uid.hex}/result")
+    assert result.status_code == 200 and result.headers["x-slipway-async-status"] == "503" and result.json() == {"n": 1}
+
+
+async def test_what_the_caller_did_wrong_is_not_tried_again(queue, upstream):
+    server = await upstream(failing(1, "422 No"))
+    await queue.start(server)
+    queue.dispatch()
+    told = await queue.ended(await queue.queued())
+    assert told["status"] == "failed" and told["status_code"] == 422 and len(server.requests) == 1
+
+
+async def test_an_instance_that_hangs_up_is_tried_again(queue, upstream):
+    calls = []
+
+    async def answer(request, writer):
+        calls.append(1)
+        if len(calls) == 1:
+            writer.close()
+        elif len(calls) == 2:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\ntorn")
+            await writer.drain()
+            writer.close()
+        else:
+            await json_answer(b"{}")(request, writer)
+
+    await queue.start(await upstream(answer))
+    queue.dispatch()
+    told = await queue.ended(await queue.queued(retries=5))
+    assert told["status"] == "completed"
+    assert (await AsyncResult.objects.aget()).body == b"{}"
+
+
+async def test_an_answer_that_is_too_large_to_keep_says_so(queue, upstream, monkeypatch):
+    monkeypatch.setattr(sending, "MAX_RESULT_BYTES", 10)
+    await queue.start(await upstream(json_answer(b"x" * 11)))
+    queue.dispatch()
+    assert (await queue.ended(await queue.queued()))["error"]["code"] == "result_too_large"
+
+
+async def test_a_callers_limit_puts_off_his_own_requests_alone(queue, upstream, people):
+    server = await upstream(json_answer(b"{}"))
+    await queue.start(server)
+    queue.serve(server, limits=(("key", 2, 0),))
+    mine = [await queue.queued() for _ in range(3)]
+    theirs = await sync_to_async(services.submit)(
+        queue.deployment, user=people.member, organization_id=people.ours.pk, method="POST", path="/work", headers=[],
+        body=b"", chosen=Options(priority=2),
+    )  # fmt: skip
+    queue.dispatch()
+    assert (await queue.ended(theirs.uid.hex))["status"] == "completed"
+    states = Counter([(await queue.told(uid))["status"] for uid in mine])
+    assert states["completed"] == 2 and states["failed"] == 0
+    waiting = await queue.row(mine[2])
+    assert (waiting.attempts == 0 and waiting.started_at is None) or waiting.state == "running"
+
+
+async def test_a_stopped_deployments_requests_wait_and_expire_with_the_reason(queue, upstream):
+    server = await upstream(json_answer(b"{}"))
+    await queue.start(server)
+    await Instance.objects.all().adelete()
+    await Version.objects.aupdate(status=Status.STOPPED)
+    queue.serve(status="stopped")
+    queue.dispatch()
+    short, long = await queue.queued(max_queue_seconds=1), await queue.queued(max_queue_seconds=600)
+    told = await queue.ended(short)
+    assert told["status"] == "expired" and told["error"]["code"] == "queue_time_exceeded"
+    assert "It waited 1 s" in told["error"]["message"] and "acme/chat is Stopped" in told["error"]["message"]
+    assert (await queue.ask(f"/{short}/result")).json()["error"]["code"] == "no_result"
+    assert (await queue.told(long))["status"] == "queued" and not server.requests
+    # It runs again: what still waits is sent.
+    await sync_to_async(queue.make_ready_again)()
+    queue.serve(server)
+    assert (await queue.ended(long))["status"] == "completed"
+
+
+async def test_who_lost_its_claim_can_say_nothing_more(queue, upstream):
+    """A dispatcher pauses for longer than its lease; another one takes over; then both have an answer."""
+    first, second = asyncio.Event(), asyncio.Event()
+    gates = [first, second]
+
+    async def answer(request, writer):
+        gate = gates.pop(0)
+        await gate.wait()
+        await json_answer(b'"first"' if gate is first else b'"second"')(request, writer)
+
+    server = await upstream(answer)
+    await queue.start(server)
+    paused = queue.dispatch()
+    paused._renew = asyncio.sleep  # type: ignore[method-assign]
+    uid = await queue.queued()
+    await queue.becomes(uid, "running")
+    await AsyncRequest.objects.aupdate(lease_until=Now())
+    queue.dispatch()
+    async with asyncio.timeout(10):
+        while len(server.requests) < 2:
+            await asyncio.sleep(0.01)
+    first.set()
+    await asyncio.sleep(0.3)
+    assert (await queue.told(uid))["status"] == "running", "the first one's answer counts no more"
+    second.set()
+    assert (await queue.ended(uid))["status"] == "completed"
+    assert bytes((await AsyncResult.objects.aget()).body) == b'"second"'
+    assert (await queue.row(uid)).losses == 1
+
+
+async def test_what_ends_its_dispatcher_again_and_again_is_given_up(queue, upstream):
+    await queue.start(await upstream(json_answer(b"{}")))
+    uid = await queue.queued()
+    await AsyncRequest.objects.aupdate(state="running", fence=9, losses=dispatchers.MOST_LOSSES, lease_until=Now())
+    queue.dispatch()
+    assert (await queue.ended(uid))["error"]["code"] == "dispatcher_lost"
+
+
+async def test_cancelling_what_runs_ends_it_at_the_instance_too(queue, upstream):
+    server = await upstream(slow(asyncio.Event()))
+    await queue.start(server)
+    queue.dispatch()
+    uid = await queue.queued()
+    await queue.becomes(uid, "running")
+    async with asyncio.timeout(10):
+        while not server.requests:
+            await asyncio.sleep(0.01)
+    assert (await queue.ask(f"/{uid}", "DELETE")).json()["status"] == "cancelled"
+    async with asyncio.timeout(10):
+        await server.lost.wait()
+    await queue.stop_dispatchers()
+    row = await queue.row(uid)
+    assert row.state == "cancelled" and row.finished_at is not None and not await AsyncResult.objects.aexists()
+
+
+async def test_a_dispatcher_that_is_told_to_stop_puts_back_what_it_has(queue, upstream, monkeypatch):
+    monkeypatch.setattr(dispatchers, "DRAIN_S", 0.1)
+    gate = asyncio.Event()
+    await queue.start(await upstream(slow(gate)))
+    queue.dispatch()
+    uid = await queue.queued()
+    await queue.becomes(uid, "running")
+    await queue.stop_dispatchers()
+    assert (await queue.told(uid))["status"] == "queued"
+    gate.set()
+    queue.dispatch()
+    assert (await queue.ended(uid))["status"] == "completed"
+
+
+async def test_a_key_that_was_revoked_while_its_request_waited_opens_nothing(queue, upstream, people):
+    server = await upstream(json_answer(b"{}"))
+    await queue.start(server)
+    uid = await queue.queued()
+    _, queue.secret = await sync_to_async(create_key)(people.member, people.ours, "another")
+    await sync_to_async(revoke_key)(queue.key, actor=None)
+    await sync_to_async(queue.read_keys)()
+    queue.dispatch()
+    told = await queue.ended(uid)
+    assert told["status"] == "failed" and told["error"]["code"] == "key_invalid" and not server.requests
+    assert told["started_at"] is None
+
+
+async def test_the_consoles_requests_need_their_senders_right_when_they_are_sent(queue, upstream, people):
+    server = await upstream(json_answer(b"{}"))
+    await queue.start(server)
+
+    def submit():
+        return services.submit(
+            queue.deployment, user=people.member, organization_id=people.ours.pk, method="POST", path="/work",
+            headers=[("X-A", "b")], body=b"{}", chosen=Options(),
+        )  # fmt: skip
+
+    first, second = await sync_to_async(submit)(), None
+    dispatcher = queue.dispatch()
+    assert dispatcher and (await queue.ended(first.uid.hex))["status"] == "completed"
+    assert server.requests[0].headers["x-a"] == "b"
+    await queue.stop_dispatchers()
+    second = await sync_to_async(submit)()
+    await people.member.memberships.all().adelete()
+    queue.dispatch()
+    assert (await queue.ended(second.uid.hex))["error"]["code"] == "access_ended"
+    assert len(server.requests) == 1
+
+
+async def test_without_a_gateway_requests_wait(queue, upstream, free_port):
+    server = await upstream(json_answer(b"{}"))
+    await queue.start(server)
+    away = httpx.AsyncClient(base_url=f"http://127.0.0.1:{free_port}", timeout=httpx.Timeout(None, connect=1))
+    queue.dispatch(client=away)
+    uid = await queue.queued()
+    await asyncio.sleep(0.5)
+    row = await queue.row(uid)
+    assert row.attempts == 0 and row.losses == 0 and row.state in ("queued", "running")
+    await queue.stop_dispatchers()
+    queue.dispatch()
+    assert (await queue.ended(uid))["status"] == "completed"
+
+
+async def test_a_database_that_was_away_when_the_answer_came_gets_it_later(queue, upstream):
+    gate = asyncio.Event()
+    server = await upstream(slow(gate))
+    await queue.start(server)
+    dispatcher = queue.dispatch()
+    uid = await queue.queued({"n": 7})
+    await queue.becomes(uid, "running")
+    pool = dispatcher._pool
+
+    class Away:
+        def connection(self):
+            raise OSError("away")
+
+    dispatcher._pool = Away()  # type: ignore[assignment]
+    gate.set()
+    await asyncio.sleep(0.8)
+    assert (await queue.told(uid))["status"] == "running"
+    dispatcher._pool = pool
+    assert (await queue.ended(uid))["status"] == "completed"
+    assert len(server.requests) == 1 and bytes((await AsyncResult.objects.aget()).body) == b'{"n":7}'
+
+
+async def test_deleting_a_deployment_cancels_what_waits(queue, upstream):
+    await queue.start(await upstream(json_answer(b"{}")))
+    ids = [await queue.queued() for _ in range(3)]
+    await Version.objects.aupdate(status=Status.STOPPED)
+    await Instance.objects.all().adelete()
+    await sync_to_async(delete_deployment)(queue.deployment, actor=None)
+    for uid in ids:
+        told = await queue.told(uid)
+        assert told["status"] == "cancelled" and told["error"]["code"] == "deployment_deleted"
+        assert told["deployment"] == "acme/chat"
+
+
+async def test_many_at_once_end_once_each_whoever_dies(queue, upstream):
+    """Dispatchers whose tasks are torn away in the middle, again and again, as a kill would."""
+    counts: Counter[str] = Counter()
+
+    async def answer(request, writer):
+        counts[request.headers["x-request-id"]] += 1
+        await asyncio.sleep(0.005)
+        await json_answer(request.body)(request, writer)
+
+    async def said_to_nobody(*what):
+        return None
+
+    await queue.start(await upstream(answer), concurrency=20)
+    ids = [await queue.queued({"n": number}, retries=0) for number in range(200)]
+    deadline = time.monotonic() + 60
+    while await AsyncRequest.objects.filter(finished_at=None).aexists():
+        assert time.monotonic() < deadline
+        dispatcher = queue.dispatch()
+        await asyncio.sleep(0.15)
+        # What dies says nothing more: neither ends nor puts back.
+        dispatcher._store = said_to_nobody  # type: ignore[method-assign]
+        _, task = queue._dispatchers.pop()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await AsyncRequest.objects.filter(state="running").aupdate(lease_until=Now(), losses=F("losses") * 0)
+    rows = [row async for row in AsyncRequest.objects.order_by("id")]
+    assert [row.uid.hex for row in rows] == ids and {row.state for row in rows} == {"completed"}
+    assert await AsyncResult.objects.acount() == 200
+    for row in rows:
+        result = await AsyncResult.objects.aget(request=row)
+        assert bytes(result.body) == b'{"n":%d}' % rows.index(row)
+    assert set(counts) == set(ids)
+
+
+async def test_claiming_costs_the_same_however_long_the_queue_is(queue, upstream):
+    """By the plan, not by the clock: the claim reads the partial index, and no more rows than it takes."""
+    await queue.start(await upstream(json_answer(b"{}")))
+    for _ in range(3):
+        await queue.queued()
+    async with queue.pool.connection() as connection:
+        await connection.execute(
+            "INSERT INTO async_inference_asyncrequest (uid, deployment_id, api_id, organization_id, user_id, priority, "
+            "expires_at, retries, payload_bytes, fingerprint) SELECT gen_random_uuid(), deployment_id, api_id, "
+            "organization_id, user_id, 1, expires_at, 0, 0, '' FROM async_inference_asyncrequest, generate_series(1, 5000)"
+        )
+        await connection.execute("ANALYZE async_inference_asyncrequest")
+        values = {"deployment": queue.deployment.pk, "most": 8, "capacity": 8, "lease_s": 15, "held_back": []}
+        await connection.execute("BEGIN")
+        found = await (
+            await connection.execute("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + statements.CLAIM, values)
+        ).fetchall()
+        await connection.execute("ROLLBACK")
+    plan = "\n".join(str(*row.values()) for row in found)
+    assert "async_queue" in plan and "Seq Scan on async_inference_asyncrequest" not in plan, plan
