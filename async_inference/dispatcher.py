@@ -23,7 +23,7 @@ from async_inference.sending import Claim, Ended, NotYet, TryAgain, What
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
-LEASE_S = 15
+LEASE_S = 10
 RENEW_S = 2.0
 SWEEP_S = 1.0
 PLACES_S = 1.0

@@ -5,7 +5,7 @@ import os
 import platform
 from importlib import import_module
 
-SUITES = ("gateway_cost", "keys", "limits", "live_page", "metrics", "sweep")
+SUITES = ("async_queue", "gateway_cost", "keys", "limits", "live_page", "metrics", "sweep")
 
 
 def main() -> None:
