@@ -1,4 +1,4 @@
-"""Reads the control plane: keeps the gateway's snapshot current. One of the two files that touch it.
+"""Reads the control plane: keeps the gateway's snapshot current. One of the three files that touch it.
 
 A thread listens for notifications, which carry only a version; it also polls each 5 s, because a notification can be
 lost with its connection, and reads everything each minute whatever the version says. While PostgreSQL is away the

@@ -1,4 +1,4 @@
-"""Writes to the control plane: stores batches in PostgreSQL. One of the two files that touch it.
+"""Writes to the control plane: stores batches in PostgreSQL. One of the three files that touch it.
 
 Its thread folds the journal's records as they come. Each closed batch becomes a spill file first, then a mark in the
 journal, then one transaction; the file goes after the commit. Killed anywhere in between, the next start finds either
