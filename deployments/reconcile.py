@@ -26,7 +26,7 @@ from runtimes import observation
 from runtimes.cause import Cause
 from runtimes.driver import Driver, DriverError, UnschedulableError
 from runtimes.engines.registry import UnknownEngineError, engine
-from runtimes.launch_plan import LaunchPlan
+from runtimes.launch_plan import Fetch, LaunchPlan
 from runtimes.observation import InstanceObservation, WorkloadObservation
 
 log = logging.getLogger(__name__)
@@ -174,12 +174,15 @@ def _launch_plan(version: Version) -> tuple[LaunchPlan | None, Cause | None]:
         chosen = engine(specification.engine)
         plan = chosen.plan(specification, version.deployment.endpoint.cluster.driver).placed_like(specification)
         model = version.deployment.model
-        takes_token = chosen.credential_variables and model.source in chosen.credential_sources
+        # The key of a store opens nothing in a hub, and must not be sent to one.
+        takes_token = chosen.credential_variables and model.source in chosen.credential_sources and plan.fetch is None
         token = model.credential_token() if takes_token else ""
         if token:
             # What the version says itself counts more.
             given = dict.fromkeys(chosen.credential_variables, token) | plan.secret_environment
             plan = replace(plan, secret_environment=given)
+        if plan.fetch is not None:
+            plan = replace(plan, fetch=_with_credentials(plan.fetch, model.credential_token()))
         return plan, None
     except SecretUnreadableError as error:
         return None, Cause("secret_unreadable", str(error), "Enter the secret values again in a new version.")
@@ -191,6 +194,14 @@ def _launch_plan(version: Version) -> tuple[LaunchPlan | None, Cause | None]:
         return None, Cause(
             "bad_specification", f"The engine can't use this specification: {error}.", "Start a corrected version."
         )
+
+
+def _with_credentials(fetch: Fetch, token: str) -> Fetch:
+    """The store's key, stored as `id:secret`; without one the store is asked as anybody."""
+    key, colon, secret = token.partition(":")
+    if not colon:
+        return fetch
+    return replace(fetch, secret_environment=dict(zip(fetch.credential_variables, (key, secret), strict=True)))
 
 
 def _traffic_has_left(version: Version) -> bool:

@@ -10,11 +10,30 @@ PORT_PLACEHOLDER = "{port}"
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume claim that exists where instances run, mounted at `path`."""
+    """A volume claim that exists where instances run, mounted at `path`. Without a claim it is room on the node that lasts
+    as long as the instance. Of a claim `sub_path` alone, where that is set."""
 
     name: str
     claim: str
     path: str
+    read_only: bool = False
+    sub_path: str = ""
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """What has to run to its end before the instance starts, to bring the model's files into `volume`.
+
+    `credential_variables` are what it expects the key's id and the key itself in.
+    """
+
+    image: str
+    command: tuple[str, ...]
+    volume: str
+    path: str
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+    secret_environment: dict[str, str] = field(default_factory=dict, repr=False)
+    credential_variables: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -54,6 +73,7 @@ class LaunchPlan:
     secret_environment: dict[str, str] = field(default_factory=dict, repr=False)
     shared_memory: int = 0
     volumes: tuple[Volume, ...] = ()
+    fetch: Fetch | None = None
     file_group: int | None = None
     registry_login: RegistryLogin | None = None
     # Where instances may run and what they are called by; drivers without such notions leave them alone.
@@ -85,6 +105,10 @@ class LaunchPlan:
             "pod_affinity": tuple(PodAffinity(**item) for item in values["pod_affinity"]),
             "volumes": tuple(Volume(**item) for item in values.get("volumes", ())),
         }
+        if values.get("fetch"):
+            given = values["fetch"]
+            words = {name: tuple(given[name]) for name in ("command", "credential_variables")}
+            lists["fetch"] = Fetch(**given | words)
         if values.get("registry_login"):
             lists["registry_login"] = RegistryLogin(**values["registry_login"])
         return cls(**values | lists)

@@ -11,7 +11,7 @@ from deployments.selectors import usable_clusters
 
 class ModelForm(forms.ModelForm):
     credential = forms.CharField(
-        label="Access token", required=False, max_length=500, strip=True, help_text="For gated sources. Stored encrypted, never shown again.",
+        label="Access token", required=False, max_length=500, strip=True, help_text="For gated sources; for a store its key as id:secret. Stored encrypted, never shown again.",
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
     )  # fmt: skip
 
@@ -20,7 +20,7 @@ class ModelForm(forms.ModelForm):
         fields = ("name", "organization", "source", "uri", "description")
         labels = {"uri": "Address"}
         help_texts = {
-            "uri": "What the source calls it: a repository (org/name), a storage address, or a path on the machine, for example /models/tiny.gguf. Empty for engines that need none.",
+            "uri": "What the source calls it: a repository (org/name), a store (s3://bucket/path, for others than AWS with ?endpoint=https://…&region=…), a volume claim (pvc://claim/path), or a path on the machine or in the image, as /models/tiny.gguf. Empty for engines that need none.",
         }
         widgets = {"description": forms.Textarea(attrs={"rows": 2})}
 

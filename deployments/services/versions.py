@@ -156,6 +156,9 @@ def specification_errors(specification: Specification, driver: str) -> dict[str,
     image_error = chosen.image_error(specification, driver)
     if image_error:
         errors["image"] = image_error
+    source_error = chosen.source_error(specification, driver)
+    if source_error:
+        errors["model"] = source_error
     cache_error = chosen.cache_error(specification)
     if cache_error:
         errors["cache_claim"] = cache_error

@@ -1,18 +1,24 @@
 """What an engine is: pure code from a specification to a launch plan. No I/O but looking for its own program."""
 
 import math
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from runtimes import model_source
 from runtimes.cause import Cause
-from runtimes.launch_plan import LaunchPlan, Volume
+from runtimes.launch_plan import Fetch, LaunchPlan, Volume
+from runtimes.model_source import MOUNT, BucketSource, ClaimSource, SourceError
 from runtimes.names import object_name_error
 from runtimes.specification import Specification
 
 _IMAGE = re.compile(r"[a-z0-9]([a-zA-Z0-9._:/-]*[a-zA-Z0-9])?(@sha256:[0-9a-f]{64})?")
+# Brings files from a store; mirror it near your nodes with `SLIPWAY_FETCH_IMAGE`.
+FETCH_IMAGE = os.environ.get("SLIPWAY_FETCH_IMAGE", "docker.io/rclone/rclone:1.71.2")
+_RCLONE = "RCLONE_CONFIG_MODEL_"
 LOCAL = "local"
 KUBERNETES = "kubernetes"
 
@@ -65,6 +71,15 @@ class Default:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """`argument` is how the engine is told of its model: a name in a hub, or a path in the instance."""
+
+    argument: str
+    volumes: tuple[Volume, ...] = ()
+    fetch: Fetch | None = None
+
+
+@dataclass(frozen=True)
 class Example:
     """A request that works with this engine as it is. `path` is below the deployment's address."""
 
@@ -84,6 +99,8 @@ class Engine(ABC):
     shared_fields: ClassVar[frozenset[str]] = frozenset()
     # Where instances tell of themselves in Prometheus' format; None where they don't.
     metrics_path: ClassVar[str | None] = None
+    # Whether it can be given files from a volume claim or a store.
+    takes_weights: ClassVar[bool] = False
     # Whether it comes as an image only.
     pods_only: ClassVar[bool] = False
     # Whether it takes a fixed share of the GPU's memory when it starts: how full that is then tells nothing of the load.
@@ -96,7 +113,7 @@ class Engine(ABC):
     # The environment variables in which this engine expects the token of the model's source, and the sources whose tokens
     # those are for: another vendor's must never be sent there.
     credential_variables: ClassVar[tuple[str, ...]] = ()
-    credential_sources: ClassVar[frozenset[str]] = frozenset({"hugging_face", "storage", "custom"})
+    credential_sources: ClassVar[frozenset[str]] = frozenset({"hugging_face", "custom"})
 
     def unavailable_reason(self, driver: str) -> str | None:
         """Why this engine can't run with that driver, with the remedy; None when it can."""
@@ -141,21 +158,45 @@ class Engine(ABC):
         name = self.concurrency_setting
         return int(specification.engine_settings.get(name) or defaults.get(name) or self.usual_concurrency)
 
+    def weights(self, specification: Specification) -> Weights:
+        """Where the instance finds the model's files, and what brings them there."""
+        source = model_source.read(specification.model_uri)
+        if source is None:
+            return Weights(specification.model_uri)
+        if isinstance(source, ClaimSource):
+            return Weights(source.mounted, (Volume("model", source.claim, MOUNT, read_only=True),))
+        # Kept where the downloads are kept, if anywhere: replicas and restarts fetch only what is missing there.
+        folder = f"fetched/{source.folder}" if specification.cache_claim else ""
+        volume = Volume("model", specification.cache_claim, MOUNT, read_only=True, sub_path=folder)
+        return Weights(source.mounted, (volume,), fetch_from(source))
+
+    def source_error(self, specification: Specification, driver: str) -> str | None:
+        """Why the model's address can't be used; None when it can, or when it is the engine's own business."""
+        try:
+            source = model_source.read(specification.model_uri)
+        except SourceError as error:
+            return str(error)
+        if source is None:
+            return None
+        if driver != KUBERNETES or not self.takes_weights:
+            return f"{self.title} can't take its model from {'a volume claim' if isinstance(source, ClaimSource) else 'a store'} here."
+        if isinstance(source, ClaimSource):
+            return _claim_error(source.claim, specification)
+        return None
+
     def cache(self, specification: Specification) -> tuple[Volume, ...]:
         """The volume that keeps its downloads, if the specification names one."""
-        return (Volume("model-cache", specification.cache_claim, self.cache_path),) if specification.cache_claim else ()
+        if not specification.cache_claim or not self.cache_path:
+            return ()
+        return (Volume("model-cache", specification.cache_claim, self.cache_path),)
 
     def cache_error(self, specification: Specification) -> str | None:
         """Why the claim can't keep the downloads; None when it can, or when none is named."""
         if not specification.cache_claim:
             return None
-        if not self.cache_path:
+        if not self.cache_path and not isinstance(_source(specification), BucketSource):
             return f"{self.title} downloads no models, so it needs no claim."
-        owner = specification.served_model_name.partition("/")[0]
-        # One namespace may serve several organizations; nobody's downloads are another one's to read or to change.
-        if owner and not specification.cache_claim.startswith(f"{owner}."):
-            return f"Claims belong to organizations: name one that begins with “{owner}.”, as {owner}.models."
-        return object_name_error(specification.cache_claim)
+        return _claim_error(specification.cache_claim, specification)
 
     def image_error(self, specification: Specification, driver: str) -> str | None:
         """Why the image can't be used; None when it can, or when none is pulled."""
@@ -170,6 +211,49 @@ class Engine(ABC):
     def diagnose(self, log_tail: Sequence[str], exit_code: int | None) -> Cause | None:
         """The cause that this engine's own last words tell; None when they tell nothing."""
         return None
+
+
+def _source(specification: Specification) -> ClaimSource | BucketSource | None:
+    try:
+        return model_source.read(specification.model_uri)
+    except SourceError:
+        return None
+
+
+def _claim_error(claim: str, specification: Specification) -> str | None:
+    owner = specification.served_model_name.partition("/")[0]
+    # One namespace may serve several organizations; nobody's files are another one's to read or to change.
+    if owner and not claim.startswith(f"{owner}."):
+        return f"Claims belong to organizations: name one that begins with “{owner}.”, as {owner}.models."
+    return object_name_error(claim)
+
+
+def fetch_from(source: BucketSource) -> Fetch:
+    """By rclone, which goes on where it was cut off and leaves alone what is there already."""
+    settings = {
+        "TYPE": "s3",
+        "PROVIDER": "Other" if source.endpoint else "AWS",
+        "ENDPOINT": source.endpoint,
+        "REGION": source.region,
+    }
+    return Fetch(
+        image=FETCH_IMAGE,
+        command=(
+            "copy",
+            f"model:{source.bucket}/{source.path}",
+            MOUNT,
+            "--transfers",
+            "8",
+            "--stats",
+            "10s",
+            "--stats-one-line",
+            "-v",
+        ),
+        volume="model",
+        path=MOUNT,
+        environment={f"{_RCLONE}{name}": value for name, value in settings.items() if value},
+        credential_variables=(f"{_RCLONE}ACCESS_KEY_ID", f"{_RCLONE}SECRET_ACCESS_KEY"),
+    )
 
 
 def openai_examples(served_model_name: str, *, embeddings: bool) -> list[Example]:

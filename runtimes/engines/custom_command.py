@@ -15,6 +15,7 @@ class CustomCommand(Engine):
     title = "Custom command"
     summary = "Any HTTP service that you can start from a shell."
     order = 40
+    takes_weights = True
     shared_fields = frozenset({"image"})
     settings = (
         Setting(
@@ -68,12 +69,15 @@ class CustomCommand(Engine):
 
     def plan(self, specification: Specification, driver: str) -> LaunchPlan:
         settings = {setting.name: setting.default for setting in self.settings} | specification.engine_settings
+        weights = self.weights(specification)
+        # Where a claim or a store has been mounted; other addresses mean to the program whatever they mean to it.
+        place = {"MODEL_PATH": weights.argument} if weights.volumes else {}
         return LaunchPlan(
             engine=self.name,
             # Never None: shlex would then read standard input.
             image=specification.image if driver == KUBERNETES else "",
             command=(*shlex.split(settings["command"] or ""), *specification.extra_arguments),
-            environment=specification.environment,
+            environment=place | specification.environment,
             secret_environment=specification.secret_environment,
             fixed_port=settings["port"],
             health_path=settings["health_path"],
@@ -81,6 +85,8 @@ class CustomCommand(Engine):
             cpu=specification.cpu,
             memory=specification.memory,
             gpu=specification.gpu,
+            volumes=weights.volumes,
+            fetch=weights.fetch,
             working_directory=settings["working_directory"] or None,
         )
 

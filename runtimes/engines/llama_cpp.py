@@ -40,6 +40,7 @@ class LlamaCpp(Engine):
     order = 20
     concurrency_setting = "parallel"
     cache_path = "/root/.cache"
+    takes_weights = True
     shared_fields = frozenset({"image", "context_length", "prompt_caching", "cache_claim"})
     credential_variables = ("HF_TOKEN",)
     settings = (
@@ -84,7 +85,10 @@ class LlamaCpp(Engine):
 
     @staticmethod
     def _errors_in_pod(specification: Specification, path: str) -> dict[str, str]:
-        if not path.startswith("/") and not _REPOSITORY.fullmatch(path):
+        if path.startswith(("pvc://", "s3://")):
+            if not path.partition("?")[0].endswith(".gguf"):
+                return {"model": "llama.cpp needs one file: an address whose path ends with .gguf."}
+        elif not path.startswith("/") and not _REPOSITORY.fullmatch(path):
             return {"model": "llama.cpp needs a model whose address is a Hugging Face repository with GGUF files (org/name:Q4_K_M) or a path in the image."}  # fmt: skip
         if specification.gpu and _OF_CPU.search(specification.image):
             return {"image": f"This image leaves the GPU unused. Take {IMAGES[True]}."}
@@ -93,7 +97,8 @@ class LlamaCpp(Engine):
     def plan(self, specification: Specification, driver: str) -> LaunchPlan:
         settings = specification.engine_settings
         in_pod = driver == KUBERNETES
-        model = specification.model_uri.removeprefix("file://")
+        weights = self.weights(specification)
+        model = weights.argument.removeprefix("file://")
         threads = settings.get("threads") or max(1, round(specification.cpu))
         gpu_layers = settings.get("gpu_layers")
         if gpu_layers is None:
@@ -120,7 +125,8 @@ class LlamaCpp(Engine):
             cpu=specification.cpu,
             memory=specification.memory,
             gpu=specification.gpu,
-            volumes=self.cache(specification),
+            volumes=(*self.cache(specification), *weights.volumes),
+            fetch=weights.fetch,
         )
 
     def examples(self, specification: Specification) -> Sequence[Example]:

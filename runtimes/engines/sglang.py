@@ -33,6 +33,7 @@ _SIGNATURES = (
 class Sglang(Engine):
     name = "sglang"
     pods_only = True
+    takes_weights = True
     metrics_path = "/metrics"
     reserves_gpu_memory = True
     title = "SGLang"
@@ -68,7 +69,8 @@ class Sglang(Engine):
 
     def plan(self, specification: Specification, driver: str) -> LaunchPlan:
         settings = {setting.name: setting.default for setting in self.settings} | specification.engine_settings
-        arguments = ["python3", "-m", "sglang.launch_server", "--model-path", specification.model_uri]
+        weights = self.weights(specification)
+        arguments = ["python3", "-m", "sglang.launch_server", "--model-path", weights.argument]
         # Without a host it listens to its own pod only; without being asked it tells no metrics.
         arguments += ["--host", "0.0.0.0", "--port", PORT_PLACEHOLDER, "--enable-metrics"]  # noqa: S104
         arguments += ["--served-model-name", specification.served_model_name, "--tp-size", str(specification.gpu)]
@@ -95,7 +97,8 @@ class Sglang(Engine):
             gpu=specification.gpu,
             # Its workers talk through it; the container's 64 MiB are too few.
             shared_memory=16 << 30,
-            volumes=self.cache(specification),
+            volumes=(*self.cache(specification), *weights.volumes),
+            fetch=weights.fetch,
         )
 
     def examples(self, specification: Specification) -> Sequence[Example]:

@@ -22,6 +22,7 @@ _SIGNATURES = (
 class Tei(Engine):
     name = "tei"
     pods_only = True
+    takes_weights = True
     metrics_path = "/metrics"
     title = "Text Embeddings Inference"
     summary = "Embeddings and rerankers, on CPU or one GPU."
@@ -59,7 +60,8 @@ class Tei(Engine):
 
     def plan(self, specification: Specification, driver: str) -> LaunchPlan:
         settings = {setting.name: setting.default for setting in self.settings} | specification.engine_settings
-        arguments = ["--model-id", specification.model_uri, "--hostname", "0.0.0.0", "--port", PORT_PLACEHOLDER]  # noqa: S104
+        weights = self.weights(specification)
+        arguments = ["--model-id", weights.argument, "--hostname", "0.0.0.0", "--port", PORT_PLACEHOLDER]  # noqa: S104
         arguments += ["--served-model-name", specification.served_model_name]
         for name in ("max_concurrent_requests", "max_batch_tokens", "max_client_batch_size"):
             arguments += [f"--{name.replace('_', '-')}", str(settings[name])]
@@ -81,7 +83,8 @@ class Tei(Engine):
             cpu=specification.cpu,
             memory=specification.memory,
             gpu=specification.gpu,
-            volumes=self.cache(specification),
+            volumes=(*self.cache(specification), *weights.volumes),
+            fetch=weights.fetch,
         )
 
     def examples(self, specification: Specification) -> Sequence[Example]:

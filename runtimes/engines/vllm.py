@@ -47,6 +47,7 @@ _SIGNATURES = (
 class Vllm(Engine):
     name = "vllm"
     pods_only = True
+    takes_weights = True
     metrics_path = "/metrics"
     reserves_gpu_memory = True
     title = "vLLM"
@@ -83,7 +84,8 @@ class Vllm(Engine):
 
     def plan(self, specification: Specification, driver: str) -> LaunchPlan:
         settings = {setting.name: setting.default for setting in self.settings} | specification.engine_settings
-        arguments = ["vllm", "serve", specification.model_uri, "--host", "0.0.0.0", "--port", PORT_PLACEHOLDER]  # noqa: S104
+        weights = self.weights(specification)
+        arguments = ["vllm", "serve", weights.argument, "--host", "0.0.0.0", "--port", PORT_PLACEHOLDER]  # noqa: S104
         arguments += ["--served-model-name", specification.served_model_name]
         arguments += ["--tensor-parallel-size", str(max(1, specification.gpu))]
         arguments += ["--gpu-memory-utilization", f"{settings['gpu_memory_utilization']:g}"]
@@ -107,7 +109,8 @@ class Vllm(Engine):
             gpu=specification.gpu,
             # Tensor-parallel workers talk through it; the container's 64 MiB are too few.
             shared_memory=2 << 30,
-            volumes=self.cache(specification),
+            volumes=(*self.cache(specification), *weights.volumes),
+            fetch=weights.fetch,
         )
 
     def examples(self, specification: Specification) -> Sequence[Example]:

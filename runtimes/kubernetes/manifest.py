@@ -3,17 +3,17 @@
 import base64
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan
+from runtimes.launch_plan import PORT_PLACEHOLDER, Fetch, LaunchPlan
 from runtimes.specification import PodAffinity
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 VERSION = "slipway.dev/version"
 GENERATION = "slipway.dev/generation"
 INSTALLATION = "slipway.dev/installation"
-CONTAINER = "engine"
+CONTAINER, FETCHING = "engine", "fetch-model"
 DEFAULT_PORT = 8000
 GPU_RESOURCE = "nvidia.com/gpu"
 # How long a container may take between the end of its drain and its kill.
@@ -82,14 +82,15 @@ def secrets(workload: Workload, plan: LaunchPlan) -> list[dict[str, Any]]:
 
 
 def _variables(workload: Workload, plan: LaunchPlan) -> dict[str, Any] | None:
-    if not plan.secret_environment:
+    values = plan.secret_environment | (plan.fetch.secret_environment if plan.fetch else {})
+    if not values:
         return None
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "Opaque",
         "metadata": {"name": workload.object_name, "labels": workload.labels},
-        "stringData": dict(plan.secret_environment),
+        "stringData": values,
     }
 
 
@@ -139,6 +140,8 @@ def _pod(workload: Workload, plan: LaunchPlan) -> dict[str, Any]:
     volumes, mounts = _volumes(plan)
     if volumes:
         container["volumeMounts"], pod["volumes"] = mounts, volumes
+    if plan.fetch is not None:
+        pod["initContainers"] = [_fetching(workload, plan, plan.fetch, mounts)]
     if plan.file_group is not None:
         pod["securityContext"] = {"fsGroup": plan.file_group, "fsGroupChangePolicy": "OnRootMismatch"}
     if (pull_secret := _pull_secret(workload, plan)) is not None:
@@ -153,6 +156,26 @@ def _pod(workload: Workload, plan: LaunchPlan) -> dict[str, Any]:
     return pod
 
 
+def _fetching(workload: Workload, plan: LaunchPlan, fetch: Fetch, mounts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The container that brings the model's files before the engine's starts."""
+    mount = next(item for item in mounts if item["name"] == fetch.volume)
+    secret = [_from_secret(workload, name) for name in fetch.secret_environment]
+    return {
+        "name": FETCHING,
+        "image": fetch.image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": list(fetch.command),
+        "env": [*({"name": name, "value": value} for name, value in fetch.environment.items()), *secret],
+        "volumeMounts": [{name: value for name, value in mount.items() if name != "readOnly"}],
+        "resources": _resources(replace(plan, gpu=0)),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _from_secret(workload: Workload, name: str) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": workload.object_name, "key": name}}}
+
+
 def _volumes(plan: LaunchPlan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     volumes: list[dict[str, Any]] = []
     mounts: list[dict[str, Any]] = []
@@ -161,18 +184,22 @@ def _volumes(plan: LaunchPlan) -> tuple[list[dict[str, Any]], list[dict[str, Any
         volumes.append({"name": "shared-memory", "emptyDir": memory})
         mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})  # noqa: S108
     for volume in plan.volumes:
-        volumes.append({"name": volume.name, "persistentVolumeClaim": {"claimName": volume.claim}})
-        mounts.append({"name": volume.name, "mountPath": volume.path})
+        # Nothing of a claim is shared by two entries: the same claim may be mounted twice, at two places.
+        claim: dict[str, Any] = (
+            {"persistentVolumeClaim": {"claimName": volume.claim}} if volume.claim else {"emptyDir": {}}
+        )
+        volumes.append({"name": volume.name, **claim})
+        mount: dict[str, Any] = {"name": volume.name, "mountPath": volume.path}
+        if volume.sub_path:
+            mount["subPath"] = volume.sub_path
+        mounts.append(mount | ({"readOnly": True} if volume.read_only else {}))
     return volumes, mounts
 
 
 def _environment(workload: Workload, plan: LaunchPlan, port: int) -> list[dict[str, Any]]:
     plain = {name: value.replace(PORT_PLACEHOLDER, str(port)) for name, value in plan.environment.items()}
     variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
-    variables += [
-        {"name": name, "valueFrom": {"secretKeyRef": {"name": workload.object_name, "key": name}}}
-        for name in plan.secret_environment
-    ]
+    variables += [_from_secret(workload, name) for name in plan.secret_environment]
     return [
         *variables,
         {"name": "PORT", "value": str(port)},

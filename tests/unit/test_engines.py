@@ -1,11 +1,13 @@
 """Engines: specification in, launch plan out."""
 
+import json
 import sys
 
 import pytest
 
 from runtimes.engines.base import KUBERNETES, LOCAL
 from runtimes.engines.registry import UnknownEngineError, engine, engines
+from runtimes.launch_plan import LaunchPlan
 from runtimes.specification import Specification
 
 
@@ -184,3 +186,55 @@ def test_a_cache_needs_an_engine_that_downloads_and_a_name_that_a_claim_can_have
     for name in ("acme.Not a name", "acme..models", "acme-labs.models", "models"):
         assert engine("vllm").cache_error(Specification("vllm", "acme/a", cache_claim=name)), name
     assert engine("simulator").cache_error(Specification("simulator", "acme/a", cache_claim="acme.models"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("s3://bucket", "s3://bucket/path"),
+        ("s3:///path", "s3://bucket/path"),
+        ("s3://bucket/a/../b", "A path has"),
+        ("s3://bucket/a?endpoint=ftp://x", "endpoint is an address"),
+        ("s3://bucket/a?endpoint=https://x/../y", "endpoint is an address"),
+        ("s3://bucket/a?secret=1", "no option"),
+        ("s3://bucket/a?region=EU WEST", "region has"),
+        ("pvc://", "pvc://claim/path"),
+        ("pvc://acme.models/a b", "A path has"),
+        ("pvc://other.models/a", "begins with “acme.”"),
+        ("pvc://acme.models/a?x=1", "pvc://claim/path"),
+    ],
+)
+def test_an_address_of_weights_that_can_not_be_used_says_how_one_is_written(uri, said):
+    specification = Specification("vllm", "acme/chat", uri, "vllm/vllm-openai:v0.18.0", gpu=1)
+    assert said in (engine("vllm").source_error(specification, "kubernetes") or "")
+
+
+def test_weights_lead_to_the_same_place_whatever_they_come_from():
+    def plan(name, uri, **more):
+        chosen = engine(name)
+        return chosen.plan(Specification(name, "acme/chat", uri, "image", gpu=1, **more), "kubernetes")
+
+    for name in ("vllm", "sglang", "tei"):
+        assert "/mnt/models/llama" in plan(name, "pvc://acme.models/llama").command
+        fetched = plan(name, "s3://weights/llama?region=eu")
+        assert "/mnt/models" in fetched.command and fetched.fetch.command[1] == "model:weights/llama"
+        assert "org/name" in plan(name, "org/name").command
+    custom = plan(
+        "custom_command", "pvc://acme.models/x", engine_settings={"command": "serve", "health_path": "/", "port": 80}
+    )
+    assert custom.environment["MODEL_PATH"] == "/mnt/models/x" and custom.volumes[0].read_only
+    kept = plan("vllm", "s3://weights/llama", cache_claim="acme.models").volumes
+    assert {volume.claim for volume in kept} == {"acme.models"} and kept[1].sub_path.startswith("fetched/")
+    # Two stores never share a folder of a claim.
+    other = plan("vllm", "s3://weights/other", cache_claim="acme.models").volumes[1]
+    assert other.sub_path != kept[1].sub_path
+    round_trip = LaunchPlan.from_json(json.loads(json.dumps(fetched.to_json())))
+    assert round_trip == fetched
+
+
+@pytest.mark.parametrize(
+    ("name", "driver"), [("nim", "kubernetes"), ("llama_cpp", "local"), ("custom_command", "local")]
+)
+def test_who_can_not_take_weights_from_there_says_so(name, driver):
+    specification = Specification(name, "acme/chat", "s3://weights/llama")
+    assert "can't take its model" in engine(name).source_error(specification, driver)

@@ -30,6 +30,14 @@ CASES = {
         "vllm", "acme/chat", "org/model", "vllm/vllm-openai:v0.18.0", {"max_num_seqs": 64, "gpu_memory_utilization": 0.8, "start_deadline_s": 900},
         prompt_caching=False, extra_arguments=("--seed", "7"), **_LLM, **_PLACED,
     ),
+    "vllm-0.18-from-store": Specification(
+        "vllm", "acme/chat", "s3://weights/llama-3?endpoint=https://minio.example:9000&region=eu", "vllm/vllm-openai:v0.18.0", {"max_num_seqs": 64, "gpu_memory_utilization": 0.8, "start_deadline_s": 900},
+        prompt_caching=True, extra_arguments=("--seed", "7"), **_LLM, **_PLACED,
+    ),
+    "llama_cpp-from-claim": Specification(
+        "llama_cpp", "acme/small", "pvc://acme.weights/gguf/tiny.gguf", "ghcr.io/ggml-org/llama.cpp:server", {"parallel": 4, "threads": 3, "gpu_layers": 0},
+        prompt_caching=True, extra_arguments=("--jinja",), **(_LLM | {"gpu": 0}), **(_PLACED | {"cache_claim": ""}),
+    ),
     "sglang-0.5": Specification(
         "sglang", "acme/chat", "org/model", "lmsysorg/sglang:v0.5.9", {"max_running_requests": 64, "mem_fraction_static": 0.8, "start_deadline_s": 900},
         prompt_caching=False, extra_arguments=("--schedule-policy", "lpm"), **_LLM, **_PLACED,
@@ -63,10 +71,14 @@ def objects(name: str) -> list[dict[str, Any]]:
     """The Deployment and the Secrets of a case, with the model's token as the reconciler puts it in."""
     specification = CASES[name]
     chosen = engine(specification.engine)
-    assert not chosen.cache_error(specification)
+    assert not chosen.cache_error(specification) and not chosen.source_error(specification, "kubernetes")
     assert not chosen.setting_errors(specification) and not chosen.field_errors(specification, "kubernetes")
     plan = chosen.plan(specification, "kubernetes").placed_like(specification)
     plan = replace(plan, secret_environment=dict.fromkeys(chosen.credential_variables, TOKEN))
+    if plan.fetch is not None:
+        # The store's key, which is the engine's business no more than the hub's token is the store's.
+        fetch = replace(plan.fetch, secret_environment=dict.fromkeys(plan.fetch.credential_variables, TOKEN))
+        plan = replace(plan, fetch=fetch, secret_environment={})
     workload = Workload("golden", "v1", 1, "chat-v1")
     return [manifest.deployment(workload, plan, 2), *manifest.secrets(workload, plan)]
 
