@@ -6,6 +6,7 @@ that is killed loses its requests to the others after LEASE_S, and what it might
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -30,6 +31,7 @@ PLACES_S = 1.0
 # Of one deployment in one transaction; and of all together in one process.
 MOST_AT_ONCE = 32
 MOST_RUNNING = 512
+MOST_OF_ONE = 256
 MOST_BYTES = 512 << 20
 MOST_LOSSES = 5
 DRAIN_S = 8.0
@@ -39,8 +41,16 @@ DATABASE_ERRORS = (psycopg.Error, PoolTimeout, DatabaseError, OSError)
 class Dispatcher:
     """Lives on one event loop. `client` is httpx with the gateway's address as its base."""
 
-    def __init__(self, pool: AsyncConnectionPool, client: httpx.AsyncClient, secret: bytes) -> None:
+    def __init__(
+        self,
+        pool: AsyncConnectionPool,
+        client: httpx.AsyncClient,
+        secret: bytes,
+        leases: AsyncConnectionPool | None = None,
+    ) -> None:
         self._pool, self._client, self._secret = pool, client, secret
+        # Of their own: whatever fills the others, leases must not lapse.
+        self._lease_pool = leases or pool
         self._running: dict[int, tuple[Claim, asyncio.Task[None]]] = {}
         self._bytes = 0
         self._freed = asyncio.Event()
@@ -130,14 +140,16 @@ class Dispatcher:
             self._places = await _in_thread(places.find, ready)
             self._places_at, self._asked = now, ready
         took = 0
-        for deployment_id in ready:
+        # In another order each time: whoever comes first may take all the room.
+        for deployment_id in random.sample(sorted(ready), len(ready)):
             place = self._places.get(deployment_id)
             if place is not None:
                 took += await self._claim(place)
         return took
 
     async def _claim(self, place: Place) -> int:
-        most = min(MOST_AT_ONCE, MOST_RUNNING - len(self._running))
+        mine = sum(claim.deployment_id == place.deployment_id for claim, _ in self._running.values())
+        most = min(MOST_AT_ONCE, MOST_RUNNING - len(self._running), MOST_OF_ONE - mine)
         if most <= 0 or self._bytes >= MOST_BYTES:
             return 0
         values = {
@@ -154,7 +166,9 @@ class Dispatcher:
             self._closed_until[place.deployment_id] = time.monotonic() + 1.0
         for row in rows:
             claim = Claim.of(row)
-            self._bytes += claim.payload_bytes
+            if claim.id in self._running:
+                # Ours from before we lost it, in a pause: what it says counts no more.
+                self._running[claim.id][1].cancel()
             task = asyncio.create_task(self._run(claim, place))
             self._running[claim.id] = (claim, task)
         return len(rows)
@@ -171,39 +185,49 @@ class Dispatcher:
     # Running
 
     async def _run(self, claim: Claim, place: Place) -> None:
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            held += size
+            self._bytes += size
+
+        hold(claim.payload_bytes)
         try:
             try:
                 async with asyncio.timeout(sending.TOTAL_TIMEOUT_S):
-                    what = await self._send(claim, place)
+                    what = await self._send(claim, place, hold)
             except TimeoutError:
                 what = Ended(states.FAILED, None, "total_timeout", "The request took longer than a request may take.")
             except asyncio.CancelledError:
                 # Cancelled by its caller, taken away, or we end: only in the last case is it still ours to put back.
-                what = NotYet()
+                what = NotYet(reached=True)
             await self._note(claim, place, what)
         finally:
-            self._bytes -= claim.payload_bytes
-            self._running.pop(claim.id, None)
+            self._bytes -= held
+            if self._running.get(claim.id, (None,))[0] is claim:
+                del self._running[claim.id]
             self._freed.set()
 
-    async def _send(self, claim: Claim, place: Place) -> What:
+    async def _send(self, claim: Claim, place: Place, hold: Callable[[int], None]) -> What:
         if not claim.key_id and not await _in_thread(places.may_still_call, claim.user_id, claim.deployment_id):
             return Ended(
                 states.FAILED, None, "access_ended", "Its sender may not call this deployment any more.", reached=False
             )
-        return await sending.send(claim, place, self._client, self._secret)
+        return await sending.send(claim, place, self._client, self._secret, hold)
 
     async def _note(self, claim: Claim, place: Place, what: What) -> None:
-        """Until the database has it or the lease is over: an answer that is here must not be asked for a second time."""
-        deadline = time.monotonic() + LEASE_S
+        """Until the database has taken it, or refused it by its fence: an answer that is here must not be asked for again."""
         while True:
             try:
                 await self._store(claim, place, what)
                 return
+            except psycopg.DataError as error:
+                # It would be refused for ever.
+                log.warning("the end of %s can't be stored: %s", claim.uid, str(error).strip())
+                what = Ended(states.FAILED, None, "not_storable", "The instance's answer could not be stored.")
             except DATABASE_ERRORS as error:
                 log.warning("the end of %s is not stored yet: %s", claim.uid, str(error).strip())
-                if time.monotonic() > deadline:
-                    return
                 await asyncio.sleep(0.5)
 
     async def _store(self, claim: Claim, place: Place, what: What) -> None:
@@ -219,6 +243,7 @@ class Dispatcher:
             values |= {"code": what.code[:40], "message": what.message, "wait_s": what.wait_s}
         else:
             statement = statements.PUT_BACK
+            values["reached"] = what.reached
             now = time.monotonic()
             if what.caller_waits_s:
                 self._held_back.setdefault(claim.deployment_id, {})[claim.caller] = now + what.caller_waits_s
@@ -235,16 +260,18 @@ class Dispatcher:
         if not mine:
             return
         values = {"ids": [claim.id for claim in mine], "fences": [claim.fence for claim in mine], "lease_s": LEASE_S}
-        async with self._pool.connection() as connection:
-            rows = await (await connection.execute(statements.RENEW, values)).fetchall()
-        kept = {row["id"] for row in rows}
+        async with self._lease_pool.connection() as connection:
+            await connection.execute(statements.RENEW, values)
+            lost = {row["id"] for row in await (await connection.execute(statements.LOST, values)).fetchall()}
         for claim in mine:
             found = self._running.get(claim.id)
-            if claim.id not in kept and found is not None and found[0] is claim:
+            if claim.id in lost and found is not None and found[0] is claim:
                 found[1].cancel()
 
     async def _sweep(self) -> None:
         """Wake what waits for its next attempt, take over what was lost, end what waited too long."""
+        # First our own: after a pause of everything they would be taken from us by ourselves.
+        await self._renew()
         lost = {"most_losses": MOST_LOSSES, "message": f"Its dispatcher ended {MOST_LOSSES} times while it ran."}
         async with self._pool.connection() as connection:
             await connection.execute(statements.WAKE_RETRIES)

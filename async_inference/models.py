@@ -4,6 +4,8 @@ Written by statements of our own (statements.py), which gateways and dispatchers
 they leave out has its default in the database.
 """
 
+from datetime import datetime
+
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -16,8 +18,9 @@ from deployments.models import Deployment
 class AsyncRequest(models.Model):
     """One request that waits, runs, or has ended in exactly one of the final states.
 
-    `fence` grows with each claim: what an earlier claimant says of it counts no more. `started_at` is when an instance
-    was first asked; who comes back without having been asked has not started. User and key outlive neither row.
+    `fence` grows with each claim: what an earlier claimant says of it counts no more. `claimed_at` is when the present, or
+    last, claim was made; `started_at` when an instance was first asked, known once that claim has ended. Only waiting counts
+    against `expires_at`: what ran moves it on.
     """
 
     # In the order of their coming; `uid` is what everybody outside knows.
@@ -32,11 +35,13 @@ class AsyncRequest(models.Model):
     priority = models.SmallIntegerField()
     state = models.CharField(max_length=10, db_default=states.QUEUED)
     created_at = models.DateTimeField(db_default=Now())
+    queue_s = models.IntegerField()
     expires_at = models.DateTimeField()
     # When one that is tried again may run.
     due_at = models.DateTimeField(null=True)
     fence = models.IntegerField(db_default=0)
     lease_until = models.DateTimeField(null=True)
+    claimed_at = models.DateTimeField(null=True)
     retries = models.SmallIntegerField()
     attempts = models.SmallIntegerField(db_default=0)
     # How often its dispatcher vanished.
@@ -50,7 +55,7 @@ class AsyncRequest(models.Model):
     error_message = models.TextField(db_default="")
     webhook_url = models.CharField(max_length=2000, db_default="")
     idempotency_key = models.CharField(max_length=255, db_default="")
-    # Of method, path, headers and body: the same key must not stand for two requests.
+    # Of method, path, content type and body: the same key must not stand for two requests.
     fingerprint = models.BinaryField()
     retry_of = models.UUIDField(null=True)
 
@@ -63,6 +68,7 @@ class AsyncRequest(models.Model):
             models.Index(fields=["finished_at"], name="async_finished", condition=Q(finished_at__isnull=False)),
             models.Index(fields=["deployment", "state", "-id"], name="async_of_deployment"),
             models.Index(fields=["user_id", "-id"], name="async_of_user"),
+            models.Index(fields=["user_id", "state", "-id"], name="async_of_user_by_state"),
         ]
         constraints = [
             models.UniqueConstraint(
@@ -80,12 +86,17 @@ class AsyncRequest(models.Model):
         return states.shown(self.state)
 
     @property
+    def begun_at(self) -> datetime | None:
+        """When an instance was first asked, as far as that is known now."""
+        return self.started_at or (self.claimed_at if self.state == states.RUNNING else None)
+
+    @property
     def is_final(self) -> bool:
         return self.state in states.FINAL
 
 
 class AsyncPayload(models.Model):
-    """What is sent, to the letter. `headers` are the lines that are handed on, each ended by CR LF, as Latin-1."""
+    """What is sent, to the letter. `headers` are the lines that are handed on, encrypted: they may hold others' secrets."""
 
     request = models.OneToOneField(AsyncRequest, models.CASCADE, primary_key=True, related_name="payload")
     method = models.CharField(max_length=16)
@@ -117,6 +128,8 @@ class WebhookDelivery(models.Model):
         FAILED = "failed", "Given up"
 
     request = models.OneToOneField(AsyncRequest, models.CASCADE, primary_key=True, related_name="delivery")
+    # Nobody's receivers may take all the places.
+    user_id = models.BigIntegerField()
     state = models.CharField(max_length=10, choices=State.choices, db_default=State.PENDING)
     attempts = models.IntegerField(db_default=0)
     due_at = models.DateTimeField(db_default=Now())
@@ -180,11 +193,13 @@ class QueueClock(models.Model):
 
 
 class AsyncBacklog(models.Model):
-    """How much of a deployment waits, counted each ten seconds: what the bound on new requests goes by."""
+    """How much of one user's waits for a deployment, counted each ten seconds: what the bounds on new requests go by."""
 
-    deployment_id = models.BigIntegerField(primary_key=True)
+    pk = models.CompositePrimaryKey("deployment_id", "user_id")
+    deployment_id = models.BigIntegerField()
+    user_id = models.BigIntegerField()
     waiting = models.IntegerField()
     payload_bytes = models.BigIntegerField()
 
     def __str__(self) -> str:
-        return f"{self.deployment_id} {self.waiting}"
+        return f"{self.deployment_id} {self.user_id} {self.waiting}"

@@ -12,6 +12,7 @@ MAX_RETRIES = 10
 _KEY = re.compile(r"[!-~]{1,255}")
 # The headers of the gateway that say it; on an ordinary address the first one alone makes a request asynchronous.
 SWITCH = "x-slipway-async"
+ON, OFF = frozenset({"true", "1", "yes", "on"}), frozenset({"", "false", "0", "no", "off"})
 PRIORITY, QUEUE_S, WEBHOOK, RETRIES = (
     "x-slipway-async-priority", "x-slipway-async-max-queue-seconds", "x-slipway-async-webhook", "x-slipway-async-retries",
 )  # fmt: skip
@@ -37,8 +38,14 @@ class Options:
     idempotency_key: str = ""
 
 
-def read(given: Mapping[str, str]) -> Options:
-    """From options by their headers' names; missing and empty ones have their default. Raises InvalidOptionError."""
+def read(given: Mapping[str, str], *, plain_webhooks: bool) -> Options:
+    """From options by their headers' names; missing and empty ones have their default. Raises InvalidOptionError.
+
+    `plain_webhooks`: whether there are networks inside that may be called over http.
+    """
+    switch = given.get(SWITCH, "").lower()
+    if switch not in ON and switch not in OFF:
+        raise InvalidOptionError(SWITCH, f"{SWITCH} is true or false.")
     defaults = Options()
     key = given.get(IDEMPOTENCY_KEY, "")
     if key and not _KEY.fullmatch(key):
@@ -49,7 +56,7 @@ def read(given: Mapping[str, str]) -> Options:
         _whole(given, PRIORITY, defaults.priority, HIGHEST, LOWEST),
         _whole(given, QUEUE_S, defaults.queue_s, 1, MAX_QUEUE_S),
         _whole(given, RETRIES, defaults.retries, 0, MAX_RETRIES),
-        _webhook(given.get(WEBHOOK, "")),
+        _webhook(given.get(WEBHOOK, ""), plain_webhooks),
         key,
     )
 
@@ -63,13 +70,13 @@ def _whole(given: Mapping[str, str], name: str, default: int, least: int, most: 
     return int(text)
 
 
-def _webhook(url: str) -> str:
+def _webhook(url: str, plain: bool) -> str:
     """As far as its letters tell; where it leads is checked when it is called."""
     if not url:
         return ""
     try:
         parts = urlsplit(url)
-        sound = parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
+        sound = parts.scheme in ({"https", "http"} if plain else {"https"}) and bool(parts.hostname) and parts.port != 0
     except ValueError:
         sound = False
     if not sound or len(url) > 2000 or not url.isascii() or not url.isprintable() or " " in url:

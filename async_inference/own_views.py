@@ -104,7 +104,8 @@ def _send(
         read = json.loads(request.body)
         wanted: dict[str, Any] = read if isinstance(read, dict) else {}
         test = parse_test(wanted)
-        chosen = options.read({header: str(wanted.get(field, "")).strip() for header, field in _FIELDS.items()})
+        given = {header: str(wanted.get(field, "")).strip() for header, field in _FIELDS.items()}
+        chosen = options.read(given, plain_webhooks=bool(settings.WEBHOOK_NETWORKS))
         item = services.submit(
             deployment, user=request.user, organization_id=calling_organization_id(request.user, deployment),
             method=test.method, path=test.path, headers=test.headers, body=test.body, chosen=chosen,

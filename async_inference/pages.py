@@ -35,7 +35,7 @@ def rows(request: HttpRequest, found: QuerySet[AsyncRequest]) -> dict[str, Any]:
 
 
 def find(found: QuerySet[AsyncRequest], uid: str) -> AsyncRequest:
-    item = selectors.narrowed(found, search=uid).first() if len(uid) == 32 else None
+    item = selectors.narrowed(found, search=uid).first() if len(uid) == 32 and uid.isalnum() else None
     if item is None:
         raise Http404
     return item
@@ -101,7 +101,7 @@ def state(item: AsyncRequest) -> JsonResponse:
     """For the page that sent it and waits."""
     told: dict[str, Any] = {
         "state": item.shown_state, "status_code": item.status_code, "message": item.error_message,
-        "waited": _seconds(item, "created_at", "started_at"), "took": _seconds(item, "started_at", "finished_at"),
+        "waited": _seconds(item, "created_at", "begun_at"), "took": _seconds(item, "begun_at", "finished_at"),
     }  # fmt: skip
     if item.is_final:
         result = AsyncResult.objects.filter(request=item).first()

@@ -4,15 +4,16 @@ Both are read from the requests' rows, not counted by dispatchers on the side: w
 is in exactly one bucket.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
 from django.db import connection, transaction
 
-from async_inference import statements
+from async_inference import services, statements
 from async_inference.models import AsyncBacklog, AsyncRequest, QueueClock
 from common import sketch
+from deployments.models import Deployment
 from deployments.selectors import current_versions
 from monitoring import series
 from monitoring.instances import numbers_of, uid_of_version
@@ -33,12 +34,15 @@ def measure(now: int) -> None:
     sizes = _sizes()
     with transaction.atomic():
         _note_sizes(sizes)
-        versions = dict(current_versions().filter(deployment__in=sizes).values_list("deployment_id", "pk"))
+        of_all: Counter[int] = Counter()
+        for (deployment_id, _), (count, _) in sizes.items():
+            of_all[deployment_id] += count
+        versions = dict(current_versions().filter(deployment__in=of_all).values_list("deployment_id", "pk"))
         numbers = numbers_of({uid_of_version(pk): pk for pk in versions.values()})
         rows = []
         for deployment_id, version_id in versions.items():
             number = numbers[uid_of_version(version_id)]
-            frame = SystemFrame.of_samples([(number, SIZE, NO_DEVICE, now, float(sizes[deployment_id][0]))])
+            frame = SystemFrame.of_samples([(number, SIZE, NO_DEVICE, now, float(of_all[deployment_id]))])
             rows.append((version_id, now, frame.pack()))
         if rows and (added := series.add_batch(f"async.size.{now}")):
             series.add_fresh(*added, series.SYSTEM, rows)
@@ -87,23 +91,36 @@ def _frame(bucket: int, times: np.ndarray) -> RequestFrame:
     return RequestFrame.from_rows([row], {"": 0})
 
 
-def _sizes() -> dict[int, tuple[int, int]]:
-    """(waiting, bytes of their payloads) of each deployment that has, or had, something in the queue."""
-    found = dict.fromkeys(AsyncBacklog.objects.values_list("deployment_id", flat=True), (0, 0))
+def _sizes() -> dict[tuple[int, int], tuple[int, int]]:
+    """(waiting, bytes of their payloads) by (deployment, user), of all that have, or had, something in the queue."""
+    known = AsyncBacklog.objects.values_list("deployment_id", "user_id")
+    found: dict[tuple[int, int], tuple[int, int]] = dict.fromkeys(known, (0, 0))
     with connection.cursor() as cursor:
         cursor.execute(statements.SIZES)
-        return found | {deployment_id: (count, int(size)) for deployment_id, count, size in cursor.fetchall()}
+        return found | {(pk, user): (count, int(size)) for pk, user, count, size in cursor.fetchall()}
 
 
-def _note_sizes(sizes: dict[int, tuple[int, int]]) -> None:
+def _note_sizes(sizes: dict[tuple[int, int], tuple[int, int]]) -> None:
     AsyncBacklog.objects.bulk_create(
-        [AsyncBacklog(deployment_id=pk, waiting=count, payload_bytes=size) for pk, (count, size) in sorted(sizes.items())],
-        update_conflicts=True, unique_fields=["deployment_id"], update_fields=["waiting", "payload_bytes"],
-    )  # fmt: skip
+        [
+            AsyncBacklog(deployment_id=pk, user_id=user, waiting=count, payload_bytes=size)
+            for (pk, user), (count, size) in sorted(sizes.items())
+        ],
+        update_conflicts=True,
+        unique_fields=["deployment_id", "user_id"],
+        update_fields=["waiting", "payload_bytes"],
+    )
+
+
+def cancel_orphans() -> None:
+    """A gateway may take a request for a deployment that was deleted a moment ago: nobody else would ever end it."""
+    waiting = set(AsyncBacklog.objects.filter(waiting__gt=0).values_list("deployment_id", flat=True))
+    for deployment_id in waiting - set(Deployment.objects.filter(pk__in=waiting).values_list("pk", flat=True)):
+        services.cancel_all(deployment_id, code="deployment_deleted", message="The deployment was deleted.")
 
 
 def forget_unused() -> None:
     """Deployments of which no request is left are measured no longer."""
     for item in AsyncBacklog.objects.filter(waiting=0):
-        if not AsyncRequest.objects.filter(deployment_id=item.deployment_id).exists():
+        if not AsyncRequest.objects.filter(deployment_id=item.deployment_id, user_id=item.user_id).exists():
             item.delete()

@@ -12,4 +12,6 @@ from deployments.models import Deployment
 @receiver(pre_delete, sender=Deployment)
 def deployment_deleted(instance: Deployment, **kwargs: Any) -> None:
     """In the same transaction: nothing may wait for what will never come back."""
-    services.cancel_all(instance, code="deployment_deleted", message=f"The deployment {instance.api_id} was deleted.")
+    services.cancel_all(
+        instance.pk, code="deployment_deleted", message=f"The deployment {instance.api_id} was deleted."
+    )

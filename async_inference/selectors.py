@@ -48,9 +48,9 @@ def counts(requests: QuerySet[AsyncRequest]) -> dict[str, int]:
     return {state: plain.filter(state__in=states.stored(state))[: MOST_COUNTED + 1].count() for state in states.SHOWN}
 
 
-def waiting(deployment: Deployment) -> int:
+def waiting(deployment: Deployment, *, most: int | None = None) -> int:
     """How many have not been begun: told before what would make them wait in vain."""
-    return AsyncRequest.objects.filter(deployment=deployment, state__in=states.WAITING).count()
+    return AsyncRequest.objects.filter(deployment=deployment, state__in=states.WAITING).values("pk")[:most].count()
 
 
 def attach_senders(rows: list[AsyncRequest]) -> None:

@@ -1,8 +1,11 @@
 """Sends one claimed request through the gateway, as its caller, and says what becomes of it."""
 
+import string
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -10,6 +13,7 @@ import orjson
 from async_inference import states
 from async_inference.places import Place
 from common import identity_token
+from common.encryption import Cipher, SecretUnreadableError
 from common.identity_token import Identity
 
 MAX_RESULT_BYTES = 32 << 20
@@ -78,8 +82,10 @@ class TryAgain:
 
 @dataclass(frozen=True)
 class NotYet:
-    """Nobody was asked. `caller_waits_s` where a limit of the caller's was hit, `place_waits_s` where nothing can serve."""
+    """It goes back. `caller_waits_s` where a limit of the caller's was hit, `place_waits_s` where nothing can serve; then
+    nobody was asked. `reached` where it was cut off because we end."""
 
+    reached: bool = False
     caller_waits_s: float = 0.0
     place_waits_s: float = 0.0
 
@@ -87,8 +93,10 @@ class NotYet:
 What = Ended | TryAgain | NotYet
 
 
-async def send(claim: Claim, place: Place, client: httpx.AsyncClient, secret: bytes) -> What:
-    """Ask the gateway. Raises nothing but cancellation."""
+async def send(
+    claim: Claim, place: Place, client: httpx.AsyncClient, secret: bytes, hold: Callable[[int], None]
+) -> What:
+    """Ask the gateway. `hold` is told how many more bytes are in memory. Raises nothing but cancellation."""
     if claim.key_id and claim.digest is None:
         return Ended(states.FAILED, None, "key_invalid", "The API key that sent it was deleted.", reached=False)
     digest = claim.digest.hex() if claim.digest is not None else ""
@@ -98,7 +106,14 @@ async def send(claim: Claim, place: Place, client: httpx.AsyncClient, secret: by
         (identity_token.HEADER.decode(), identity_token.mint(identity, secret=secret, now=time.time())),
         ("x-request-id", claim.uid),
     ]
-    given = [_pair(line) for line in claim.headers.split("\r\n") if line]
+    try:
+        lines = Cipher(secret.decode()).decrypt(claim.headers).get("lines", "")
+    except SecretUnreadableError:
+        message = "Its headers were encrypted with another SECRET_KEY. Send it again."
+        return Ended(states.FAILED, None, "secret_unreadable", message, reached=False)
+    given = [_pair(line) for line in lines.split("\r\n") if line]
+    # What is kept must be readable by whoever asks for it later, whatever he understands.
+    given = [(name, value) for name, value in given if name.lower() != "accept-encoding"]
     names = {name.lower() for name, _ in given}
     own += [
         (name, value)
@@ -107,15 +122,11 @@ async def send(claim: Claim, place: Place, client: httpx.AsyncClient, secret: by
     ]
     # A client that adds headers of its own would add these anew.
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in [*given, *own]]
-    try:
-        request = httpx.Request(
-            claim.method,
-            f"{client.base_url}".rstrip("/") + place.path + claim.path,
-            headers=headers,
-            content=claim.body or None,
-        )
-    except httpx.InvalidURL as error:
-        return Ended(states.FAILED, None, "path_invalid", f"The path is not valid: {error}.", reached=False)
+    # To the letter: the client would else resolve dots and quote anew, and so ask for something else.
+    target = quote(place.path + claim.path, safe=string.printable).encode("ascii")
+    request = httpx.Request(
+        claim.method, client.base_url, headers=headers, content=claim.body or None, extensions={"target": target}
+    )
     try:
         answer = await client.send(request, stream=True)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
@@ -124,19 +135,23 @@ async def send(claim: Claim, place: Place, client: httpx.AsyncClient, secret: by
     except httpx.HTTPError as error:
         return _failed(claim, "no_answer", f"There was no answer ({type(error).__name__}).")
     try:
-        return await _read(claim, answer)
+        return await _read(claim, answer, hold)
     except httpx.HTTPError as error:
         return _failed(
             claim, "answer_broken", f"The answer broke off ({type(error).__name__}). The instance's log says why."
         )
     finally:
         await answer.aclose()
+        # Instances' cookies are nobody's here.
+        client.cookies.clear()
 
 
-async def _read(claim: Claim, answer: httpx.Response) -> What:
+async def _read(claim: Claim, answer: httpx.Response, hold: Callable[[int], None]) -> What:
+    answer.headers.encoding = "latin-1"
     parts, size = [], 0
     async for part in answer.aiter_raw():
         size += len(part)
+        hold(len(part))
         if size > MAX_RESULT_BYTES:
             limit = MAX_RESULT_BYTES >> 20
             return Ended(
@@ -152,7 +167,7 @@ async def _read(claim: Claim, answer: httpx.Response) -> What:
         refused = _of_gateway(claim, status, body, content_type, answer.headers.get("retry-after", ""))
         if refused is not None:
             return refused
-    if status >= 500:
+    if status >= 500 or status == 429:
         return _failed(claim, f"status_{status}", f"The instance answered {status}.", status, content_type, body)
     if status >= 400:
         return Ended(states.FAILED, status, f"status_{status}", f"The instance answered {status}.", content_type, body)

@@ -1,6 +1,7 @@
 """Writers of the queue on behalf of people; dispatchers have their own (dispatcher.py)."""
 
 import hashlib
+import re
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -17,10 +18,13 @@ from async_inference import options, statements, states
 from async_inference.models import AsyncPayload, AsyncRequest, AsyncSettings, WebhookDelivery, WebhookSecret
 from async_inference.options import Options
 from common.broadcast import publish_on_commit
+from common.encryption import Cipher
 from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Deployment
 
 MOST_CONCURRENCY, MOST_DAYS = 10_000, 30
+AT_ONCE = 5000
+_OWN_TOKEN = re.compile(r"\b(slk|slt)_")
 
 
 def submit(
@@ -30,10 +34,13 @@ def submit(
     """Queue a request of the console's; the caller has asked whether `user` may call the deployment."""
     if len(body) > options.MAX_BODY_BYTES:
         raise ServiceError(f"An asynchronous request has at most {options.MAX_BODY_BYTES >> 20} MiB.", field="body")
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    # A key of ours has no business with an instance, and the gateway would take it off again.
+    kept = [(name, value) for name, value in headers if not _OWN_TOKEN.search(value)]
+    lines = "".join(f"{name}: {value}\r\n" for name, value in kept)
+    sealed = Cipher(settings.SECRET_KEY).encrypt({"lines": lines})
     uid = _insert(
         deployment, api_id=deployment.api_id, organization=organization_id, user=user.pk, key=0, chosen=chosen,
-        method=method, path=path, headers=lines, body=body,
+        method=method, path=path, headers=sealed, body=body,
     )  # fmt: skip
     return AsyncRequest.objects.get(uid=uid)
 
@@ -49,10 +56,9 @@ def retry(request: AsyncRequest, *, actor: Actor) -> AsyncRequest:
     deployment = Deployment.objects.filter(pk=request.deployment_id).select_related("organization").first()
     if payload is None or deployment is None:
         raise ServiceError("Its deployment, or what was sent, does not exist any more.", code="conflict")
-    longest = round((request.expires_at - request.created_at).total_seconds())
     uid = _insert(
         deployment, api_id=request.api_id, organization=request.organization_id, user=request.user_id, key=request.key_id,
-        chosen=Options(request.priority, max(1, longest), request.retries, request.webhook_url), method=payload.method,
+        chosen=Options(request.priority, request.queue_s, request.retries, request.webhook_url), method=payload.method,
         path=payload.path, headers=payload.headers, body=bytes(payload.body), retry_of=request.uid,
     )  # fmt: skip
     return AsyncRequest.objects.get(uid=uid)
@@ -94,23 +100,25 @@ def cancel_waiting(deployment: Deployment, *, actor: Actor) -> int:
     if not may_manage(actor, deployment.organization_id):
         raise ForbiddenError("You may not empty this queue.")
     name = actor.username if actor else audit.SYSTEM
-    with transaction.atomic():
-        count = _cancel_all(deployment, "cancelled", f"{name} emptied the queue.", list(states.WAITING))
-        audit.record(
-            actor=actor, action="empty queue", thing=deployment, organization_id=deployment.organization_id,
-            changes={"waiting": [count, 0]},
-        )  # fmt: skip
+    count = 0
+    # In pieces: who waits for one of the rows meanwhile waits for a moment.
+    while cancelled := _cancel_some(deployment.pk, "cancelled", f"{name} emptied the queue.", states.WAITING, AT_ONCE):
+        count += cancelled
+    audit.record(
+        actor=actor, action="empty queue", thing=deployment, organization_id=deployment.organization_id,
+        changes={"waiting": [count, 0]},
+    )  # fmt: skip
     return count
 
 
-def cancel_all(deployment: Deployment, *, code: str, message: str) -> int:
+def cancel_all(deployment_id: int, *, code: str, message: str) -> int:
     """All that has not ended; how many."""
-    return _cancel_all(deployment, code, message, [*states.WAITING, states.RUNNING])
+    return _cancel_some(deployment_id, code, message, (*states.WAITING, states.RUNNING), None)
 
 
-def _cancel_all(deployment: Deployment, code: str, message: str, which: list[str]) -> int:
+def _cancel_some(deployment_id: int, code: str, message: str, which: Sequence[str], most: int | None) -> int:
     with connection.cursor() as cursor:
-        values = {"deployment": deployment.pk, "code": code, "message": message, "states": which}
+        values = {"deployment": deployment_id, "code": code, "message": message, "states": list(which), "most": most}
         cursor.execute(statements.CANCEL_ALL, values)
         return int(cursor.fetchone()[0])
 

@@ -12,13 +12,17 @@ _WAITING = f"('{QUEUED}', '{RETRYING}')"
 # Nothing comes back where the idempotency key is taken, or where the deployment's queue is full.
 SUBMIT = f"""
 WITH added AS (
-    INSERT INTO {_REQUEST} (uid, deployment_id, api_id, organization_id, user_id, key_id, priority, expires_at, retries,
+    INSERT INTO {_REQUEST} (uid, deployment_id, api_id, organization_id, user_id, key_id, priority, queue_s, expires_at, retries,
         payload_bytes, webhook_url, idempotency_key, fingerprint, retry_of)
-    SELECT %(uid)s, %(deployment)s, %(api_id)s, %(organization)s, %(user)s, %(key)s, %(priority)s,
+    SELECT %(uid)s, %(deployment)s, %(api_id)s, %(organization)s, %(user)s, %(key)s, %(priority)s, %(queue_s)s,
         now() + %(queue_s)s * interval '1 second', %(retries)s, %(payload_bytes)s, %(webhook)s, %(idempotency_key)s, %(fingerprint)s,
         %(retry_of)s
-    WHERE NOT EXISTS (SELECT 1 FROM async_inference_asyncbacklog WHERE deployment_id = %(deployment)s
-        AND (waiting >= %(most_waiting)s OR payload_bytes + %(payload_bytes)s > %(most_bytes)s))
+    FROM (SELECT coalesce(sum(waiting), 0) AS waiting, coalesce(sum(payload_bytes), 0) AS bytes,
+            coalesce(sum(waiting) FILTER (WHERE user_id = %(user)s), 0) AS own, coalesce(sum(payload_bytes) FILTER (WHERE user_id = %(user)s), 0) AS own_bytes
+        FROM async_inference_asyncbacklog WHERE deployment_id = %(deployment)s) backlog
+    -- Nobody takes more than half of what there is for all.
+    WHERE backlog.waiting < %(most_waiting)s AND backlog.bytes + %(payload_bytes)s <= %(most_bytes)s
+        AND backlog.own < %(most_waiting)s / 2.0 AND backlog.own_bytes + %(payload_bytes)s <= %(most_bytes)s / 2.0
     ON CONFLICT (user_id, deployment_id, idempotency_key) WHERE NOT (idempotency_key = '') DO NOTHING
     RETURNING id
 )
@@ -58,7 +62,7 @@ WITH chosen AS (
     FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE {_REQUEST} request SET state = '{RUNNING}', fence = fence + 1,
-        lease_until = now() + %(lease_s)s * interval '1 second', started_at = coalesce(started_at, clock_timestamp())
+        lease_until = now() + %(lease_s)s * interval '1 second', claimed_at = clock_timestamp()
     -- As an array: a join would be planned for the whole table.
     WHERE request.id = ANY(ARRAY(SELECT id FROM chosen))
     RETURNING request.id, uid, deployment_id, organization_id, user_id, key_id, fence, attempts, retries, priority, payload_bytes
@@ -69,26 +73,37 @@ LEFT JOIN apikeys_apikey key ON key.id = claimed.key_id
 ORDER BY claimed.priority, claimed.id
 """
 
-# Those that are still the claimant's; the others were cancelled, or given to somebody else.
+# Without waiting for anybody: who holds a row longer than a lease must not make all the others lapse.
 RENEW = f"""
-UPDATE {_REQUEST} request SET lease_until = now() + %(lease_s)s * interval '1 second'
-FROM unnest(%(ids)s::bigint[], %(fences)s::int[]) AS mine (id, fence)
-WHERE request.id = mine.id AND request.fence = mine.fence AND request.state = '{RUNNING}'
-RETURNING request.id
+UPDATE {_REQUEST} SET lease_until = now() + %(lease_s)s * interval '1 second'
+WHERE id = ANY(ARRAY(
+    SELECT request.id FROM unnest(%(ids)s::bigint[], %(fences)s::int[]) AS mine (id, fence) JOIN {_REQUEST} request
+        ON request.id = mine.id AND request.fence = mine.fence AND request.state = '{RUNNING}'
+    ORDER BY request.id FOR UPDATE OF request SKIP LOCKED))
+"""
+
+# Those that are not the claimant's any more: cancelled, or given to somebody else.
+LOST = f"""
+SELECT mine.id FROM unnest(%(ids)s::bigint[], %(fences)s::int[]) AS mine (id, fence)
+LEFT JOIN {_REQUEST} request ON request.id = mine.id AND request.fence = mine.fence AND request.state = '{RUNNING}'
+WHERE request.id IS NULL
 """
 
 _MINE = f"id = %(id)s AND fence = %(fence)s AND state = '{RUNNING}'"
 _TELL = """
-INSERT INTO async_inference_webhookdelivery (request_id) SELECT id FROM ended WHERE webhook_url <> ''
+INSERT INTO async_inference_webhookdelivery (request_id, user_id) SELECT id, user_id FROM ended WHERE webhook_url <> ''
 """
+# What has run did not wait meanwhile.
+_BACK = "expires_at = expires_at + (clock_timestamp() - claimed_at)"
+_BEGUN = "started_at = coalesce(started_at, claimed_at)"
 
 # The result and the end, or neither. Nothing comes back for a claim that isn't the claimant's any more.
 FINISH = f"""
 WITH ended AS (
-    UPDATE {_REQUEST} SET state = %(state)s, finished_at = clock_timestamp(), lease_until = NULL, attempts = attempts + 1,
-        status_code = %(status)s, error_code = %(code)s, error_message = %(message)s, version_id = %(version)s,
-        started_at = CASE WHEN %(reached)s THEN started_at END
-    WHERE {_MINE} RETURNING id, webhook_url
+    UPDATE {_REQUEST} SET state = %(state)s, finished_at = clock_timestamp(), lease_until = NULL,
+        attempts = attempts + %(reached)s::boolean::int, status_code = %(status)s, error_code = %(code)s, error_message = %(message)s,
+        version_id = %(version)s, started_at = coalesce(started_at, CASE WHEN %(reached)s THEN claimed_at END)
+    WHERE {_MINE} RETURNING id, user_id, webhook_url
 ), kept AS (
     INSERT INTO async_inference_asyncresult (request_id, content_type, body)
     SELECT id, %(content_type)s, %(body)s FROM ended WHERE %(status)s::int IS NOT NULL
@@ -98,19 +113,20 @@ SELECT id FROM ended
 
 # To be tried again, which counts as an attempt.
 RETRY = f"""
-UPDATE {_REQUEST} SET state = '{RETRYING}', lease_until = NULL, attempts = attempts + 1, error_code = %(code)s,
+UPDATE {_REQUEST} SET state = '{RETRYING}', lease_until = NULL, attempts = attempts + 1, error_code = %(code)s, {_BEGUN}, {_BACK},
     error_message = %(message)s, due_at = now() + %(wait_s)s * interval '1 second'
 WHERE {_MINE} RETURNING id
 """
 
-# Back where it was: no instance was asked.
+# Back where it was: no instance was asked, or its dispatcher ends in order.
 PUT_BACK = f"""
-UPDATE {_REQUEST} SET state = '{QUEUED}', lease_until = NULL, started_at = CASE WHEN attempts > 0 OR losses > 0 THEN started_at END
+UPDATE {_REQUEST} SET state = '{QUEUED}', lease_until = NULL, {_BACK}, started_at = coalesce(started_at, CASE WHEN %(reached)s THEN claimed_at END)
 WHERE {_MINE} RETURNING id
 """
 
 WAKE_RETRIES = f"""
-UPDATE {_REQUEST} SET state = '{QUEUED}', due_at = NULL WHERE state = '{RETRYING}' AND due_at <= now() RETURNING id
+UPDATE {_REQUEST} SET state = '{QUEUED}', due_at = NULL WHERE id = ANY(ARRAY(
+    SELECT id FROM {_REQUEST} WHERE state = '{RETRYING}' AND due_at <= now() ORDER BY id LIMIT 5000 FOR UPDATE SKIP LOCKED))
 """
 
 # Whose dispatcher vanished. It may have been answered, so this can be its second run; only one result is kept.
@@ -118,15 +134,15 @@ RECLAIM = f"""
 WITH lost AS (
     SELECT id FROM {_REQUEST} WHERE state = '{RUNNING}' AND lease_until < now() LIMIT 1000 FOR UPDATE SKIP LOCKED
 ), ended AS (
-    UPDATE {_REQUEST} request SET losses = losses + 1, lease_until = NULL,
-        state = CASE WHEN losses >= %(most_losses)s THEN '{FAILED}' ELSE '{QUEUED}' END,
-        finished_at = CASE WHEN losses >= %(most_losses)s THEN clock_timestamp() END,
-        error_code = CASE WHEN losses >= %(most_losses)s THEN 'dispatcher_lost' ELSE '' END,
-        error_message = CASE WHEN losses >= %(most_losses)s THEN %(message)s ELSE '' END
-    WHERE request.id = ANY(ARRAY(SELECT id FROM lost)) RETURNING request.id, webhook_url, finished_at
+    UPDATE {_REQUEST} request SET losses = losses + 1, lease_until = NULL, {_BEGUN}, {_BACK},
+        state = CASE WHEN losses + 1 >= %(most_losses)s THEN '{FAILED}' ELSE '{QUEUED}' END,
+        finished_at = CASE WHEN losses + 1 >= %(most_losses)s THEN clock_timestamp() END,
+        error_code = CASE WHEN losses + 1 >= %(most_losses)s THEN 'dispatcher_lost' ELSE '' END,
+        error_message = CASE WHEN losses + 1 >= %(most_losses)s THEN %(message)s ELSE '' END
+    WHERE request.id = ANY(ARRAY(SELECT id FROM lost)) RETURNING request.id, user_id, webhook_url, finished_at
 ), told AS (
-    INSERT INTO async_inference_webhookdelivery (request_id)
-    SELECT id FROM ended WHERE webhook_url <> '' AND finished_at IS NOT NULL
+    INSERT INTO async_inference_webhookdelivery (request_id, user_id)
+    SELECT id, user_id FROM ended WHERE webhook_url <> '' AND finished_at IS NOT NULL
 )
 SELECT id FROM ended
 """
@@ -143,10 +159,9 @@ WITH overdue AS (
     LIMIT 5000 FOR UPDATE SKIP LOCKED
 ), ended AS (
     UPDATE {_REQUEST} request SET state = '{EXPIRED}', finished_at = clock_timestamp(), error_code = 'queue_time_exceeded',
-        error_message = 'It waited ' || round(extract(epoch FROM request.expires_at - request.created_at)) || ' s, its longest time in the queue: '
-            || %(reason)s,
-        started_at = NULL
-    WHERE request.id = ANY(ARRAY(SELECT id FROM overdue)) RETURNING request.id, webhook_url
+        error_message = 'It waited ' || queue_s || ' s, its longest time in the queue: ' || %(reason)s
+            || CASE WHEN error_message <> '' THEN ' Before that: ' || error_message ELSE '' END
+    WHERE request.id = ANY(ARRAY(SELECT id FROM overdue)) RETURNING request.id, user_id, webhook_url
 ), told AS ({_TELL})
 SELECT id FROM ended
 """
@@ -155,17 +170,22 @@ SELECT id FROM ended
 CANCEL = f"""
 WITH ended AS (
     UPDATE {_REQUEST} SET state = '{CANCELLED}', finished_at = clock_timestamp(), lease_until = NULL,
-        error_code = %(code)s, error_message = %(message)s, started_at = CASE WHEN state = '{RUNNING}' THEN started_at END
-    WHERE uid = %(uid)s AND state IN ('{QUEUED}', '{RETRYING}', '{RUNNING}') RETURNING id, webhook_url
+        error_code = %(code)s, error_message = %(message)s,
+        started_at = coalesce(started_at, CASE WHEN state = '{RUNNING}' THEN claimed_at END)
+    WHERE uid = %(uid)s AND state IN ('{QUEUED}', '{RETRYING}', '{RUNNING}') RETURNING id, user_id, webhook_url
 ), told AS ({_TELL})
 SELECT id FROM ended
 """
 
+# At most so many at once; in the order of their ids, as everybody else who takes several.
 CANCEL_ALL = f"""
-WITH ended AS (
+WITH chosen AS (
+    SELECT id FROM {_REQUEST} WHERE deployment_id = %(deployment)s AND state = ANY(%(states)s) ORDER BY id LIMIT %(most)s FOR UPDATE
+), ended AS (
     UPDATE {_REQUEST} SET state = '{CANCELLED}', finished_at = clock_timestamp(), lease_until = NULL,
-        error_code = %(code)s, error_message = %(message)s, started_at = CASE WHEN state = '{RUNNING}' THEN started_at END
-    WHERE deployment_id = %(deployment)s AND state = ANY(%(states)s) RETURNING id, webhook_url
+        error_code = %(code)s, error_message = %(message)s,
+        started_at = coalesce(started_at, CASE WHEN state = '{RUNNING}' THEN claimed_at END)
+    WHERE id = ANY(ARRAY(SELECT id FROM chosen)) RETURNING id, user_id, webhook_url
 ), told AS ({_TELL})
 SELECT count(*) FROM ended
 """
@@ -187,8 +207,8 @@ WHERE finished_at > now() - interval '{PACE_S} seconds' AND deployment_id = %(de
 """
 
 COLUMNS = (
-    "id", "uid", "deployment_id", "api_id", "user_id", "key_id", "priority", "state", "created_at", "expires_at", "started_at",
-    "finished_at", "attempts", "retries", "status_code", "error_code", "error_message", "webhook_url", "retry_of",
+    "id", "uid", "deployment_id", "api_id", "user_id", "key_id", "priority", "state", "created_at", "expires_at", "queue_s", "claimed_at",
+    "started_at",    "finished_at", "attempts", "retries", "status_code", "error_code", "error_message", "webhook_url", "retry_of",
 )  # fmt: skip
 _SHOWN = ", ".join(f"request.{name}" for name in COLUMNS)
 
@@ -196,26 +216,27 @@ _SHOWN = ", ".join(f"request.{name}" for name in COLUMNS)
 ONE = f"""
 SELECT {_SHOWN}, delivery.state AS webhook_state, delivery.attempts AS webhook_attempts
 FROM {_REQUEST} request LEFT JOIN async_inference_webhookdelivery delivery ON delivery.request_id = request.id
-WHERE uid = %(uid)s AND user_id = %(user)s AND (%(deployments)s::bigint[] IS NULL OR deployment_id = ANY(%(deployments)s::bigint[]))
+WHERE request.uid = %(uid)s AND request.user_id = %(user)s AND (%(deployments)s::bigint[] IS NULL OR deployment_id = ANY(%(deployments)s::bigint[]))
 """
 
 LIST = f"""
 SELECT {_SHOWN}, delivery.state AS webhook_state, delivery.attempts AS webhook_attempts
 FROM {_REQUEST} request LEFT JOIN async_inference_webhookdelivery delivery ON delivery.request_id = request.id
-WHERE user_id = %(user)s AND (%(deployments)s::bigint[] IS NULL OR deployment_id = ANY(%(deployments)s::bigint[]))
+WHERE request.user_id = %(user)s AND (%(deployments)s::bigint[] IS NULL OR deployment_id = ANY(%(deployments)s::bigint[]))
     AND (%(api_id)s::text = '' OR api_id = %(api_id)s) AND (%(states)s::text[] IS NULL OR request.state = ANY(%(states)s::text[]))
-    AND (%(before)s::uuid IS NULL OR id < (SELECT id FROM {_REQUEST} WHERE uid = %(before)s))
+    AND (%(before)s::uuid IS NULL OR id < (SELECT id FROM {_REQUEST} WHERE uid = %(before)s AND user_id = %(user)s))
 ORDER BY id DESC LIMIT %(limit)s
 """
 
 RESULT = f"""
 SELECT request.state, result.content_type, result.body, request.status_code, request.error_message
 FROM {_REQUEST} request LEFT JOIN async_inference_asyncresult result ON result.request_id = request.id
-WHERE request.uid = %(uid)s AND user_id = %(user)s AND (%(deployments)s::bigint[] IS NULL OR deployment_id = ANY(%(deployments)s::bigint[]))
+WHERE request.uid = %(uid)s AND request.user_id = %(user)s AND (%(deployments)s::bigint[] IS NULL OR deployment_id = ANY(%(deployments)s::bigint[]))
 """
 
 SIZES = f"""
-SELECT deployment_id, count(*), coalesce(sum(payload_bytes), 0) FROM {_REQUEST} WHERE state IN {_WAITING} GROUP BY deployment_id
+SELECT deployment_id, user_id, count(*), coalesce(sum(payload_bytes), 0) FROM {_REQUEST} WHERE state IN {_WAITING}
+GROUP BY deployment_id, user_id
 """
 
 # Queue times of those that ended in [start, end) and had been begun: deployment, version, seconds.
@@ -228,7 +249,7 @@ FROM {_REQUEST} WHERE finished_at >= to_timestamp(%(start)s) AND finished_at < t
 # Deliveries: claimed by moving their next time ahead, so that one whose sender vanished comes up again by itself.
 CLAIM_DELIVERIES = f"""
 WITH due AS (
-    SELECT request_id FROM async_inference_webhookdelivery WHERE state = 'pending' AND due_at <= now()
+    SELECT request_id FROM async_inference_webhookdelivery WHERE state = 'pending' AND due_at <= now() AND user_id <> ALL(%(busy)s::bigint[])
     ORDER BY due_at LIMIT %(most)s FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE async_inference_webhookdelivery delivery SET fence = fence + 1, due_at = now() + %(lease_s)s * interval '1 second'

@@ -18,6 +18,7 @@ def measure() -> None:
     with try_lock("async_inference.measure") as held:
         if held:
             queue_metrics.measure(int(time.time()))
+            queue_metrics.cancel_orphans()
 
 
 @shared_task(name="async_inference.forget")

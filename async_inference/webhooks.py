@@ -4,13 +4,15 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import httpcore
 import httpx
-from psycopg_pool import AsyncConnectionPool
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from async_inference import signature, statements
 from common.outbound import GuardedTransport, IpNetwork
@@ -21,7 +23,7 @@ POLL_S = 0.5
 TIMEOUT_S = 20.0
 # Longer than an attempt can take.
 LEASE_S = 60
-AT_ONCE = 20
+AT_ONCE, AT_ONCE_OF_ONE = 50, 20
 GIVE_UP_S = 24 * 3600
 DELAYS_S = (5, 15, 60, 300, 900, 1800, 3600)
 # A larger result isn't sent along; its address is.
@@ -33,6 +35,8 @@ class Sender:
 
     def __init__(self, pool: AsyncConnectionPool, secret: str, allowed: Sequence[IpNetwork], public_url: str) -> None:
         self._pool, self._secret, self._gateway_url = pool, secret, public_url
+        self._busy: Counter[int] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
         settings: dict[str, Any] = {"timeout": TIMEOUT_S, "follow_redirects": False, "trust_env": False}
         self._clients = {
             "https": httpx.AsyncClient(transport=GuardedTransport(allowed), **settings),
@@ -40,18 +44,58 @@ class Sender:
             "http": httpx.AsyncClient(transport=GuardedTransport(allowed, public=False), **settings),
         }
 
+    async def run(self) -> None:
+        """For ever: what is due gets the places that are free."""
+        while True:
+            started = 0
+            try:
+                started = len(await self._begin())
+            except (psycopg.Error, PoolTimeout, OSError) as error:
+                log.warning("webhooks: %s", str(error).strip())
+            except Exception:
+                log.exception("webhooks")
+            if not started:
+                await asyncio.sleep(POLL_S)
+
     async def round(self) -> int:
-        """Deliver what is due; how many were tried."""
+        """What is due now, to its end; how many were tried."""
+        tasks = await self._begin()
+        await asyncio.gather(*tasks)
+        return len(tasks)
+
+    async def _begin(self) -> list[asyncio.Task[None]]:
+        """Begin as many as there is room for; of one user no more than AT_ONCE_OF_ONE, or one slow receiver holds up all."""
+        room = min(AT_ONCE_OF_ONE, AT_ONCE - sum(self._busy.values()))
+        if room <= 0:
+            return []
+        busy = [user for user, count in self._busy.items() if count >= AT_ONCE_OF_ONE]
         async with self._pool.connection() as connection:
-            rows = await (
-                await connection.execute(
-                    statements.CLAIM_DELIVERIES, {"most": AT_ONCE, "lease_s": LEASE_S, "inline": INLINE_BYTES}
-                )
-            ).fetchall()
-        await asyncio.gather(*(self._deliver(row) for row in rows))
-        return len(rows)
+            values = {"most": room, "lease_s": LEASE_S, "inline": INLINE_BYTES, "busy": busy}
+            rows = await (await connection.execute(statements.CLAIM_DELIVERIES, values)).fetchall()
+        return [self._start(row) for row in rows]
+
+    def _start(self, row: dict[str, Any]) -> asyncio.Task[None]:
+        user = row["user_id"]
+        self._busy[user] += 1
+        task = asyncio.create_task(self._deliver(row))
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._busy[user] -= 1
+            if not self._busy[user]:
+                del self._busy[user]
+            if not task.cancelled() and (error := task.exception()) is not None:
+                # Its lease ends, and it comes up again.
+                log.warning("webhook of %s: %r", row["uid"], error)
+
+        task.add_done_callback(ended)
+        return task
 
     async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for client in self._clients.values():
             await client.aclose()
 
@@ -72,7 +116,10 @@ class Sender:
     async def _post(self, row: dict[str, Any]) -> tuple[int | None, str]:
         """(the receiver's status or None, what went wrong)."""
         url = row["webhook_url"]
-        body = message(row, self._gateway_url)
+        try:
+            body = message(row, self._gateway_url)
+        except (ValueError, RecursionError) as error:
+            return None, f"The message could not be written: {error}."
         secret = signature.secret_of(row["user_id"], row["generation"], self._secret)
         headers = {
             "content-type": "application/json", "user-agent": "slipway-webhooks",
@@ -118,10 +165,15 @@ def _inline(content_type: str, body: bytes | None) -> Any:
         return None
     try:
         if content_type.lower().startswith("application/json"):
-            return json.loads(body)
+            return json.loads(body, parse_constant=_no_constant)
         return body.decode() if content_type.lower().startswith("text/") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
+
+
+def _no_constant(name: str) -> Any:
+    """Python reads and writes NaN and Infinity, which no JSON has."""
+    raise ValueError(name)
 
 
 def _moment(value: datetime | None) -> str | None:

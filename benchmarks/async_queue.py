@@ -69,8 +69,8 @@ def _bare_inserts(product: Product) -> float:
         for _ in range(CLAIMS):
             started = time.perf_counter()
             connection.execute(
-                "WITH added AS (INSERT INTO bench_request (uid, deployment_id, api_id, organization_id, user_id, priority, "
-                "expires_at, retries, payload_bytes, fingerprint) VALUES (gen_random_uuid(), 1, 'demo/queued', 1, 1, 1, now(), "
+                "WITH added AS (INSERT INTO bench_request (uid, deployment_id, api_id, organization_id, user_id, priority, queue_s, "
+                "expires_at, retries, payload_bytes, fingerprint) VALUES (gen_random_uuid(), 1, 'demo/queued', 1, 1, 1, 600, now(), "
                 "2, 2, '') RETURNING id) INSERT INTO bench_payload (method, path, headers, body, request_id) SELECT 'POST', '/simulate/echo', '', '{}', id FROM added"
             )
             took.append(time.perf_counter() - started)

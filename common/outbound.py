@@ -9,15 +9,20 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpcore
 import httpx
 
+# Of their own: a name server that doesn't answer must not take the threads that everything else waits for.
+_LOOKUPS = ThreadPoolExecutor(8, thread_name_prefix="look-ups")
+_REFUSED = "{0} is not known, or an address inside this network, which may not be called."
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-# Addresses that stand for IPv4 ones behind a translator: what they lead to must be looked at.
-_TRANSLATED = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+# Addresses that stand for IPv4 ones behind a translator: what they lead to must be looked at. In the second network that
+# depends on the translator.
+_TRANSLATED, _UNREADABLE = ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48")
 
 
 class AddressRefusedError(httpcore.ConnectError):
@@ -29,6 +34,8 @@ def is_allowed(address: IpAddress, allowed: Sequence[IpNetwork], *, public: bool
     real = _inner(address)
     if any(item in network for item in {address, real} for network in allowed if item.version == network.version):
         return True
+    if isinstance(real, ipaddress.IPv6Address) and (real.is_site_local or real in _UNREADABLE):
+        return False
     return public and real.is_global and not (real.is_multicast or real.is_reserved or real.is_unspecified)
 
 
@@ -37,9 +44,13 @@ def _inner(address: IpAddress) -> IpAddress:
     if isinstance(address, ipaddress.IPv4Address):
         return address
     carried = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-    if carried is None and any(address in network for network in _TRANSLATED):
+    if carried is None and address in _TRANSLATED:
         carried = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return carried or address
+
+
+def _look_up(host: str, port: int) -> list[Any]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 class _GuardedBackend(httpcore.AsyncNetworkBackend):
@@ -57,18 +68,17 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         try:
             async with asyncio.timeout(timeout):
-                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                found = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, _look_up, host, port)
         except (OSError, UnicodeError):
-            raise httpcore.ConnectError(f"The name {host} is not known.") from None
+            # The same words: nobody is to learn which names there are inside.
+            raise AddressRefusedError(_REFUSED.format(host)) from None
         except TimeoutError:
             raise httpcore.ConnectTimeout(f"The name {host} could not be looked up in time.") from None
         addresses = [ipaddress.ip_address(str(item[4][0]).partition("%")[0]) for item in found]
         # One inside is enough to refuse: which one is taken must not depend on luck.
         if not addresses or not all(is_allowed(address, self._allowed, public=self._public) for address in addresses):
             raise AddressRefusedError(
-                f"{host} is an address inside this network, which may not be called."
-                if self._public
-                else f"{host} is called over https:// only."
+                _REFUSED.format(host) if self._public else f"{host} is called over https:// only."
             )
         return await self._inner.connect_tcp(str(addresses[0]), port, timeout, local_address, socket_options)
 

@@ -20,7 +20,7 @@ django.setup()
 
 from django.conf import settings  # noqa: E402
 
-from gateway.async_requests import AsyncRequests  # noqa: E402
+from gateway.async_requests import AsyncRequests, Bounds  # noqa: E402
 from gateway.core import Gateway, settle_earlier_epochs  # noqa: E402
 from gateway.counters import Counters  # noqa: E402
 from gateway.directory import Directory  # noqa: E402
@@ -59,7 +59,9 @@ async def serve(host: str, port: int, name: str) -> None:
     directory = Directory(folder, ring, changed, recorder.acknowledge, counted)
     directory.start()
     gateway.queue = queue = AsyncRequests(
-        settings.DATABASE_URL, most_waiting=settings.ASYNC_QUEUE_REQUESTS, most_bytes=settings.ASYNC_QUEUE_BYTES
+        settings.DATABASE_URL,
+        settings.SECRET_KEY,
+        Bounds(settings.ASYNC_QUEUE_REQUESTS, settings.ASYNC_QUEUE_BYTES, bool(settings.WEBHOOK_NETWORKS)),
     )
     await queue.open()
     # Several gateways may share a port on one machine: the kernel spreads connections over them.

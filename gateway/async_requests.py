@@ -8,6 +8,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs
@@ -19,6 +20,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from async_inference import options, statements, states
 from async_inference.options import InvalidOptionError
+from common.encryption import Cipher
 from gateway.callers import Caller
 from gateway.core import QueueAnswer
 from gateway.errors import GatewayError
@@ -33,23 +35,40 @@ MOST_LISTED = 100
 _PATH = "/async/requests"
 
 
-class AsyncRequests:
-    """One pool of connections; `open` returns at once, whether the database is there or not."""
+def _pool(database_url: str, name: str, wait_s: float) -> AsyncConnectionPool:
+    return AsyncConnectionPool(
+        database_url,
+        kwargs={"autocommit": True, "row_factory": dict_row, "connect_timeout": 5, "options": "-c statement_timeout=10000"},
+        min_size=1, max_size=CONNECTIONS, timeout=wait_s, max_idle=60, reconnect_timeout=10, open=False,
+        check=AsyncConnectionPool.check_connection, name=name,
+    )  # fmt: skip
 
-    def __init__(self, database_url: str, *, most_waiting: int, most_bytes: int, wait_s: float = WAIT_S) -> None:
-        self._bounds = {"most_waiting": most_waiting, "most_bytes": most_bytes}
-        self._pool = AsyncConnectionPool(
-            database_url,
-            kwargs={"autocommit": True, "row_factory": dict_row, "connect_timeout": 5, "options": "-c statement_timeout=10000"},
-            min_size=1, max_size=CONNECTIONS, timeout=wait_s, max_idle=60, reconnect_timeout=10, open=False,
-            check=AsyncConnectionPool.check_connection, name="async_requests",
-        )  # fmt: skip
+
+@dataclass(frozen=True)
+class Bounds:
+    """Of one deployment's queue: how many may wait and how large their bodies may be together; whether webhooks may be
+    called over http, too."""
+
+    most_waiting: int
+    most_bytes: int
+    plain_webhooks: bool = False
+
+
+class AsyncRequests:
+    """Two pools of connections; `open` returns at once, whether the database is there or not."""
+
+    def __init__(self, database_url: str, secret: str, bounds: Bounds, *, wait_s: float = WAIT_S) -> None:
+        self._bounds, self._cipher = bounds, Cipher(secret)
+        # Apart: however many ask how far theirs are, new ones are taken.
+        self._pool, self._questions = (_pool(database_url, name, wait_s) for name in ("async_submit", "async_control"))
 
     async def open(self) -> None:
         await self._pool.open(wait=False)
+        await self._questions.open(wait=False)
 
     async def close(self) -> None:
         await self._pool.close(timeout=2)
+        await self._questions.close(timeout=2)
 
     async def submit(self, target: Target, caller: Caller, head: RequestHead, path: bytes, body: bytes) -> QueueAnswer:
         """Queue it: 202, or 200 for one that was queued already under the same idempotency key."""
@@ -57,10 +76,11 @@ class AsyncRequests:
             raise target.unavailable()
         given = head.options | {options.IDEMPOTENCY_KEY: _idempotency_key(head)}
         try:
-            chosen = options.read(given)
+            chosen = options.read(given, plain_webhooks=self._bounds.plain_webhooks)
         except InvalidOptionError as error:
             raise GatewayError(400, "option_invalid", str(error), details={"field": error.field}) from None
-        headers = head.passed.decode("latin-1")
+        # They may hold what opens others' doors.
+        headers = self._cipher.encrypt({"lines": head.passed.decode("latin-1")})
         fingerprint = hashlib.sha256(b"\n".join((head.method, path, head.content_type, body))).digest()
         uid = uuid.uuid4()
         values = {
@@ -68,9 +88,10 @@ class AsyncRequests:
             "user": caller.user_id, "key": caller.key_id, "priority": chosen.priority, "queue_s": chosen.queue_s,
             "retries": chosen.retries, "payload_bytes": len(body), "webhook": chosen.webhook, "retry_of": None,
             "idempotency_key": chosen.idempotency_key, "fingerprint": fingerprint, "method": head.method.decode(),
-            "path": path.decode("latin-1"), "headers": headers, "body": body, **self._bounds,
+            "path": path.decode("latin-1"), "headers": headers, "body": body,
+            "most_waiting": self._bounds.most_waiting, "most_bytes": self._bounds.most_bytes,
         }  # fmt: skip
-        async with self._connection() as connection:
+        async with self._connection(self._pool) as connection:
             if await (await connection.execute(statements.SUBMIT, values)).fetchone() is not None:
                 return _accepted(202, uid)
             same = None
@@ -88,7 +109,13 @@ class AsyncRequests:
         """The caller's own requests: list, one, its result; DELETE cancels."""
         path, _, query = target.decode("latin-1").partition("?")
         parts = path.removeprefix(_PATH).strip("/").split("/")
-        if parts == [""] and method in (b"GET", b"HEAD"):
+        if parts == [""]:
+            if method not in (b"GET", b"HEAD"):
+                raise GatewayError(
+                    405,
+                    "method_not_allowed",
+                    "Ask with GET. Requests are queued at /async/v1/… or /{endpoint}/{deployment}/async/….",
+                )
             return await self._list(caller, query)
         uid = _uid(parts[0])
         if len(parts) == 1 and method in (b"GET", b"HEAD"):
@@ -97,12 +124,12 @@ class AsyncRequests:
             return await self._cancel(caller, uid)
         if parts[1:] == ["result"] and method in (b"GET", b"HEAD"):
             return await self._result(caller, uid)
-        if len(parts) == 1 or parts[1:] == ["result"] or parts == [""]:
+        if len(parts) == 1 or parts[1:] == ["result"]:
             raise GatewayError(405, "method_not_allowed", "Ask with GET; cancel one request with DELETE.")
         raise _not_found()
 
     async def _one(self, caller: Caller, uid: uuid.UUID) -> QueueAnswer:
-        async with self._connection() as connection:
+        async with self._connection(self._questions) as connection:
             row = await self._row(connection, caller, uid)
             told = _description(row)
             if row["state"] in states.WAITING:
@@ -113,25 +140,29 @@ class AsyncRequests:
         asked = {name: found[-1] for name, found in parse_qs(query).items()}
         unknown = set(asked) - {"deployment", "status", "limit", "before"}
         if unknown:
-            raise GatewayError(
-                400, "filter_invalid", f"“{min(unknown)}” is no filter. There are: deployment, status, limit, before."
+            raise _no_filter(
+                min(unknown), f"“{min(unknown)}” is no filter. There are: deployment, status, limit, before."
             )
-        status, limit = asked.get("status", ""), asked.get("limit", "20")
+        status, limit, api_id = asked.get("status", ""), asked.get("limit", "20"), asked.get("deployment", "")
         if status and status not in states.SHOWN:
-            raise GatewayError(400, "filter_invalid", f"status is one of {', '.join(states.SHOWN)}.")
+            raise _no_filter("status", f"status is one of {', '.join(states.SHOWN)}.")
         if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MOST_LISTED):
-            raise GatewayError(400, "filter_invalid", f"limit is a whole number from 1 to {MOST_LISTED}.")
+            raise _no_filter("limit", f"limit is a whole number from 1 to {MOST_LISTED}.")
+        if not api_id.isprintable():
+            raise _no_filter("deployment", "deployment is an API id, as demo/chat.")
+        before = _parsed(asked["before"]) if asked.get("before") else None
+        if asked.get("before") and before is None:
+            raise _no_filter("before", "before is the id of a request.")
         values = _whose(caller) | {
-            "api_id": asked.get("deployment", ""), "states": list(states.stored(status)) if status else None,
-            "before": _uid(asked["before"]) if asked.get("before") else None, "limit": int(limit) + 1,
+            "api_id": api_id, "states": list(states.stored(status)) if status else None, "before": before, "limit": int(limit) + 1,
         }  # fmt: skip
-        async with self._connection() as connection:
+        async with self._connection(self._questions) as connection:
             rows = await (await connection.execute(statements.LIST, values)).fetchall()
         found = [_description(row) for row in rows[: int(limit)]]
         return QueueAnswer(200, orjson.dumps({"object": "list", "data": found, "has_more": len(rows) > int(limit)}))
 
     async def _cancel(self, caller: Caller, uid: uuid.UUID) -> QueueAnswer:
-        async with self._connection() as connection:
+        async with self._connection(self._questions) as connection:
             await self._row(connection, caller, uid)
             values = {"uid": uid, "code": "cancelled", "message": "Its caller cancelled it."}
             cancelled = await (await connection.execute(statements.CANCEL, values)).fetchone()
@@ -144,7 +175,7 @@ class AsyncRequests:
 
     async def _result(self, caller: Caller, uid: uuid.UUID) -> QueueAnswer:
         """The answer as the instance gave it, its status in a header: a stored 500 is no failure of this call."""
-        async with self._connection() as connection:
+        async with self._connection(self._questions) as connection:
             row = await (await connection.execute(statements.RESULT, _whose(caller) | {"uid": uid})).fetchone()
         if row is None:
             raise _not_found()
@@ -156,7 +187,7 @@ class AsyncRequests:
                 f"The request is {states.shown(row['state'])}. Ask again later, or send a webhook's address with it."
             )
             raise GatewayError(404, "not_ready", message, 2)
-        content_type = row["content_type"].encode("latin-1") or b"application/octet-stream"
+        content_type = row["content_type"].encode("latin-1", "replace") or b"application/octet-stream"
         return QueueAnswer(
             200, bytes(row["body"]), content_type, ((b"x-slipway-async-status", b"%d" % row["status_code"]),)
         )
@@ -170,9 +201,9 @@ class AsyncRequests:
         return row
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    async def _connection(self, pool: AsyncConnectionPool) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         try:
-            async with self._pool.connection() as connection:
+            async with pool.connection() as connection:
                 yield connection
         except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
             log.warning("queue: %s", str(error).strip())
@@ -195,7 +226,7 @@ def _description(row: Mapping[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {
         "id": row["uid"].hex, "object": "async_request", "deployment": row["api_id"], "status": states.shown(row["state"]),
         "priority": row["priority"], "created_at": row["created_at"], "expires_at": row["expires_at"],
-        "started_at": row["started_at"], "finished_at": row["finished_at"], "attempts": row["attempts"], "retries": row["retries"],
+        "started_at": row["started_at"] or (row["claimed_at"] if row["state"] == states.RUNNING else None), "finished_at": row["finished_at"], "attempts": row["attempts"], "retries": row["retries"],
         "status_code": row["status_code"], "error": error, "url": path, "result_url": f"{path}/result",
     }  # fmt: skip
     if row["webhook_url"]:
@@ -230,10 +261,21 @@ def _whose(caller: Caller) -> dict[str, Any]:
 
 
 def _uid(text: str) -> uuid.UUID:
+    found = _parsed(text)
+    if found is None:
+        raise _not_found()
+    return found
+
+
+def _parsed(text: str) -> uuid.UUID | None:
     try:
         return uuid.UUID(text)
     except ValueError:
-        raise _not_found() from None
+        return None
+
+
+def _no_filter(field: str, message: str) -> GatewayError:
+    return GatewayError(400, "filter_invalid", message, details={"field": field})
 
 
 def _not_found() -> GatewayError:

@@ -1,7 +1,7 @@
 """Who sends a request, as far as the gateway knows, and which deployments he may call."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from common import identity_token
@@ -82,7 +82,10 @@ def read_identity(token: bytes, secret: bytes, keys: Keys) -> Caller:
             401, "identity_invalid", "The console's token has expired or is not valid. Send the request again."
         )
     if identity.key_digest:
-        return by_key(keys, bytes.fromhex(identity.key_digest), time.time())
+        caller = by_key(keys, bytes.fromhex(identity.key_digest), time.time())
+        # For this deployment alone, whatever else the key opens.
+        only = frozenset({identity.deployment_id})
+        return replace(caller, deployments=only if caller.deployments is None else only & caller.deployments)
     return Caller(identity.organization_id, identity.user_id, 0, CONSOLE, identity.deployment_id)
 
 

@@ -162,7 +162,10 @@ def read_head(
                 raise GatewayError(417, "expectation_failed", "Only “Expect: 100-continue” is understood.")
             head.expects = True
         elif kind == OPTION:
-            head.options[name.decode("ascii").lower()] = value.decode("latin-1")
+            option = name.decode("ascii").lower()
+            if option in head.options:
+                raise bad_request(f"{option} is stated twice.")
+            head.options[option] = value.decode("latin-1").strip()
         elif kind == UPGRADE:
             upgrade = value.lower() if not upgrade else b"twice"
     if hosts != 1:
@@ -183,12 +186,10 @@ def read_head(
         drop_named(passed, named)
     head.passed = b"".join(passed)
     # What the queue sends later isn't queued again.
-    head.is_async = not head.identity and (_is_on(head.options) or bool(_ASYNC_PATH.match(target)))
+    # A switch that is neither on nor off is refused there, too: nobody means it to be ignored.
+    switched = head.options.get("x-slipway-async", "").lower() not in ("", "false", "0", "no", "off")
+    head.is_async = not head.identity and (switched or bool(_ASYNC_PATH.match(target)))
     return head
-
-
-def _is_on(options: dict[str, str]) -> bool:
-    return options.get("x-slipway-async", "").lower() in ("true", "1", "yes", "on")
 
 
 def _take_key(head: RequestHead, key: bytes) -> None:

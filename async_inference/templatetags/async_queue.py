@@ -19,7 +19,14 @@ _COLOURS = {
 
 @register.simple_tag
 def waiting_requests(deployment: Deployment) -> int:
+    """Exactly: for what is said before somebody deletes or empties it."""
     return selectors.waiting(deployment)
+
+
+@register.simple_tag
+def waiting_about(deployment: Deployment) -> int:
+    """At most MOST_COUNTED + 1: for pages that are read again and again."""
+    return selectors.waiting(deployment, most=selectors.MOST_COUNTED + 1)
 
 
 @register.simple_tag
@@ -31,7 +38,7 @@ def state_badge(request: AsyncRequest) -> SafeString:
 @register.simple_tag
 def waited(request: AsyncRequest) -> str:
     """In the queue, until it was begun, or ended, or now."""
-    end = request.started_at or request.finished_at or timezone.now()
+    end = request.begun_at or request.finished_at or timezone.now()
     return between(request.created_at, end)
 
 

@@ -130,9 +130,11 @@ class SpecificationSerializer(serializers.Serializer):
         values = dict(self.validated_data)
         chosen = engines()[values["engine"]]
         for name, default in chosen.defaults(model.uri).items():
-            # An image means something where images are pulled only.
-            if values.get(name) is None and (name != "image" or driver == KUBERNETES):
+            if values.get(name) is None and name != "image":
                 values[name] = default.value
+        # An image means something where images are pulled only.
+        if driver == KUBERNETES and not values.get("image"):
+            values["image"] = chosen.image_for(values["gpu"], model.uri)
         given = {name: value for name, value in values.pop("engine_settings").items() if value is not None}
         settings = {setting.name: setting.default for setting in chosen.settings} | given
         for setting in chosen.settings:

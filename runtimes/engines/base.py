@@ -152,6 +152,11 @@ class Engine(ABC):
                 errors[f"engine_{name}"] = problem
         return errors
 
+    def image_for(self, gpu: int, model_uri: str) -> str:
+        """The image for so many GPUs; empty where there is none to propose."""
+        default = self.defaults(model_uri).get("image")
+        return str(default.value) if default else ""
+
     def concurrency(self, specification: Specification) -> int:
         """How many requests one instance works on at once; more would wait inside it."""
         defaults = {setting.name: setting.default for setting in self.settings}

@@ -73,6 +73,9 @@ class LlamaCpp(Engine):
             "prompt_caching": Default(True, "Repeated beginnings of prompts are not computed again."),
         }
 
+    def image_for(self, gpu: int, model_uri: str) -> str:
+        return IMAGES[bool(gpu)]
+
     def field_errors(self, specification: Specification, driver: str) -> dict[str, str]:
         path = specification.model_uri.removeprefix("file://")
         if driver == KUBERNETES:

@@ -22,6 +22,7 @@ let socket = null;
 /** @type {AbortController | null} */
 let following = null;
 const asyncSwitch = /** @type {HTMLInputElement} */ (find("#test-async"));
+const ASYNC_HEADERS = [["priority", "X-Slipway-Async-Priority"], ["queue_s", "X-Slipway-Async-Max-Queue-Seconds"], ["retries", "X-Slipway-Async-Retries"], ["webhook", "X-Slipway-Async-Webhook"]];
 const isAsync = () => asyncSwitch.checked;
 
 /** @param {string} name */
@@ -55,7 +56,10 @@ function asCurl() {
   const parts = ["curl", "-N", "-X", request.method, quoted(tester.dataset.address + request.path)];
   if (request.content_type) parts.push("-H", quoted(`Content-Type: ${request.content_type}`));
   for (const line of request.headers.split("\n").filter((text) => text.trim())) parts.push("-H", quoted(line.trim()));
-  if (isAsync()) parts.push("-H", "'x-slipway-async: true'", "-H", '"Authorization: Bearer $API_KEY"');
+  if (isAsync()) {
+    parts.push("-H", '"Authorization: Bearer $API_KEY"', "-H", "'X-Slipway-Async: true'");
+    for (const [name, header] of ASYNC_HEADERS) if (value(name)) parts.push("-H", quoted(`${header}: ${value(name)}`));
+  }
   if (request.body) parts.push("--data-raw", quoted(request.body));
   return parts.join(" ");
 }
@@ -104,13 +108,16 @@ async function queue() {
   following = new AbortController();
   const options = { priority: value("priority"), queue_s: value("queue_s"), retries: value("retries"), webhook: value("webhook") };
   const request = { ...composed(), ...options };
-  await runQueued(tester.dataset.asyncUrl || "", tester.dataset.csrf || "", request, (id, told) => {
-    if (tail) tail.marked = id;
-    answer.queued(id, told);
-  }, following.signal);
-  if (following.signal.aborted) answer.fail("This page follows the request no longer; it goes on. Its own page cancels it.");
-  following = null;
-  setRunning(false);
+  try {
+    await runQueued(tester.dataset.asyncUrl || "", tester.dataset.csrf || "", request, (id, told) => {
+      if (tail) tail.marked = id;
+      answer.queued(id, told);
+    }, following.signal);
+    if (following.signal.aborted) answer.fail("This page follows the request no longer; it goes on. Its own page cancels it.");
+  } finally {
+    following = null;
+    setRunning(false);
+  }
 }
 
 /** @param {string} id */

@@ -22,7 +22,7 @@ from async_inference import states
 from async_inference.dispatcher import Dispatcher
 from async_inference.models import AsyncRequest, AsyncSettings
 from deployments.models import Deployment, Instance, Status, Version
-from gateway.async_requests import AsyncRequests
+from gateway.async_requests import AsyncRequests, Bounds
 from gateway.key_ring import KeyRing
 from gateway.snapshot import Address, Snapshot, Target
 from tests.gateway.conftest import SECRET, RunningGateway, Upstream
@@ -56,7 +56,9 @@ class Queue:
         self.serve(*upstreams)
         url = database_url()
         self.gateway.core.queue = self._requests = AsyncRequests(
-            url, **({"most_waiting": 10_000, "most_bytes": 1 << 30} | bounds)
+            url,
+            SECRET.decode(),
+            Bounds(**({"most_waiting": 10_000, "most_bytes": 1 << 30, "plain_webhooks": True} | bounds)),
         )
         await self._requests.open()
         self.pool = AsyncConnectionPool(
@@ -174,7 +176,9 @@ class Queue:
 
 
 @pytest_asyncio.fixture
-async def queue(gateway, people, deploy, tmp_path, transactional_db):
+async def queue(gateway, people, deploy, tmp_path, transactional_db, settings):
+    # The gateway of its tests has a secret of its own.
+    settings.SECRET_KEY = SECRET.decode()
     deployment = await sync_to_async(deploy)()
     key, secret = await sync_to_async(create_key)(people.member, people.ours, "async")
     made = Queue(gateway, deployment, key, secret, tmp_path)

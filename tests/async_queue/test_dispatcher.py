@@ -12,12 +12,14 @@ from django.db.models.functions import Now
 
 from apikeys.services import create_key, revoke_key
 from async_inference import dispatcher as dispatchers
-from async_inference import sending, services, statements
+from async_inference import queue_metrics, sending, services, statements
 from async_inference.models import AsyncRequest, AsyncResult
 from async_inference.options import Options
+from common import identity_token
+from common.identity_token import Identity
 from deployments.models import Instance, Status, Version
 from deployments.services.deployments import delete_deployment
-from tests.gateway.conftest import json_answer
+from tests.gateway.conftest import SECRET, json_answer
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
 
@@ -204,10 +206,114 @@ async def test_who_lost_its_claim_can_say_nothing_more(queue, upstream):
     assert (await queue.row(uid)).losses == 1
 
 
+async def test_after_a_pause_of_everything_nothing_runs_twice(queue, upstream):
+    """The database was away for longer than a lease: the dispatcher keeps what it has, instead of taking it from itself."""
+    gate = asyncio.Event()
+    server = await upstream(slow(gate))
+    await queue.start(server)
+    dispatcher = queue.dispatch()
+    uid = await queue.queued()
+    await queue.becomes(uid, "running")
+    while not server.requests:
+        await asyncio.sleep(0.01)
+    for _ in range(3):
+        await AsyncRequest.objects.aupdate(lease_until=Now())
+        await dispatcher._sweep()
+    gate.set()
+    assert (await queue.ended(uid))["status"] == "completed"
+    assert len(server.requests) == 1 and (await queue.row(uid)).losses == 0
+
+
+async def test_what_was_taken_away_and_given_back_is_renewed(queue, upstream):
+    first, second = asyncio.Event(), asyncio.Event()
+    gates = [first, second]
+
+    async def answer(request, writer):
+        gate = gates.pop(0)
+        await gate.wait()
+        await json_answer(request.body)(request, writer)
+
+    server = await upstream(answer)
+    await queue.start(server)
+    dispatcher = queue.dispatch()
+    uid = await queue.queued()
+    await queue.becomes(uid, "running")
+    # As if another one had taken it over and died: it comes back to the first, under another fence.
+    await AsyncRequest.objects.aupdate(state="queued", lease_until=None)
+    async with asyncio.timeout(10):
+        while len(server.requests) < 2:
+            await asyncio.sleep(0.01)
+    first.set()
+    await asyncio.sleep(0.3)
+    assert len(dispatcher._running) == 1, "the end of the first claim leaves the second alone"
+    before = (await queue.row(uid)).lease_until
+    async with asyncio.timeout(10):
+        while (await queue.row(uid)).lease_until == before:
+            await asyncio.sleep(0.05)
+    second.set()
+    assert (await queue.ended(uid))["status"] == "completed"
+
+
+async def test_only_waiting_counts_against_the_time_in_the_queue(queue, upstream):
+    gate = asyncio.Event()
+    calls = []
+
+    async def answer(request, writer):
+        calls.append(1)
+        if len(calls) == 1:
+            await gate.wait()
+            writer.close()
+            return
+        await json_answer(b"{}")(request, writer)
+
+    await queue.start(await upstream(answer))
+    queue.dispatch()
+    uid = await queue.queued(max_queue_seconds=1, retries=1)
+    await queue.becomes(uid, "running")
+    await asyncio.sleep(1.5)
+    gate.set()
+    told = await queue.ended(uid)
+    assert told["status"] == "completed" and told["attempts"] == 2, told
+    row = await queue.row(uid)
+    assert (row.started_at - row.created_at).total_seconds() < 1, "when it was first asked"
+
+
+async def test_an_instance_that_is_too_busy_is_asked_again(queue, upstream):
+    await queue.start(await upstream(failing(1, "429 Too Many")))
+    queue.dispatch()
+    told = await queue.ended(await queue.queued())
+    assert told["status"] == "completed" and told["attempts"] == 2
+
+
+async def test_a_key_of_the_queue_opens_the_deployment_that_it_was_queued_for_alone(queue, upstream):
+    """A token that leaked from a dispatcher."""
+    await queue.start(await upstream(json_answer(b"{}")))
+    caller = next(iter(queue.gateway.core.keys))
+    for deployment, status in ((queue.deployment.pk, 200), (queue.deployment.pk + 1, 404)):
+        identity = Identity(queue.key.user_id, 1, deployment, "api", caller.hex())
+        token = identity_token.mint(identity, secret=SECRET, now=time.time())
+        answer = await queue.client.get("/main/chat/x", headers={"x-slipway-identity": token})
+        assert answer.status_code == status
+
+
+async def test_a_request_for_a_deployment_that_was_just_deleted_is_cancelled(queue, upstream):
+    await queue.start(await upstream(json_answer(b"{}")))
+    await Instance.objects.all().adelete()
+    await Version.objects.aupdate(status=Status.STOPPED)
+    await sync_to_async(delete_deployment)(queue.deployment, actor=None)
+    # The gateway has not heard of it yet.
+    uid = await queue.queued()
+    await sync_to_async(queue_metrics.measure)(int(time.time()))
+    await sync_to_async(queue_metrics.cancel_orphans)()
+    assert (await queue.told(uid))["error"]["code"] == "deployment_deleted"
+
+
 async def test_what_ends_its_dispatcher_again_and_again_is_given_up(queue, upstream):
     await queue.start(await upstream(json_answer(b"{}")))
     uid = await queue.queued()
-    await AsyncRequest.objects.aupdate(state="running", fence=9, losses=dispatchers.MOST_LOSSES, lease_until=Now())
+    await AsyncRequest.objects.aupdate(
+        state="running", fence=9, losses=dispatchers.MOST_LOSSES - 1, claimed_at=Now(), lease_until=Now()
+    )
     queue.dispatch()
     assert (await queue.ended(uid))["error"]["code"] == "dispatcher_lost"
 
@@ -367,9 +473,9 @@ async def test_claiming_costs_the_same_however_long_the_queue_is(queue, upstream
         await queue.queued()
     async with queue.pool.connection() as connection:
         await connection.execute(
-            "INSERT INTO async_inference_asyncrequest (uid, deployment_id, api_id, organization_id, user_id, priority, "
+            "INSERT INTO async_inference_asyncrequest (uid, deployment_id, api_id, organization_id, user_id, priority, queue_s, "
             "expires_at, retries, payload_bytes, fingerprint) SELECT gen_random_uuid(), deployment_id, api_id, "
-            "organization_id, user_id, 1, expires_at, 0, 0, '' FROM async_inference_asyncrequest, generate_series(1, 5000)"
+            "organization_id, user_id, 1, 600, expires_at, 0, 0, '' FROM async_inference_asyncrequest, generate_series(1, 5000)"
         )
         await connection.execute("ANALYZE async_inference_asyncrequest")
         values = {"deployment": queue.deployment.pk, "most": 8, "capacity": 8, "lease_s": 15, "held_back": []}

@@ -77,7 +77,7 @@ def test_a_long_queue_is_paged_with_a_fixed_number_of_queries(client, people, de
     AsyncRequest.objects.bulk_create(
         AsyncRequest(
             uid=uuid.uuid4(), deployment=deployment, api_id="acme/chat", organization_id=1, user_id=people.member.pk, priority=1,
-            retries=0, payload_bytes=0, fingerprint=b"", expires_at=one.expires_at, state="queued",
+            retries=0, queue_s=600, payload_bytes=0, fingerprint=b"", expires_at=one.expires_at, state="queued",
         )
         for _ in range(120)
     )  # fmt: skip

@@ -28,7 +28,7 @@ def _empty_tables(db):
 
 def made(deployment, count: int, **values) -> list[AsyncRequest]:
     row = {
-        "deployment": deployment, "api_id": deployment.api_id, "organization_id": 1, "user_id": 1, "priority": 1, "retries": 0,
+        "deployment": deployment, "api_id": deployment.api_id, "organization_id": 1, "user_id": 1, "priority": 1, "retries": 0, "queue_s": 600,
         "payload_bytes": 100, "fingerprint": b"", "expires_at": datetime.now(UTC) + timedelta(hours=1), "state": "queued",
     } | values  # fmt: skip
     import uuid

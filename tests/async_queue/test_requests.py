@@ -9,8 +9,9 @@ from asgiref.sync import sync_to_async
 from accounts.models import Organization, User
 from apikeys.services import create_key
 from async_inference.models import AsyncBacklog, AsyncPayload, AsyncRequest
-from gateway.async_requests import AsyncRequests
-from tests.gateway.conftest import json_answer
+from common.encryption import Cipher
+from gateway.async_requests import AsyncRequests, Bounds
+from tests.gateway.conftest import SECRET, json_answer
 from tests.records import ended
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
@@ -78,6 +79,7 @@ async def test_a_header_and_the_openai_address_do_the_same(queue, upstream):
         ({"webhook": "https://[::1"}, "x-slipway-async-webhook"),
         ({"webhook": "https://me:secret@example.com/"}, "x-slipway-async-webhook"),
         ({"webhook": "https://example.com/" + "x" * 2000}, "x-slipway-async-webhook"),
+        ({"x_slipway_async": "treu"}, "x-slipway-async"),
         ({"idempotency_key": "two words"}, "idempotency-key"),
         ({"idempotency_key": "k" * 256}, "idempotency-key"),
     ],
@@ -141,7 +143,8 @@ async def test_an_idempotency_key_stands_for_one_request(queue, upstream):
     other = await queue.submit({"n": 2}, idempotency_key="once")
     assert other.status_code == 409 and other.json()["error"]["code"] == "idempotency_mismatch"
     # It goes on to the instance, which may know it too; and one of somebody else's is another one.
-    assert "once" in (await AsyncPayload.objects.aget()).headers
+    sealed = (await AsyncPayload.objects.aget()).headers
+    assert "once" in Cipher(SECRET.decode()).decrypt(sealed)["lines"]
     operator = await User.objects.aget(username="operator")
     _, secret = await sync_to_async(create_key)(operator, await Organization.objects.aget(name="acme"), "o")
     await sync_to_async(queue.read_keys)()
@@ -169,8 +172,14 @@ async def test_one_is_told_of_ones_own_requests_alone(queue, upstream, people, d
     assert [item["id"] for item in rest["data"]] == mine[:1] and not rest["has_more"]
     assert len((await queue.ask("?status=queued&deployment=acme/chat")).json()["data"]) == 3
     assert (await queue.ask("?status=completed")).json()["data"] == []
-    for wrong in ("?status=lost", "?limit=0", "?limit=101", "?limit=x", "?colour=red"):
-        assert (await queue.ask(wrong)).json()["error"]["code"] == "filter_invalid"
+    wrong = {
+        "?status=lost": "status", "?limit=0": "limit", "?limit=101": "limit", "?limit=x": "limit", "?colour=red": "colour",
+        "?deployment=%00": "deployment", "?before=x": "before",
+    }  # fmt: skip
+    for query, field in wrong.items():
+        error = (await queue.ask(query)).json()["error"]
+        assert error["code"] == "filter_invalid" and error["field"] == field
+    assert (await queue.ask("", "POST")).json()["error"]["code"] == "method_not_allowed"
     for path, method in (("/nonsense", "GET"), (f"/{mine[0]}/other", "GET"), (f"/{mine[0]}", "POST"), ("", "DELETE")):
         assert (await queue.ask(path, method)).status_code in (404, 405)
 
@@ -198,11 +207,74 @@ async def test_what_waits_knows_its_place_and_can_be_cancelled(queue, upstream):
 async def test_a_queue_has_bounds(queue, upstream):
     await queue.start(await upstream(json_answer(b"{}")), most_waiting=5, most_bytes=1000)
     assert (await queue.submit()).status_code == 202
-    await AsyncBacklog.objects.acreate(deployment_id=queue.deployment.pk, waiting=5, payload_bytes=0)
+    await AsyncBacklog.objects.acreate(deployment_id=queue.deployment.pk, user_id=0, waiting=5, payload_bytes=0)
     full = await queue.submit()
     assert full.status_code == 429 and full.json()["error"]["code"] == "queue_full" and full.headers["retry-after"]
     await AsyncBacklog.objects.aupdate(waiting=1, payload_bytes=999)
     assert (await queue.submit({"large": "body"})).status_code == 429
+    # Nobody takes more than half of it.
+    await AsyncBacklog.objects.aupdate(waiting=1, payload_bytes=400, user_id=queue.key.user_id)
+    assert (await queue.submit({"large": "x" * 150})).status_code == 429
+    assert (await queue.submit()).status_code == 202
+    await AsyncBacklog.objects.aupdate(waiting=3, payload_bytes=0)
+    assert (await queue.submit()).status_code == 429
+
+
+async def test_webhooks_in_plain_text_need_a_network_that_is_allowed(queue, upstream):
+    await queue.start(await upstream(json_answer(b"{}")), plain_webhooks=False)
+    refused = await queue.submit(webhook="http://example.com/")
+    assert refused.status_code == 400 and refused.json()["error"]["field"] == "x-slipway-async-webhook"
+    assert (await queue.submit(webhook="https://example.com/")).status_code == 202
+
+
+async def test_others_secrets_are_not_readable_in_the_queue(queue, upstream):
+    server = await upstream(json_answer(b"{}"))
+    await queue.start(server)
+    head = {"api-key": queue.secret, "authorization": "Bearer planted-third-party"}
+    taken = await queue.client.post("/main/chat/async/x", json={}, headers=head)
+    assert taken.status_code == 202
+    assert "planted" not in (await AsyncPayload.objects.aget()).headers
+    queue.dispatch()
+    await queue.ended(taken.json()["id"])
+    assert server.requests[0].headers["authorization"] == "Bearer planted-third-party"
+
+
+async def test_what_is_asked_is_sent_to_the_letter(queue, upstream):
+    server = await upstream(json_answer(b"{}"))
+    await queue.start(server)
+    queue.dispatch()
+    for path in ("/a/../../../v1/models", "/a//b/./c;d=%2F?e=%20f&g", "/%7Euser/a'(b)*"):
+        reader, writer = await queue.gateway.connect()
+        head = f"POST /main/chat/async{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {queue.secret}\r\nContent-Length: 0\r\n\r\n"
+        writer.write(head.encode())
+        taken = (await reader.readuntil(b"}")).decode()
+        writer.close()
+        assert "202" in taken
+        uid = taken.split('"id":"')[1][:32]
+        assert (await queue.ended(uid))["status"] == "completed"
+        assert server.requests[-1].path == path
+
+
+async def test_what_comes_compressed_or_oddly_labelled_can_be_fetched(queue, upstream):
+    async def answer(request, writer):
+        assert request.headers["accept-encoding"] == "identity"
+        await json_answer(b"{}")(request, writer)
+
+    async def odd(request, writer):
+        body = b"text"
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; name=\xe6\x97\xa5\r\nContent-Length: 4\r\n\r\n" + body
+        )
+        await writer.drain()
+
+    plain = await upstream(answer)
+    await queue.start(plain)
+    queue.dispatch()
+    assert (await queue.ended(await queue.queued(accept_encoding="gzip, br")))["status"] == "completed"
+    queue.serve(await upstream(odd))
+    uid = await queue.queued()
+    await queue.ended(uid)
+    assert (await queue.ask(f"/{uid}/result")).content == b"text"
 
 
 async def test_the_gateway_goes_on_without_the_queues_database(queue, upstream, free_port):
@@ -210,7 +282,7 @@ async def test_the_gateway_goes_on_without_the_queues_database(queue, upstream, 
     await queue.start(server)
     await queue.gateway.core.queue.close()
     queue.gateway.core.queue = away = AsyncRequests(
-        f"postgresql://nobody@127.0.0.1:{free_port}/x", most_waiting=1, most_bytes=1, wait_s=0.3
+        f"postgresql://nobody@127.0.0.1:{free_port}/x", "secret", Bounds(1, 1), wait_s=0.3
     )
     await away.open()
     refused = await queue.submit()

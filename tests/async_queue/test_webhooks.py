@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from django.utils import timezone
 
+from apikeys.services import create_key
 from async_inference import services, signature, webhooks
 from async_inference.models import AsyncRequest, WebhookAttempt, WebhookDelivery
 from async_inference.webhooks import Sender
@@ -179,30 +180,28 @@ async def test_addresses_inside_are_never_called(queue, upstream, host, free_por
 async def test_a_name_that_changes_its_mind_is_judged_by_where_the_connection_goes(queue, upstream, monkeypatch):
     """DNS rebinding: a public address for whoever looks first, one inside for whoever looks next."""
     receiver = await upstream(json_answer(b""))
-    loop, looked = asyncio.get_running_loop(), []
-    real = loop.getaddrinfo
+    looked = []
+    real = socket.getaddrinfo
 
-    async def rebinding(host, port, **more):
+    def rebinding(host, port, *rest, **more):
         if host != "rebind.example":
-            return await real(host, port, **more)
+            return real(host, port, *rest, **more)
         looked.append(host)
         address = "198.51.100.7" if len(looked) == 1 else "127.0.0.1"
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
-    monkeypatch.setattr(loop, "getaddrinfo", rebinding)
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     monkeypatch.setattr(outbound, "is_allowed", lambda address, allowed, **more: str(address) == "198.51.100.7")
     (attempt,) = await told(queue, upstream, f"http://rebind.example:{receiver.port}/", allowed=())
     assert attempt.status_code is None and looked == ["rebind.example"] and not receiver.requests
 
 
 async def test_one_address_inside_among_several_is_enough_to_refuse(queue, upstream, monkeypatch):
-    loop = asyncio.get_running_loop()
-
-    async def both(host, port, **more):
+    def both(host, port, **more):
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("8.8.8.8", "10.0.0.1")]
 
     transport = outbound.GuardedTransport()
-    monkeypatch.setattr(loop, "getaddrinfo", both)
+    monkeypatch.setattr(socket, "getaddrinfo", both)
     async with httpx.AsyncClient(transport=transport) as client:
         with pytest.raises(httpx.ConnectError, match="may not be called"):
             await client.get("https://both.example/")
@@ -249,6 +248,52 @@ async def test_every_end_is_told(queue, upstream, people):
         cancelled: "async_request.cancelled", emptied: "async_request.cancelled", expired: "async_request.expired",
         failed: "async_request.failed",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "result"),
+    [
+        (b"[" * 100_000, None),
+        (b'{"n": NaN}', None),
+        (b'{"broken', None),
+        (b'{"fine": 1}', {"fine": 1}),
+        (b'"\xff"', None),
+    ],
+)
+async def test_whatever_a_model_answers_its_webhook_can_be_read(queue, upstream, body, result):
+    receiver = await upstream(json_answer(b""))
+    (attempt,) = await told(queue, upstream, f"http://127.0.0.1:{receiver.port}/", body=body)
+    assert attempt.status_code == 200
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    assert json.loads(receiver.requests[0].body, parse_constant=refuse)["data"]["result"] == result
+
+
+async def test_a_receiver_that_hangs_takes_the_places_of_its_user_alone(queue, upstream, people, monkeypatch):
+    monkeypatch.setattr(webhooks, "TIMEOUT_S", 5)
+    monkeypatch.setattr(webhooks, "AT_ONCE_OF_ONE", 3)
+
+    async def never(request, writer):
+        await asyncio.sleep(60)
+
+    hanging, receiver = await upstream(never), await upstream(json_answer(b""))
+    await queue.start(await upstream(json_answer(b"{}")))
+    queue.dispatch()
+    for _ in range(10):
+        await queue.ended(await queue.queued(webhook=f"http://127.0.0.1:{hanging.port}/"))
+    _, secret = await sync_to_async(create_key)(people.admin, people.ours, "another")
+    await sync_to_async(queue.read_keys)()
+    other = await queue.queued(webhook=f"http://127.0.0.1:{receiver.port}/", secret=secret)
+    sender = Sender(queue.pool, SECRET, HERE, "")
+    running = asyncio.create_task(sender.run())
+    async with asyncio.timeout(4):
+        while not receiver.requests:
+            await asyncio.sleep(0.02)
+    assert receiver.requests[0].headers["webhook-id"] == other and len(hanging.requests) == 3
+    running.cancel()
+    await sender.close()
 
 
 async def test_two_senders_deliver_once_and_a_vanished_ones_comes_up_again(queue, upstream):

@@ -42,7 +42,7 @@ def node(api) -> SimpleNamespace:
 @pytest.fixture
 def store(tmp_path: Path, node: SimpleNamespace, free_port: int, monkeypatch) -> Iterator[str]:
     """An S3 server with a bucket `weights`; what comes behind an address in it."""
-    write_tiny_model(tmp_path / "weights" / "small" / "tiny.gguf")
+    written(tmp_path / "weights" / "small")
     program = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     command = [program, "serve", "s3", str(tmp_path), "--addr", f"0.0.0.0:{free_port}", "--auth-key", f"{KEY},{SECRET}"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -58,6 +58,11 @@ def store(tmp_path: Path, node: SimpleNamespace, free_port: int, monkeypatch) ->
     yield f"?endpoint=http://{node.address}:{free_port}"
     server.kill()
     server.wait()
+
+
+def written(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    write_tiny_model(folder / "tiny.gguf")
 
 
 def stored(place, people, uri: str, credential: str) -> None:
@@ -101,7 +106,7 @@ def test_a_store_that_refuses_is_told_with_its_words_and_mended_by_a_new_version
 def claim(tmp_path: Path, api, namespace: str) -> Iterator[str]:
     """A volume claim with weights, backed by a folder of the node, which is this machine."""
     folder = Path("/var/tmp") / f"slipway-weights-{uuid.uuid4().hex[:8]}"
-    write_tiny_model(folder / "gguf" / "tiny.gguf")
+    written(folder / "gguf")
     name = f"acme.weights-{uuid.uuid4().hex[:6]}"
     size = {"storage": "1Gi"}
     volume = {

@@ -100,7 +100,7 @@ def world(people, deploy) -> SimpleNamespace:
     invitation, _ = invite(people.ours, "member", "x", actor=people.admin)
     request = AsyncRequest.objects.create(
         uid="ab12" * 8, deployment=made, api_id=made.api_id, organization_id=people.ours.pk, user_id=people.member.pk,
-        priority=1, state="completed", retries=0, payload_bytes=0, fingerprint=b"", expires_at="2099-01-01T00:00Z",
+        priority=1, state="completed", retries=0, queue_s=600, payload_bytes=0, fingerprint=b"", expires_at="2099-01-01T00:00Z",
     )  # fmt: skip
     AsyncResult.objects.create(request=request, content_type="text/plain", body=b"hello")
     price = Price.objects.create(deployment=made, since="2099-01-01T00:00Z", currency="EUR")

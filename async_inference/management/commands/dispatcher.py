@@ -1,7 +1,6 @@
 """`manage.py dispatcher`: works the queue of asynchronous requests off and delivers webhooks."""
 
 import asyncio
-import logging
 import signal
 from typing import Any
 
@@ -11,11 +10,8 @@ from django.core.management.base import BaseCommand
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from async_inference import webhooks
-from async_inference.dispatcher import DATABASE_ERRORS, Dispatcher
+from async_inference.dispatcher import Dispatcher
 from async_inference.webhooks import Sender
-
-log = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
@@ -33,7 +29,13 @@ class Command(BaseCommand):
             kwargs={"autocommit": True, "row_factory": dict_row, "connect_timeout": 5},
             min_size=1, max_size=8, timeout=5, reconnect_timeout=10, open=False, check=AsyncConnectionPool.check_connection, name="dispatcher",
         )  # fmt: skip
+        leases = AsyncConnectionPool(
+            settings.DATABASE_URL,
+            kwargs={"autocommit": True, "row_factory": dict_row, "connect_timeout": 5},
+            min_size=1, max_size=1, timeout=5, reconnect_timeout=10, open=False, check=AsyncConnectionPool.check_connection, name="leases",
+        )  # fmt: skip
         await pool.open(wait=False)
+        await leases.open(wait=False)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30)
         # No time of our own for the answer: the gateway's limits hold.
         timeout = httpx.Timeout(None, connect=5)
@@ -41,21 +43,10 @@ class Command(BaseCommand):
             base_url=settings.GATEWAY_URL, limits=limits, timeout=timeout, trust_env=False
         ) as client:
             sender = Sender(pool, settings.SECRET_KEY, settings.WEBHOOK_NETWORKS, settings.GATEWAY_URL)
-            delivering = asyncio.create_task(self._deliver(sender))
-            await Dispatcher(pool, client, settings.SECRET_KEY.encode()).run(stopped)
+            delivering = asyncio.create_task(sender.run())
+            await Dispatcher(pool, client, settings.SECRET_KEY.encode(), leases).run(stopped)
             delivering.cancel()
             await asyncio.gather(delivering, return_exceptions=True)
             await sender.close()
         await pool.close(timeout=2)
-
-    async def _deliver(self, sender: Sender) -> None:
-        while True:
-            tried = 0
-            try:
-                tried = await sender.round()
-            except DATABASE_ERRORS as error:
-                log.warning("webhooks: %s", str(error).strip())
-            except Exception:
-                log.exception("webhooks")
-            if not tried:
-                await asyncio.sleep(webhooks.POLL_S)
+        await leases.close(timeout=2)

@@ -46,9 +46,11 @@ const heldBack = new Set();
 /** @param {CustomEvent} event */
 function holdBack(event) {
   const element = /** @type {HTMLElement} */ (event.detail.elt);
-  if (!pressing || !element.dataset?.live) return;
+  // What is polled comes again by itself.
+  const comesAgain = element.dataset?.live || element.getAttribute?.("hx-trigger")?.includes("every ");
+  if (!pressing || !comesAgain) return;
   event.detail.shouldSwap = false;
-  element.dataset.live.split(" ").forEach((subject) => heldBack.add(subject));
+  (element.dataset.live || "").split(" ").filter(Boolean).forEach((subject) => heldBack.add(subject));
 }
 
 function released() {
@@ -99,7 +101,7 @@ export function startLive() {
   setInterval(() => { if (!socket || socket.readyState !== WebSocket.OPEN) announceAll(); }, POLL_MS);
   document.body.addEventListener("htmx:beforeSend", (event) => sentAt.set(/** @type {CustomEvent} */ (event).detail.xhr, performance.now()));
   document.body.addEventListener("htmx:beforeSwap", (event) => holdBack(/** @type {CustomEvent} */ (event)));
-  document.addEventListener("pointerdown", () => { pressing = true; }, true);
+  document.addEventListener("pointerdown", (event) => { if (event.button === 0) pressing = true; }, true);
   document.addEventListener("pointerup", released, true);
   document.addEventListener("pointercancel", released, true);
   document.body.addEventListener("htmx:afterSettle", (event) => {

@@ -17,6 +17,7 @@ export async function runQueued(url, csrf, request, onState, left) {
     const response = await fetch(reply.state, { signal: left }).catch(() => null);
     // The console restarts, for example: the request goes on without it.
     if (!response || response.status >= 500) continue;
+    if (response.redirected) throw new Error("You are signed out. The request goes on; sign in to see it.");
     if (!response.ok) throw new Error("The request is not there any more.");
     const told = await response.json();
     onState(reply.id, { ...told, page: reply.page });
