@@ -21,6 +21,7 @@ GREY = "#929dab"
 MARKS_KEY, LIMIT_KEY = "marks", "limit"
 LINE, BAR, STEP = "line", "bar", "step"
 _LONELY_SIZE = 5
+_BAR_HOVER_PX = 5
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,14 @@ def figure(
         data.append(_marks(axis))
     # Copied as far as it is changed: what is cached belongs to all.
     built = _layout(unit, axis.dark)
-    xaxis = built["xaxis"] | {"range": [axis.start, axis.end]}
-    return {"data": data, "layout": built | {"xaxis": xaxis, "shapes": [_line(mark) for mark in axis.marks]}}
+    own: dict[str, Any] = {
+        "xaxis": built["xaxis"] | {"range": [axis.start, axis.end]},
+        "shapes": [_line(mark) for mark in axis.marks],
+    }
+    if any(curve.shape == BAR for curve in curves):
+        # A bar is hit by its whole width. With Plotly's usual 20 px a mark beside it would be told in its place.
+        own["hoverdistance"] = _BAR_HOVER_PX
+    return {"data": data, "layout": built | own}
 
 
 def trace(curve: Curve, axis: Axis, unit: str, scale: float = 1.0) -> dict[str, Any]:

@@ -210,3 +210,27 @@ def test_plotlys_rules_are_those_of_the_installed_release(signed_in):
     page.wait_for_function("window.Plotly !== undefined")
     assert page.evaluate("window.Plotly.version") == "4.1.1", "read the rules anew, see static/css/plotly.css"
     assert page.evaluate("document.getElementById('plotly.js-style-global').sheet.cssRules.length") == 66
+
+
+def test_a_request_waits_in_the_queue(signed_in, pictures):
+    page = signed_in()
+    page.goto("/console/deployments/demo/chat/testing/")
+    page.get_by_role("button", name="Chat", exact=True).click()
+    page.get_by_label("Run asynchronously").check()
+    page.get_by_label("Webhook").fill("http://example.com/")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("[data-error=webhook]")).to_contain_text("begins with https://")
+    page.get_by_label("Webhook").fill("")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#test-status")).to_have_text("Completed (200)", timeout=20_000)
+    expect(page.get_by_test_id("response-text")).to_contain_text("This is the Slipway simulator")
+    page.screenshot(path=pictures / "testing-asynchronously.png")
+    page.locator("#test-status").get_by_role("link").click()
+    expect(page.get_by_test_id("result")).to_contain_text("This is the Slipway simulator")
+    page.get_by_role("button", name="Send it again").click()
+    expect(page.locator("#async-one .badge").first).to_have_text("Completed", timeout=20_000)
+    # The deployment's queue shows both.
+    page.goto("/console/deployments/demo/chat/async/")
+    expect(page.get_by_test_id("count-completed")).to_contain_text("2")
+    page.get_by_test_id("count-completed").click()
+    expect(page.locator("#async-queue tbody tr")).to_have_count(2)
