@@ -33,11 +33,24 @@ if [ -z "${SLIPWAY_TEST_KUBECONFIG:-}" ] && [[ "$(bash $cluster status 2>/dev/nu
     not_run+=("tests/cluster on Kubernetes: it takes root on Debian 12, or SLIPWAY_TEST_KUBECONFIG with a cluster's kubeconfig")
   fi
 fi
-[ -n "$started_cluster" ] && trap 'bash $cluster down 2>/dev/null' EXIT
+cluster_tests=
+leave() {
+  # What runs in the background doesn't hear Ctrl-C by itself.
+  [ -n "$cluster_tests" ] && kill "$cluster_tests" 2>/dev/null && wait "$cluster_tests"
+  [ -n "$started_cluster" ] && bash $cluster down 2>/dev/null
+}
+trap leave EXIT
 
 status=0
-# Two runs: the browser's driver keeps an event loop running, which the asyncio tests can't share.
-"$python" -m pytest tests --ignore=tests/browser "$@" || status=$?
+# The cluster's tests mostly wait for the cluster, so they run beside the others; their report comes when both are done.
+beside=$(mktemp)
+"$python" -m pytest tests/cluster "$@" >"$beside" 2>&1 &
+cluster_tests=$!
+"$python" -m pytest tests --ignore=tests/browser --ignore=tests/cluster "$@" || status=$?
+wait "$cluster_tests" || status=$?
+cluster_tests=
+cat "$beside" && rm "$beside"
+# By themselves: the browser's driver keeps an event loop running, which the asyncio tests can't share.
 if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then
   "$python" -m pytest tests/browser "$@" || status=$?
 fi
