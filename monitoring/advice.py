@@ -105,12 +105,11 @@ def async_queue(p95: float, ended: int, waiting: tuple[float, float], replicas: 
         return f"{last:,.0f} wait and nothing ended in this time: start a version, or see on the Overview why none is ready."
     pace = ended / shown_s
     coming = max(0.0, pace + (last - first) / shown_s)
-    needed = max(coming, pace * 0.999) + last / CLEAR_S
-    if p95 < 1 and last / pace < CLEAR_S:
+    needed = coming + last / CLEAR_S
+    # A steady wait of half a minute is what a queue is for, and one that empties by itself needs nothing.
+    if p95 < 1 and last / pace < CLEAR_S or needed <= 1.05 * pace:
         return ""
     more = math.ceil(replicas * needed / pace - 1e-9)
-    if more <= replicas:
-        return ""
     return (
         f"{coming * 60:,.3g} come a minute, {pace * 60:,.3g} are worked off, {last:,.0f} wait. {more} replicas instead of {replicas:.3g} would "
         f"keep up and clear the queue within ten minutes; or {needed / pace:.2g} times as many at once on each instance, if it has room."

@@ -131,6 +131,9 @@ def test_the_advice_is_reckoned_from_what_comes_and_what_is_worked_off(client, p
     assert "start a version" in advice.async_queue(0.0, 0, (10, 10), 0.0, 300)
     assert advice.async_queue(0.2, 600, (3, 3), 2.0, 300) == ""
     assert advice.async_queue(0.2, 600, (5, 0), 2.0, 300) == ""
+    # It empties by itself, or waits no longer than what was sent to wait may.
+    assert advice.async_queue(12.0, 449, (310, 23), 1.0, 30) == ""
+    assert advice.async_queue(2.0, 4500, (23, 23), 1.0, 300) == ""
     # On the page, from samples.
     deployment, now = deploy(), int(time.time()) // 10 * 10
     version = deployment.versions.get()

@@ -25,6 +25,7 @@ export class Answer {
     this.error.hidden = true;
     this.text.textContent = this.raw.textContent = this.status.textContent = "";
     this.status.className = "ms-auto";
+    find("#test-timing")?.classList.remove("is-queued");
     for (const field of findAll("[data-time]")) field.textContent = "–";
   }
 
@@ -53,10 +54,11 @@ export class Answer {
   /** Of a request in the queue. @param {string} id @param {any} told */
   queued(id, told) {
     this.started(id);
+    find("#test-timing")?.classList.add("is-queued");
     const link = /** @type {HTMLAnchorElement} */ (make("a", "", `${told.state[0].toUpperCase()}${told.state.slice(1)}${told.status_code ? ` (${told.status_code})` : ""}`));
     link.href = told.page;
     this.status.replaceChildren(link);
-    if (told.waited !== undefined && told.waited !== null) this.time("first", `${milliseconds(told.waited)} in the queue`);
+    if (told.waited !== undefined && told.waited !== null) this.time("waited", milliseconds(told.waited));
     if (told.took) this.time("total", milliseconds(told.took));
     if (told.message && told.state !== "completed") this.fail(told.message);
     if (typeof told.result !== "string") return;
