@@ -107,7 +107,7 @@ def async_queue(p95: float, ended: int, waiting: tuple[float, float], replicas: 
     coming = max(0.0, pace + (last - first) / shown_s)
     needed = coming + last / CLEAR_S
     # A steady wait of half a minute is what a queue is for, and one that empties by itself needs nothing.
-    if p95 < 1 and last / pace < CLEAR_S or needed <= 1.05 * pace:
+    if (p95 < 1 and last / pace < CLEAR_S) or needed <= 1.05 * pace:
         return ""
     more = math.ceil(replicas * needed / pace - 1e-9)
     return (
