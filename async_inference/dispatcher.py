@@ -33,8 +33,12 @@ MOST_AT_ONCE = 32
 MOST_RUNNING = 512
 MOST_OF_ONE = 256
 MOST_BYTES = 512 << 20
+# Of an answer; more than that is read of LARGE_AT_ONCE at a time.
+SMALL_BYTES = 256 << 10
+LARGE_AT_ONCE = 8
 MOST_LOSSES = 5
 DRAIN_S = 8.0
+NOTE_S = 4.0
 DATABASE_ERRORS = (psycopg.Error, PoolTimeout, DatabaseError, OSError)
 
 
@@ -53,6 +57,10 @@ class Dispatcher:
         self._lease_pool = leases or pool
         self._running: dict[int, tuple[Claim, asyncio.Task[None]]] = {}
         self._bytes = 0
+        # So many may be read beyond their beginnings; the others wait, and their instances with them.
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        # Those whose end is known and only to be stored: cut off now they would run once more.
+        self._noting: set[int] = set()
         self._freed = asyncio.Event()
         self._places: dict[int, Place] = {}
         self._places_at = 0.0
@@ -77,9 +85,16 @@ class Dispatcher:
             running = [task for _, task in self._running.values()]
             if running and stopped.is_set():
                 await asyncio.wait(running, timeout=DRAIN_S)
-            for task in tasks + running:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, *running, return_exceptions=True)
+            for number, (_, task) in list(self._running.items()):
+                if number not in self._noting:
+                    task.cancel()
+            # A database that is away must not keep us: what can't be noted is taken over by its lease.
+            ending = [*tasks, *running]
+            await asyncio.wait(ending, timeout=NOTE_S)
+            for task in ending:
+                task.cancel()
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -161,7 +176,7 @@ class Dispatcher:
             if not lock or not all(lock.values()):
                 return 0
             rows = await (await connection.execute(statements.CLAIM, values)).fetchall()
-        if not rows and values["held_back"]:
+        if not rows and values["held_back"] and mine < place.capacity:
             # All that is left may be theirs: stepping over them again and again would cost more the more there are.
             self._closed_until[place.deployment_id] = time.monotonic() + 1.0
         for row in rows:
@@ -185,14 +200,17 @@ class Dispatcher:
     # Running
 
     async def _run(self, claim: Claim, place: Place) -> None:
-        held = 0
+        held, is_large = 0, False
 
-        def hold(size: int) -> None:
-            nonlocal held
+        async def hold(size: int) -> None:
+            nonlocal held, is_large
             held += size
             self._bytes += size
+            if held - claim.payload_bytes > SMALL_BYTES and not is_large:
+                await self._large.acquire()
+                is_large = True
 
-        hold(claim.payload_bytes)
+        await hold(claim.payload_bytes)
         try:
             try:
                 async with asyncio.timeout(sending.TOTAL_TIMEOUT_S):
@@ -202,14 +220,25 @@ class Dispatcher:
             except asyncio.CancelledError:
                 # Cancelled by its caller, taken away, or we end: only in the last case is it still ours to put back.
                 what = NotYet(reached=True)
+            except DATABASE_ERRORS as error:
+                log.warning("%s: %s", claim.uid, str(error).strip())
+                what = NotYet(place_waits_s=1.0)
+            except Exception:
+                # Left alone it would be taken for lost, and run again and again.
+                log.exception("%s", claim.uid)
+                what = Ended(states.FAILED, None, "internal", "The dispatcher could not do this. Its log says why.")
+            self._noting.add(claim.id)
             await self._note(claim, place, what)
         finally:
+            self._noting.discard(claim.id)
+            if is_large:
+                self._large.release()
             self._bytes -= held
             if self._running.get(claim.id, (None,))[0] is claim:
                 del self._running[claim.id]
             self._freed.set()
 
-    async def _send(self, claim: Claim, place: Place, hold: Callable[[int], None]) -> What:
+    async def _send(self, claim: Claim, place: Place, hold: Callable[[int], Awaitable[None]]) -> What:
         if not claim.key_id and not await _in_thread(places.may_still_call, claim.user_id, claim.deployment_id):
             return Ended(
                 states.FAILED, None, "access_ended", "Its sender may not call this deployment any more.", reached=False

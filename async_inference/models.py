@@ -50,6 +50,7 @@ class AsyncRequest(models.Model):
     finished_at = models.DateTimeField(null=True)
     version_id = models.BigIntegerField(null=True)
     payload_bytes = models.IntegerField()
+    result_bytes = models.IntegerField(db_default=0)
     status_code = models.SmallIntegerField(null=True)
     error_code = models.CharField(max_length=40, db_default="")
     error_message = models.TextField(db_default="")
@@ -193,13 +194,14 @@ class QueueClock(models.Model):
 
 
 class AsyncBacklog(models.Model):
-    """How much of one user's waits for a deployment, counted each ten seconds: what the bounds on new requests go by."""
+    """How many of one user's requests wait for a deployment, and how many bytes are kept of all of them, results included.
+    Counted each ten seconds: what the bounds on new requests go by."""
 
     pk = models.CompositePrimaryKey("deployment_id", "user_id")
     deployment_id = models.BigIntegerField()
     user_id = models.BigIntegerField()
     waiting = models.IntegerField()
-    payload_bytes = models.BigIntegerField()
+    kept_bytes = models.BigIntegerField()
 
     def __str__(self) -> str:
         return f"{self.deployment_id} {self.user_id} {self.waiting}"

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import BinaryField, QuerySet
+from django.db.models.functions import Length, Substr
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 
@@ -50,26 +51,31 @@ def detail(item: AsyncRequest, request: HttpRequest) -> dict[str, Any]:
     if delivery is not None:
         context |= {"delivery": delivery, "tries": list(delivery.tries.all()[:ATTEMPTS_SHOWN])}
     if may_touch:
-        payload = AsyncPayload.objects.filter(request=item).first()
-        result = AsyncResult.objects.filter(request=item).first()
-        context |= {"payload": payload, "result": result}
+        payload, result = _beginning(AsyncPayload.objects.all(), item), _beginning(AsyncResult.objects.all(), item)
+        context |= {"payload": payload, "result": result, "may_send_again": services.may_send_again(item, request.user)}
         if payload is not None:
-            context["sent"] = excerpt(bytes(payload.body))
+            context["sent"] = excerpt(bytes(payload.beginning), payload.size)
         if result is not None:
-            context["answer"] = excerpt(bytes(result.body))
+            context["answer"] = excerpt(bytes(result.beginning), result.size)
     return context
 
 
-def excerpt(body: bytes) -> str:
-    """The beginning as text; in words where it is none."""
+def _beginning(contents: QuerySet[Any], item: AsyncRequest) -> Any:
+    """A payload or result without its body, of which a page that is read again and again shows the beginning only."""
+    beginning = Substr("body", 1, EXCERPT_BYTES, output_field=BinaryField())
+    return contents.filter(request=item).defer("body").annotate(size=Length("body"), beginning=beginning).first()
+
+
+def excerpt(beginning: bytes, size: int) -> str:
+    """The beginning of so many bytes as text; in words where it is none."""
     try:
-        text = body[:EXCERPT_BYTES].decode()
+        text = beginning.decode()
     except UnicodeDecodeError as error:
         # A character may lie across the cut.
         if error.start < EXCERPT_BYTES - 4:
-            return f"{len(body):,} bytes that are no text."
-        text = body[: error.start].decode()
-    return text if len(body) <= EXCERPT_BYTES else f"{text}\n… {len(body):,} bytes in all"
+            return f"{size:,} bytes that are no text."
+        text = beginning[: error.start].decode()
+    return text if size <= EXCERPT_BYTES else f"{text}\n… {size:,} bytes in all"
 
 
 def act(item: AsyncRequest, action: str, request: HttpRequest) -> AsyncRequest:
@@ -104,8 +110,8 @@ def state(item: AsyncRequest) -> JsonResponse:
         "waited": _seconds(item, "created_at", "begun_at"), "took": _seconds(item, "begun_at", "finished_at"),
     }  # fmt: skip
     if item.is_final:
-        result = AsyncResult.objects.filter(request=item).first()
-        told["result"] = excerpt(bytes(result.body)) if result else None
+        result = _beginning(AsyncResult.objects.all(), item)
+        told["result"] = excerpt(bytes(result.beginning), result.size) if result else None
     return JsonResponse(told)
 
 

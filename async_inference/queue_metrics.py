@@ -92,7 +92,7 @@ def _frame(bucket: int, times: np.ndarray) -> RequestFrame:
 
 
 def _sizes() -> dict[tuple[int, int], tuple[int, int]]:
-    """(waiting, bytes of their payloads) by (deployment, user), of all that have, or had, something in the queue."""
+    """(how many wait, bytes that are kept) by (deployment, user), of all that have, or had, something in the queue."""
     known = AsyncBacklog.objects.values_list("deployment_id", "user_id")
     found: dict[tuple[int, int], tuple[int, int]] = dict.fromkeys(known, (0, 0))
     with connection.cursor() as cursor:
@@ -103,12 +103,12 @@ def _sizes() -> dict[tuple[int, int], tuple[int, int]]:
 def _note_sizes(sizes: dict[tuple[int, int], tuple[int, int]]) -> None:
     AsyncBacklog.objects.bulk_create(
         [
-            AsyncBacklog(deployment_id=pk, user_id=user, waiting=count, payload_bytes=size)
+            AsyncBacklog(deployment_id=pk, user_id=user, waiting=count, kept_bytes=size)
             for (pk, user), (count, size) in sorted(sizes.items())
         ],
         update_conflicts=True,
         unique_fields=["deployment_id", "user_id"],
-        update_fields=["waiting", "payload_bytes"],
+        update_fields=["waiting", "kept_bytes"],
     )
 
 

@@ -2,7 +2,7 @@
 
 import string
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +12,7 @@ import orjson
 
 from async_inference import states
 from async_inference.places import Place
-from common import identity_token
+from common import identity_token, outbound
 from common.encryption import Cipher, SecretUnreadableError
 from common.identity_token import Identity
 
@@ -93,10 +93,17 @@ class NotYet:
 What = Ended | TryAgain | NotYet
 
 
+def gateway_client(base_url: str, **settings: Any) -> httpx.AsyncClient:
+    """Keeps no cookies, which are nobody's here, and looks at no redirects."""
+    return httpx.AsyncClient(
+        base_url=base_url, cookies=outbound.no_cookies(), event_hooks={"response": [outbound.forget_location]}, trust_env=False, **settings
+    )  # fmt: skip
+
+
 async def send(
-    claim: Claim, place: Place, client: httpx.AsyncClient, secret: bytes, hold: Callable[[int], None]
+    claim: Claim, place: Place, client: httpx.AsyncClient, secret: bytes, hold: Callable[[int], Awaitable[None]]
 ) -> What:
-    """Ask the gateway. `hold` is told how many more bytes are in memory. Raises nothing but cancellation."""
+    """Ask the gateway. `hold` is told how many more bytes are in memory, and waits until there is room."""
     if claim.key_id and claim.digest is None:
         return Ended(states.FAILED, None, "key_invalid", "The API key that sent it was deleted.", reached=False)
     digest = claim.digest.hex() if claim.digest is not None else ""
@@ -142,16 +149,14 @@ async def send(
         )
     finally:
         await answer.aclose()
-        # Instances' cookies are nobody's here.
-        client.cookies.clear()
 
 
-async def _read(claim: Claim, answer: httpx.Response, hold: Callable[[int], None]) -> What:
+async def _read(claim: Claim, answer: httpx.Response, hold: Callable[[int], Awaitable[None]]) -> What:
     answer.headers.encoding = "latin-1"
     parts, size = [], 0
     async for part in answer.aiter_raw():
         size += len(part)
-        hold(len(part))
+        await hold(len(part))
         if size > MAX_RESULT_BYTES:
             limit = MAX_RESULT_BYTES >> 20
             return Ended(

@@ -48,6 +48,8 @@ def submit(
 def retry(request: AsyncRequest, *, actor: Actor) -> AsyncRequest:
     """Queue what has ended once more, in its sender's name: a new request, for an end stays an end."""
     _check(request, actor)
+    if not may_send_again(request, actor):
+        raise ForbiddenError("It was another organization's: only its sender may send it again, at his expense.")
     if not request.is_final:
         raise ServiceError(
             f"The request is {request.shown_state}; it can be sent again when it has ended.", code="active"
@@ -79,7 +81,11 @@ def _insert(
     with connection.cursor() as cursor:
         cursor.execute(statements.SUBMIT, values)
         if cursor.fetchone() is None:
-            raise ServiceError("The queue is full. Try again when some of it has been worked off.", code="queue_full")
+            raise ServiceError(
+                "The queue is full, or its sender's half of it: with so many requests, or so many bytes of requests and kept results. "
+                "Try again when some of it has been worked off, or keep results for fewer days.",
+                code="queue_full",
+            )
     return uid
 
 
@@ -164,6 +170,13 @@ def may_touch(request: AsyncRequest, actor: Actor) -> bool:
         return True
     owner = Deployment.objects.filter(pk=request.deployment_id).values_list("organization_id", flat=True).first()
     return owner is not None and may_manage(actor, owner)
+
+
+def may_send_again(request: AsyncRequest, actor: Actor) -> bool:
+    """Its sender may; who manages the deployment, only what his own organization pays for."""
+    if actor is not None and actor.pk == request.user_id:
+        return True
+    return Deployment.objects.filter(pk=request.deployment_id, organization_id=request.organization_id).exists()
 
 
 def _check(request: AsyncRequest, actor: Actor) -> None:

@@ -17,8 +17,8 @@ WITH added AS (
     SELECT %(uid)s, %(deployment)s, %(api_id)s, %(organization)s, %(user)s, %(key)s, %(priority)s, %(queue_s)s,
         now() + %(queue_s)s * interval '1 second', %(retries)s, %(payload_bytes)s, %(webhook)s, %(idempotency_key)s, %(fingerprint)s,
         %(retry_of)s
-    FROM (SELECT coalesce(sum(waiting), 0) AS waiting, coalesce(sum(payload_bytes), 0) AS bytes,
-            coalesce(sum(waiting) FILTER (WHERE user_id = %(user)s), 0) AS own, coalesce(sum(payload_bytes) FILTER (WHERE user_id = %(user)s), 0) AS own_bytes
+    FROM (SELECT coalesce(sum(waiting), 0) AS waiting, coalesce(sum(kept_bytes), 0) AS bytes,
+            coalesce(sum(waiting) FILTER (WHERE user_id = %(user)s), 0) AS own, coalesce(sum(kept_bytes) FILTER (WHERE user_id = %(user)s), 0) AS own_bytes
         FROM async_inference_asyncbacklog WHERE deployment_id = %(deployment)s) backlog
     -- Nobody takes more than half of what there is for all.
     WHERE backlog.waiting < %(most_waiting)s AND backlog.bytes + %(payload_bytes)s <= %(most_bytes)s
@@ -102,7 +102,7 @@ FINISH = f"""
 WITH ended AS (
     UPDATE {_REQUEST} SET state = %(state)s, finished_at = clock_timestamp(), lease_until = NULL,
         attempts = attempts + %(reached)s::boolean::int, status_code = %(status)s, error_code = %(code)s, error_message = %(message)s,
-        version_id = %(version)s, started_at = coalesce(started_at, CASE WHEN %(reached)s THEN claimed_at END)
+        version_id = %(version)s, result_bytes = length(%(body)s::bytea), started_at = coalesce(started_at, CASE WHEN %(reached)s THEN claimed_at END)
     WHERE {_MINE} RETURNING id, user_id, webhook_url
 ), kept AS (
     INSERT INTO async_inference_asyncresult (request_id, content_type, body)
@@ -234,8 +234,9 @@ FROM {_REQUEST} request LEFT JOIN async_inference_asyncresult result ON result.r
 WHERE request.uid = %(uid)s AND request.user_id = %(user)s AND (%(deployments)s::bigint[] IS NULL OR deployment_id = ANY(%(deployments)s::bigint[]))
 """
 
+# Of everything that is kept, ended or not: disks don't care.
 SIZES = f"""
-SELECT deployment_id, user_id, count(*), coalesce(sum(payload_bytes), 0) FROM {_REQUEST} WHERE state IN {_WAITING}
+SELECT deployment_id, user_id, count(*) FILTER (WHERE state IN {_WAITING}), sum(payload_bytes::bigint + result_bytes) FROM {_REQUEST}
 GROUP BY deployment_id, user_id
 """
 

@@ -15,7 +15,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from async_inference import signature, statements
-from common.outbound import GuardedTransport, IpNetwork
+from common.outbound import GuardedTransport, IpNetwork, forget_location, no_cookies
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,13 @@ class Sender:
         self._pool, self._secret, self._gateway_url = pool, secret, public_url
         self._busy: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
-        settings: dict[str, Any] = {"timeout": TIMEOUT_S, "follow_redirects": False, "trust_env": False}
+        hooks = {"response": [forget_location]}
+        settings: dict[str, Any] = {
+            "timeout": TIMEOUT_S,
+            "trust_env": False,
+            "cookies": no_cookies(),
+            "event_hooks": hooks,
+        }
         self._clients = {
             "https": httpx.AsyncClient(transport=GuardedTransport(allowed), **settings),
             # In plain text only to places that operators vouch for.
@@ -165,7 +171,10 @@ def _inline(content_type: str, body: bytes | None) -> Any:
         return None
     try:
         if content_type.lower().startswith("application/json"):
-            return json.loads(body, parse_constant=_no_constant)
+            value = json.loads(body, parse_constant=_no_constant)
+            # 1e999 is read as infinity, too.
+            json.dumps(value, allow_nan=False)
+            return value
         return body.decode() if content_type.lower().startswith("text/") else None
     except (ValueError, RecursionError):
         return None

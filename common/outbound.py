@@ -10,13 +10,14 @@ import socket
 import ssl
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpcore
 import httpx
 
 # Of their own: a name server that doesn't answer must not take the threads that everything else waits for.
-_LOOKUPS = ThreadPoolExecutor(8, thread_name_prefix="look-ups")
+_LOOKUPS = ThreadPoolExecutor(64, thread_name_prefix="look-ups")
 _REFUSED = "{0} is not known, or an address inside this network, which may not be called."
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -69,11 +70,11 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
         try:
             async with asyncio.timeout(timeout):
                 found = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, _look_up, host, port)
+        except TimeoutError:
+            raise httpcore.ConnectTimeout(f"The name {host} could not be looked up in time.") from None
         except (OSError, UnicodeError):
             # The same words: nobody is to learn which names there are inside.
             raise AddressRefusedError(_REFUSED.format(host)) from None
-        except TimeoutError:
-            raise httpcore.ConnectTimeout(f"The name {host} could not be looked up in time.") from None
         addresses = [ipaddress.ip_address(str(item[4][0]).partition("%")[0]) for item in found]
         # One inside is enough to refuse: which one is taken must not depend on luck.
         if not addresses or not all(is_allowed(address, self._allowed, public=self._public) for address in addresses):
@@ -87,6 +88,16 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
+
+
+def no_cookies() -> CookieJar:
+    """A jar that takes none: a client that serves many people must not carry one's cookies to another's address."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+
+
+async def forget_location(response: httpx.Response) -> None:
+    """For a client that follows no redirects: httpx reads the address all the same, and stumbles over odd ones."""
+    response.headers.pop("location", None)
 
 
 class GuardedTransport(httpx.AsyncHTTPTransport):

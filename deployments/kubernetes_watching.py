@@ -16,6 +16,7 @@ from common.queue import enqueue
 from deployments.drivers import kubernetes_driver
 from deployments.models import Cluster, Instance
 from deployments.watching import Follower
+from runtimes import observation
 from runtimes.driver import DriverError
 from runtimes.kubernetes.driver import KubernetesDriver
 
@@ -90,7 +91,12 @@ class KubernetesWatcher:
     def _read_log(self, driver: KubernetesDriver, instance: Instance) -> None:
         follower = self._followers.setdefault(instance.uid, Follower(instance, instance.log_position))
         try:
-            lines = list(driver.pod_log(instance.name, after=follower.position, restarted=instance.restarts > 0))
+            fetching = instance.phase not in (observation.LOADING, observation.READY)
+            lines = list(
+                driver.pod_log(
+                    instance.name, after=follower.position, restarted=instance.restarts > 0, fetching=fetching
+                )
+            )
             follower.take(lines)
             # What the cluster still has of an ended one has been read; the pod may be gone already.
             follower.seal_when_due(complete=instance.ended_at is not None and not lines)

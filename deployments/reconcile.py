@@ -27,6 +27,7 @@ from runtimes.cause import Cause
 from runtimes.driver import Driver, DriverError, UnschedulableError
 from runtimes.engines.registry import UnknownEngineError, engine
 from runtimes.launch_plan import Fetch, LaunchPlan
+from runtimes.model_source import same_place
 from runtimes.observation import InstanceObservation, WorkloadObservation
 
 log = logging.getLogger(__name__)
@@ -174,15 +175,14 @@ def _launch_plan(version: Version) -> tuple[LaunchPlan | None, Cause | None]:
         chosen = engine(specification.engine)
         plan = chosen.plan(specification, version.deployment.endpoint.cluster.driver).placed_like(specification)
         model = version.deployment.model
-        # The key of a store opens nothing in a hub, and must not be sent to one.
-        takes_token = chosen.credential_variables and model.source in chosen.credential_sources and plan.fetch is None
-        token = model.credential_token() if takes_token else ""
-        if token:
+        # The key of a store opens nothing in a hub, and must not be sent to one, whatever the model has become since.
+        token = model.credential_token() if same_place(specification.model_uri, model.uri) else ""
+        if token and chosen.credential_variables and model.source in chosen.credential_sources and plan.fetch is None:
             # What the version says itself counts more.
             given = dict.fromkeys(chosen.credential_variables, token) | plan.secret_environment
             plan = replace(plan, secret_environment=given)
         if plan.fetch is not None:
-            plan = replace(plan, fetch=_with_credentials(plan.fetch, model.credential_token()))
+            plan = replace(plan, fetch=_with_credentials(plan.fetch, token))
         return plan, None
     except SecretUnreadableError as error:
         return None, Cause("secret_unreadable", str(error), "Enter the secret values again in a new version.")

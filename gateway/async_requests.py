@@ -98,7 +98,10 @@ class AsyncRequests:
             if chosen.idempotency_key:
                 same = await (await connection.execute(statements.SAME_KEY, values)).fetchone()
         if same is None:
-            message = f"The queue of {target.api_id} is full. Try again when some of it has been worked off."
+            message = (
+                f"The queue of {target.api_id} is full, or your half of it: with so many requests, or so many bytes of requests and "
+                "kept results. Try again when some of it has been worked off or deleted."
+            )
             raise GatewayError(429, "queue_full", message, 30)
         if bytes(same["fingerprint"]) != fingerprint:
             message = "This idempotency key stands for another request of yours. Use a new key for each."

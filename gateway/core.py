@@ -35,6 +35,8 @@ class Connection(Protocol):
     @property
     def is_idle(self) -> bool: ...
     @property
+    def is_queuing(self) -> bool: ...
+    @property
     def admitted_deployment(self) -> int | None: ...
     def check_deadline(self, now: float) -> None: ...
 
@@ -172,7 +174,7 @@ class Gateway:
             for connection in list(self.connections):
                 if connection.is_idle:
                     connection.transport.close()
-            if not self.in_flight:
+            if not self.in_flight and not any(connection.is_queuing for connection in self.connections):
                 break
             await asyncio.sleep(0.05)
         for connection in list(self.connections):

@@ -73,8 +73,9 @@ class ClientConnection(asyncio.Protocol):
         if self._lingering or self._closing:
             return
         exchange = self._exchange
-        if self._ahead or (exchange is not None and exchange.request_done and not exchange.is_tunnel):
-            # Behind what waits already, be it only until the loop's next turn.
+        waits = exchange is not None and exchange.request_done and not exchange.is_tunnel
+        if self._ahead or waits or (exchange is None and not self.is_writable):
+            # Behind what waits already, be it only until the loop's next turn; and nobody who takes no answers gets more.
             self._ahead += data
             if len(self._ahead) > AHEAD_LIMIT:
                 self.transport.pause_reading()
@@ -94,6 +95,8 @@ class ClientConnection(asyncio.Protocol):
         self.is_writable = True
         if self._exchange is not None:
             self._exchange.client_writable(True)
+        elif self._ahead:
+            self._feed_ahead()
 
     # Reading
 
@@ -300,7 +303,7 @@ class ClientConnection(asyncio.Protocol):
         if self._is_paused:
             # By a body that was held up while its way was made ready.
             self.resume_reading()
-        if self._ahead:
+        if self._ahead and self.is_writable:
             # Not from here: a client that sends thousands of requests ahead would nest as many calls.
             self.gateway.loop.call_soon(self._feed_ahead)
 
@@ -333,6 +336,11 @@ class ClientConnection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         return self._exchange is None
+
+    @property
+    def is_queuing(self) -> bool:
+        """Whether a request is being stored, or was and its sender has not been told yet."""
+        return isinstance(self._exchange, AsyncExchange) and self._exchange.request_done
 
     @property
     def admitted_deployment(self) -> int | None:

@@ -22,14 +22,13 @@ class Volume:
 
 @dataclass(frozen=True)
 class Fetch:
-    """What has to run to its end before the instance starts, to bring the model's files into `volume`.
+    """What has to run to its end before the instance starts, to bring the model's files to `path`.
 
     `credential_variables` are what it expects the key's id and the key itself in.
     """
 
     image: str
     command: tuple[str, ...]
-    volume: str
     path: str
     environment: dict[str, str] = field(default_factory=dict, repr=False)
     secret_environment: dict[str, str] = field(default_factory=dict, repr=False)

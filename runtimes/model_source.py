@@ -89,3 +89,14 @@ def _bucket(name: str, path: str, asked: dict[str, list[str]]) -> BucketSource:
     if not re.fullmatch(r"[a-z0-9-]{0,40}", region):
         raise SourceError("region has small letters, digits and “-”, as eu-central-1.")
     return BucketSource(name, path, endpoint, region)
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether a key for the one may be sent to the other: the same store, or both none."""
+    try:
+        first, second = read(one), read(other)
+    except SourceError:
+        return False
+    if isinstance(first, BucketSource) and isinstance(second, BucketSource):
+        return first.endpoint == second.endpoint
+    return not isinstance(first, BucketSource) and not isinstance(second, BucketSource)

@@ -27,7 +27,7 @@ class Migration(migrations.Migration):
                 ("deployment_id", models.BigIntegerField()),
                 ("user_id", models.BigIntegerField()),
                 ("waiting", models.IntegerField()),
-                ("payload_bytes", models.BigIntegerField()),
+                ("kept_bytes", models.BigIntegerField()),
             ],
         ),
         migrations.CreateModel(
@@ -55,6 +55,7 @@ class Migration(migrations.Migration):
                 ("finished_at", models.DateTimeField(null=True)),
                 ("version_id", models.BigIntegerField(null=True)),
                 ("payload_bytes", models.IntegerField()),
+                ("result_bytes", models.IntegerField(db_default=0)),
                 ("status_code", models.SmallIntegerField(null=True)),
                 ("error_code", models.CharField(db_default="", max_length=40)),
                 ("error_message", models.TextField(db_default="")),

@@ -174,7 +174,16 @@ def _name_errors(specification: Specification) -> dict[str, str]:
         "node_selector": (specification.node_selector, label_error),
         "annotations": (specification.annotations, label_key_error),
     }
-    return {field: problem for field, (values, check) in checks.items() if (problem := first_error(values, check))}
+    found = {field: problem for field, (values, check) in checks.items() if (problem := first_error(values, check))}
+    for toleration in specification.tolerations:
+        if toleration.operator == "Exists" and toleration.value:
+            found["tolerations"] = f"“{toleration.key}” with “Exists” takes any value: leave the value out."
+        elif problem := label_error(toleration.key, toleration.value):
+            found["tolerations"] = problem
+    for wish in specification.pod_affinity:
+        if problem := label_error(wish.label, wish.value) or label_key_error(wish.topology_key):
+            found["pod_affinity"] = problem
+    return found
 
 
 def _check_may_deploy(deployment: Deployment, actor: Actor) -> None:

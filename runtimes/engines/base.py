@@ -18,6 +18,10 @@ from runtimes.specification import Specification
 _IMAGE = re.compile(r"[a-z0-9]([a-zA-Z0-9._:/-]*[a-zA-Z0-9])?(@sha256:[0-9a-f]{64})?")
 # Brings files from a store; mirror it near your nodes with `SLIPWAY_FETCH_IMAGE`.
 FETCH_IMAGE = os.environ.get("SLIPWAY_FETCH_IMAGE", "docker.io/rclone/rclone:1.71.2")
+# Half of a file has a name of its instance's own, or two that fetch the same would write into one another's. A store tells of a
+# path that isn't there as of an empty one.
+_FETCH = """rclone copy "$1" "$2" --partial-suffix ".${SLIPWAY_INSTANCE%%-*}" --transfers 8 --stats 10s --stats-one-line -v || exit
+[ -n "$(ls -A "$3" 2>/dev/null)" ] || { echo "nothing lies at $1" >&2; exit 4; }"""
 _RCLONE = "RCLONE_CONFIG_MODEL_"
 LOCAL = "local"
 KUBERNETES = "kubernetes"
@@ -234,7 +238,7 @@ def _claim_error(claim: str, specification: Specification) -> str | None:
 
 
 def fetch_from(source: BucketSource) -> Fetch:
-    """By rclone, which goes on where it was cut off and leaves alone what is there already."""
+    """By rclone, which leaves alone what is there already."""
     settings = {
         "TYPE": "s3",
         "PROVIDER": "Other" if source.endpoint else "AWS",
@@ -243,18 +247,7 @@ def fetch_from(source: BucketSource) -> Fetch:
     }
     return Fetch(
         image=FETCH_IMAGE,
-        command=(
-            "copy",
-            f"model:{source.bucket}/{source.path}",
-            MOUNT,
-            "--transfers",
-            "8",
-            "--stats",
-            "10s",
-            "--stats-one-line",
-            "-v",
-        ),
-        volume="model",
+        command=("sh", "-c", _FETCH, "fetch", f"model:{source.bucket}/{source.path}", MOUNT, source.mounted),
         path=MOUNT,
         environment={f"{_RCLONE}{name}": value for name, value in settings.items() if value},
         credential_variables=(f"{_RCLONE}ACCESS_KEY_ID", f"{_RCLONE}SECRET_ACCESS_KEY"),

@@ -39,6 +39,7 @@ class Sglang(Engine):
     title = "SGLang"
     summary = "Large language models on NVIDIA GPUs; quick with long shared prompts and structured answers."
     order = 12
+    concurrency_setting = "max_running_requests"
     usual_concurrency = 64
     cache_path = "/root/.cache"
     shared_fields = frozenset({"image", "context_length", "prompt_caching", "cache_claim"})

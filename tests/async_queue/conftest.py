@@ -21,6 +21,7 @@ from apikeys.services import create_key
 from async_inference import states
 from async_inference.dispatcher import Dispatcher
 from async_inference.models import AsyncRequest, AsyncSettings
+from async_inference.sending import gateway_client
 from deployments.models import Deployment, Instance, Status, Version
 from gateway.async_requests import AsyncRequests, Bounds
 from gateway.key_ring import KeyRing
@@ -107,9 +108,7 @@ class Queue:
 
     def dispatch(self, **more: Any) -> Dispatcher:
         """One more dispatcher, from now on."""
-        client = httpx.AsyncClient(
-            base_url=str(self.client.base_url), timeout=httpx.Timeout(None, connect=2), trust_env=False
-        )
+        client = gateway_client(str(self.client.base_url), timeout=httpx.Timeout(None, connect=2))
         stopped = asyncio.Event()
         dispatcher = Dispatcher(self.pool, more.get("client", client), SECRET)
         self._dispatchers.append((stopped, asyncio.create_task(dispatcher.run(stopped))))

@@ -133,6 +133,58 @@ async def test_an_instance_that_hangs_up_is_tried_again(queue, upstream):
     assert (await AsyncResult.objects.aget()).body == b"{}"
 
 
+@pytest.mark.parametrize("address", ["localhost:8080/x", "http://[", "mailto:somebody", "http://a b/\xff"])
+async def test_a_redirect_is_an_answer_whatever_its_address(queue, upstream, address):
+    extra = b"Location: " + address.encode("latin-1") + b"\r\nSet-Cookie: a=b\r\n"
+    server = await upstream(json_answer(b"there", "302 Found", extra))
+    await queue.start(server)
+    queue.dispatch()
+    one = await queue.ended(await queue.queued())
+    assert (one["status"], one["status_code"]) == ("completed", 302)
+    await queue.ended(await queue.queued())
+    assert len(server.requests) == 2 and "cookie" not in server.requests[1].headers
+
+
+async def test_many_large_answers_are_read_a_few_at_a_time(queue, upstream, monkeypatch):
+    monkeypatch.setattr(dispatchers, "SMALL_BYTES", 100)
+    monkeypatch.setattr(dispatchers, "LARGE_AT_ONCE", 1)
+    await queue.start(await upstream(json_answer(b"x" * 100_000)), concurrency=20)
+    ids = [await queue.queued() for _ in range(20)]
+    running = queue.dispatch()
+    for uid in ids:
+        assert (await queue.ended(uid))["status"] == "completed"
+    assert running._bytes == 0 and not running._large.locked()
+
+
+async def test_what_the_dispatcher_stumbles_over_ends_once(queue, upstream, monkeypatch):
+    async def stumbles(*values):
+        raise ValueError
+
+    monkeypatch.setattr(sending, "send", stumbles)
+    await queue.start(await upstream(json_answer(b"{}")))
+    queue.dispatch()
+    one = await queue.ended(await queue.queued())
+    assert (one["status"], one["error"]["code"]) == ("failed", "internal")
+
+
+async def test_an_end_that_is_known_is_stored_before_the_dispatcher_goes(queue, upstream, monkeypatch):
+    monkeypatch.setattr(dispatchers, "DRAIN_S", 0.1)
+    stored, reached = dispatchers.Dispatcher._store, asyncio.Event()
+
+    async def slowly(self, *values):
+        reached.set()
+        await asyncio.sleep(1)
+        await stored(self, *values)
+
+    monkeypatch.setattr(dispatchers.Dispatcher, "_store", slowly)
+    await queue.start(await upstream(json_answer(b"{}")))
+    queue.dispatch()
+    uid = await queue.queued()
+    await asyncio.wait_for(reached.wait(), 10)
+    await queue.stop_dispatchers()
+    assert (await queue.told(uid))["status"] == "completed"
+
+
 async def test_an_answer_that_is_too_large_to_keep_says_so(queue, upstream, monkeypatch):
     monkeypatch.setattr(sending, "MAX_RESULT_BYTES", 10)
     await queue.start(await upstream(json_answer(b"x" * 11)))

@@ -88,6 +88,16 @@ def test_a_long_queue_is_paged_with_a_fixed_number_of_queries(client, people, de
     assert first["rows"][-1].pk > older["rows"][0].pk
 
 
+def test_others_are_not_charged_for_what_a_manager_sends_again(client, people, submit):
+    request = end(submit(people.admin))
+    AsyncRequest.objects.update(organization_id=people.theirs.pk, user_id=people.stranger.pk)
+    client.force_login(people.admin)
+    address = reverse("async:one", args=[*PLACE, request.uid.hex])
+    assert "Send it again" not in client.get(address).content.decode()
+    client.post(reverse("async:act", args=[*PLACE, request.uid.hex, "retry"]))
+    assert AsyncRequest.objects.count() == 1
+
+
 def test_what_was_sent_and_answered_is_for_its_sender_and_the_managers(client, people, submit):
     request = end(submit(people.admin))
     addresses = [

@@ -77,7 +77,7 @@ def test_the_charts_percentiles_are_those_of_the_requests(client, people, deploy
     rollup.roll_up(now + 3600)
     assert panel(client)["charts"]["async_queue"]["facts"] == found["facts"]
     table = client.get(reverse("monitoring:csv", args=["acme", "chat"]), {"range": "1h"}).content.decode()
-    assert "async_queue_p95_s" in table.splitlines()[0] and "async_queue_size" not in table.splitlines()[0]
+    assert "async_queue_p95_s" in table.splitlines()[0] and "async_queue_size_max" in table.splitlines()[0]
 
 
 def test_after_an_outage_what_was_missed_is_measured_once(deploy, monkeypatch):
@@ -111,6 +111,11 @@ def test_sizes_are_what_waited_at_that_moment(client, people, deploy):
     (trace,) = [item for item in found["figure"]["data"] if item.get("meta") == "size"]
     assert [value for value in trace["y"] if value is not None] == sizes and found["facts"] == "now 0, peak 12"
     assert AsyncBacklog.objects.get().waiting == 0
+    # What has ended takes room until it is deleted, its result too.
+    AsyncRequest.objects.all().delete()
+    made(deployment, 2, state="completed", result_bytes=50)
+    queue_metrics.measure(now)
+    assert AsyncBacklog.objects.get().kept_bytes == 300
     AsyncRequest.objects.all().delete()
     queue_metrics.forget_unused()
     assert not AsyncBacklog.objects.exists()
@@ -159,6 +164,7 @@ def test_the_advice_is_reckoned_from_what_comes_and_what_is_worked_off(client, p
             finished_at=end,
             version_id=version.pk,
         )
+    made(deployment, 1000)
     queue_metrics.measure(now)
     client.force_login(people.member)
     words = panel(client, range="5m")["charts"]["async_queue"]["advice"]

@@ -3,6 +3,7 @@
 import asyncio
 
 import httpx
+import psycopg
 import pytest
 from asgiref.sync import sync_to_async
 
@@ -11,6 +12,7 @@ from apikeys.services import create_key
 from async_inference.models import AsyncBacklog, AsyncPayload, AsyncRequest
 from common.encryption import Cipher
 from gateway.async_requests import AsyncRequests, Bounds
+from tests.async_queue.conftest import database_url
 from tests.gateway.conftest import SECRET, json_answer
 from tests.records import ended
 
@@ -207,16 +209,16 @@ async def test_what_waits_knows_its_place_and_can_be_cancelled(queue, upstream):
 async def test_a_queue_has_bounds(queue, upstream):
     await queue.start(await upstream(json_answer(b"{}")), most_waiting=5, most_bytes=1000)
     assert (await queue.submit()).status_code == 202
-    await AsyncBacklog.objects.acreate(deployment_id=queue.deployment.pk, user_id=0, waiting=5, payload_bytes=0)
+    await AsyncBacklog.objects.acreate(deployment_id=queue.deployment.pk, user_id=0, waiting=5, kept_bytes=0)
     full = await queue.submit()
     assert full.status_code == 429 and full.json()["error"]["code"] == "queue_full" and full.headers["retry-after"]
-    await AsyncBacklog.objects.aupdate(waiting=1, payload_bytes=999)
+    await AsyncBacklog.objects.aupdate(waiting=1, kept_bytes=999)
     assert (await queue.submit({"large": "body"})).status_code == 429
     # Nobody takes more than half of it.
-    await AsyncBacklog.objects.aupdate(waiting=1, payload_bytes=400, user_id=queue.key.user_id)
+    await AsyncBacklog.objects.aupdate(waiting=1, kept_bytes=400, user_id=queue.key.user_id)
     assert (await queue.submit({"large": "x" * 150})).status_code == 429
     assert (await queue.submit()).status_code == 202
-    await AsyncBacklog.objects.aupdate(waiting=3, payload_bytes=0)
+    await AsyncBacklog.objects.aupdate(waiting=3, kept_bytes=0)
     assert (await queue.submit()).status_code == 429
 
 
@@ -289,3 +291,38 @@ async def test_the_gateway_goes_on_without_the_queues_database(queue, upstream, 
     assert refused.status_code == 503 and refused.json()["error"]["code"] == "queue_unavailable"
     assert (await queue.submit(address="/main/chat/work")).status_code == 200
     await away.close()
+
+
+async def test_who_reads_no_results_gets_no_more_of_them(queue, upstream):
+    await queue.start(await upstream(json_answer(b"x" * (4 << 20))))
+    queue.dispatch()
+    uid = await queue.queued()
+    await queue.ended(uid)
+    ask = f"GET /async/requests/{uid}/result HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {queue.secret}\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", queue.gateway.port, limit=1 << 16)
+    writer.write(ask.encode() * 50)
+    await asyncio.sleep(1)
+    # One by one, too.
+    writer.write(ask.encode())
+    await asyncio.sleep(0.2)
+    held = sum(connection.transport.get_write_buffer_size() for connection in queue.gateway.core.connections)
+    assert held < 2 * (4 << 20)
+    # All come when they are read.
+    size = 0
+    while size < 51 * (4 << 20):
+        size += len(await asyncio.wait_for(reader.read(1 << 20), 10))
+    writer.close()
+
+
+async def test_a_gateway_that_ends_first_tells_what_it_has_stored(queue, upstream):
+    await queue.start(await upstream(json_answer(b"{}")))
+    async with await psycopg.AsyncConnection.connect(database_url()) as holder:
+        await holder.execute("LOCK TABLE async_inference_asyncbacklog")
+        submitting = asyncio.create_task(queue.submit())
+        await asyncio.sleep(0.5)
+        draining = asyncio.create_task(queue.gateway.core.drain())
+        await asyncio.sleep(0.5)
+        assert not draining.done()
+    answer = await submitting
+    await draining
+    assert answer.status_code == 202

@@ -158,6 +158,20 @@ async def test_redirects_are_not_followed(queue, upstream):
     assert attempt.status_code == 307 and "Redirects are not followed" in attempt.error and not inside.requests
 
 
+async def test_a_receivers_cookies_and_odd_addresses_are_nobodys_business(queue, upstream):
+    extra = b"Set-Cookie: mine=1; Path=/\r\nLocation: localhost:80:80/x\r\n"
+    receiver = await upstream(json_answer(b"", "302 Found", extra))
+    tries = await told(queue, upstream, f"http://127.0.0.1:{receiver.port}/")
+    await WebhookDelivery.objects.aupdate(due_at=timezone.now())
+    sender = Sender(queue.pool, SECRET, HERE, "")
+    await sender.round()
+    await WebhookDelivery.objects.aupdate(due_at=timezone.now())
+    await sender.round()
+    await sender.close()
+    assert tries[0].status_code == 302 and "Redirects are not followed" in tries[0].error
+    assert len(receiver.requests) == 3 and not any("cookie" in request.headers for request in receiver.requests)
+
+
 @pytest.mark.parametrize(
     "host",
     ["127.0.0.1", "localhost", "10.1.2.3", "169.254.169.254", "[::1]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]",
@@ -256,6 +270,7 @@ async def test_every_end_is_told(queue, upstream, people):
         (b"[" * 100_000, None),
         (b'{"n": NaN}', None),
         (b'{"broken', None),
+        (b'{"n": 1e999}', None),
         (b'{"fine": 1}', {"fine": 1}),
         (b'"\xff"', None),
     ],

@@ -190,7 +190,7 @@ def test_every_page_fits_and_breaks_no_policy(signed_in, pictures, width, dark):
     page = signed_in(width=width, height=900 if width > 500 else 844, dark=dark)
     for name, address in PAGES.items():
         page.goto(address)
-        page.wait_for_timeout(400)
+        page.wait_for_timeout(150)
         page.screenshot(path=pictures / f"{name}-{width}-{'dark' if dark else 'light'}.png", full_page=True)
         overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert overflow <= 0, f"{name} is {overflow} px wider than the screen"

@@ -14,12 +14,13 @@ from typing import Any
 import httpx
 import pytest
 
+from deployments.drivers import kubernetes_driver
 from deployments.models import Model, Status
 from deployments.services import catalog
 from runtimes.engines import base
 from runtimes.specification import Specification
 from tests.cluster.test_llama_cpp import IMAGE, _has_image
-from tests.cluster.test_pods import cause_is, deploy, place
+from tests.cluster.test_pods import cause_is, deploy, look, place
 from tests.control.test_reconcile import becomes
 from tests.tiny_model import write_tiny_model
 from tests.waiting import wait_for
@@ -102,6 +103,29 @@ def test_a_store_that_refuses_is_told_with_its_words_and_mended_by_a_new_version
     assert "could not be fetched" in cause.message
 
 
+def test_a_path_that_is_not_in_the_store_is_told(deploy, people, place, store):
+    uri = f"s3://weights/smal/tiny.gguf{store}"
+    stored(place, people, uri, f"{KEY}:{SECRET}")
+    cause = cause_is(deploy(llama(uri)), "model_unreachable")
+    assert any("nothing lies at model:weights/smal/tiny.gguf" in line for line in cause.evidence)
+
+
+def test_two_instances_fetch_into_one_cache(deploy, people, place, store, claim, api, namespace):
+    uri = f"s3://weights/small/tiny.gguf{store}"
+    stored(place, people, uri, f"{KEY}:{SECRET}")
+    version = deploy(llama(uri, cache_claim=claim), replicas=2)
+    becomes(version, Status.RUNNING, within_s=120)
+    wait_for(
+        lambda: look(version) and version.instances.filter(phase="ready").count() == 2,
+        what="two instances",
+        within_s=60,
+    )
+    pods = api.list(f"/api/v1/namespaces/{namespace}/pods")
+    assert all(sum("persistentVolumeClaim" in item for item in pod["spec"]["volumes"]) == 1 for pod in pods)
+    lines = list(kubernetes_driver(place.cluster).pod_log(pods[0]["metadata"]["name"], after=0, restarted=False, fetching=True))  # fmt: skip
+    assert any("tiny.gguf" in line.text for line in lines), "what was fetched is in the instance's log"
+
+
 @pytest.fixture
 def claim(tmp_path: Path, api, namespace: str) -> Iterator[str]:
     """A volume claim with weights, backed by a folder of the node, which is this machine."""
@@ -111,12 +135,12 @@ def claim(tmp_path: Path, api, namespace: str) -> Iterator[str]:
     size = {"storage": "1Gi"}
     volume = {
         "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
-        "spec": {"capacity": size, "accessModes": ["ReadOnlyMany"], "hostPath": {"path": str(folder)}, "storageClassName": "",
+        "spec": {"capacity": size, "accessModes": ["ReadWriteMany"], "hostPath": {"path": str(folder)}, "storageClassName": "",
                  "claimRef": {"namespace": namespace, "name": name}},
     }  # fmt: skip
     wanted = {
         "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
-        "spec": {"accessModes": ["ReadOnlyMany"], "resources": {"requests": size}, "storageClassName": "", "volumeName": name},
+        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": size}, "storageClassName": "", "volumeName": name},
     }  # fmt: skip
     api.create("/api/v1/persistentvolumes", volume)
     api.create(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", wanted)

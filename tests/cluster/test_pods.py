@@ -194,6 +194,21 @@ def test_a_quota_that_is_used_up_is_told_and_waited_for(deploy, api, namespace):
     becomes(version, Status.RUNNING, within_s=150)
 
 
+def test_scaling_under_a_full_quota_keeps_the_secret(deploy, people, api, namespace):
+    version = deploy(simulator(secret_environment={"TOKEN": "x"}))
+    becomes(version, Status.RUNNING, within_s=90)
+    path = f"/api/v1/namespaces/{namespace}"
+    spec = {"hard": {"secrets": "1", "count/deployments.apps": "1"}}
+    api.create(f"{path}/resourcequotas", {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}, "spec": spec})  # fmt: skip
+    try:
+        wait_for(lambda: "used" in api.get(f"{path}/resourcequotas/full").get("status", {}), what="the quota")
+        versions.scale_version(version, 2, actor=people.admin)
+        wait_for(lambda: look(version) and version.instances.filter(phase="ready").count() == 2, within_s=60)
+        assert [item for item in api.list(f"{path}/secrets") if item["metadata"]["name"].startswith("chat-v1")]
+    finally:
+        api.delete(f"{path}/resourcequotas/full")
+
+
 def test_out_of_memory_offers_more(deploy):
     version = deploy(command("python3 -c 'x = b\"a\" * (300 << 20)'"))
     cause = cause_is(version, "out_of_memory")
@@ -206,7 +221,7 @@ def test_a_crash_tells_the_last_words_of_the_container_before(deploy, place):
     assert "about to fail" in "\n".join(cause.evidence)
     (instance,) = version.instances.all()
     wait_for(lambda: look(version) and Instance.objects.get(pk=instance.pk).restarts >= 1, within_s=60)
-    lines = list(kubernetes_driver(place.cluster).pod_log(instance.name, after=0, restarted=True))
+    lines = list(kubernetes_driver(place.cluster).pod_log(instance.name, after=0, restarted=True, fetching=False))
     assert sum("about to fail" in line.text for line in lines) >= 1
 
 

@@ -1,6 +1,7 @@
 """Guards of the services, and what two people who click at once get."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 from django.db import connection, transaction
@@ -10,7 +11,7 @@ from common.service_error import ForbiddenError, ServiceError
 from deployments import reconcile
 from deployments.models import DirectoryVersion, Event, Model, Rollout, Status, Version
 from deployments.services import catalog, deployments, versions
-from runtimes.specification import Specification
+from runtimes.specification import PodAffinity, Specification, Toleration
 from tests.conftest import simulator
 
 
@@ -194,3 +195,29 @@ def test_a_token_reaches_engines_of_its_own_vendor_only(people, deploy, name, so
     version.specification_json |= Specification(name, "acme/chat", "org/m", "nvcr.io/nim/m:1", gpu=1).to_json()
     plan, cause = reconcile._launch_plan(version)
     assert cause is None and set(plan.secret_environment) == variables
+
+
+def test_a_stores_key_is_not_sent_to_a_hub_by_an_earlier_version(people, deploy):
+    version = deploy().versions.get()
+    version.specification_json |= Specification("vllm", "acme/chat", "org/m", "vllm:v1", gpu=1).to_json()
+    model = version.deployment.model
+    model.uri = "s3://weights/m"
+    catalog.save_model(model, actor=people.operator, credential="id:planted-token")
+    plan, _ = reconcile._launch_plan(version)
+    assert "planted-token" not in str(plan.secret_environment)
+    version.specification_json |= {"model_uri": "s3://weights/other"}
+    plan, _ = reconcile._launch_plan(version)
+    assert list(plan.fetch.secret_environment.values()) == ["id", "planted-token"]
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"tolerations": (Toleration("gpu", "Exists", "true", ""),)}, "tolerations"),
+        ({"tolerations": (Toleration("gpu", "Equal", "two words", ""),)}, "tolerations"),
+        ({"pod_affinity": (PodAffinity("app", "my batch"),)}, "pod_affinity"),
+        ({"pod_affinity": (PodAffinity("app", "batch", "away", "bad key"),)}, "pod_affinity"),
+    ],
+)
+def test_what_a_cluster_would_refuse_is_refused_at_its_field(values, field):
+    assert set(versions.specification_errors(replace(simulator(), **values), "local")) == {field}

@@ -13,7 +13,7 @@ from tests.system.test_revoked_keys import new_key
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
-REQUESTS, CONCURRENCY = 1200, 8
+REQUESTS, CONCURRENCY = 600, 8
 # Which of two that were claimed together begins first is open; so are those of a dispatcher that was killed.
 PLACES = 4 * CONCURRENCY
 

@@ -8,6 +8,7 @@ import pytest
 from runtimes.engines.base import KUBERNETES, LOCAL
 from runtimes.engines.registry import UnknownEngineError, engine, engines
 from runtimes.launch_plan import LaunchPlan
+from runtimes.model_source import same_place
 from runtimes.specification import Specification
 
 
@@ -124,7 +125,8 @@ def test_vllm_gets_every_field_of_the_form():
     plan = engine("vllm").plan(specification, "kubernetes")
     assert " ".join(plan.command) == (
         "vllm serve org/model --host 0.0.0.0 --port {port} --served-model-name acme/chat --tensor-parallel-size 2 "
-        "--gpu-memory-utilization 0.8 --max-model-len 4096 --max-num-seqs 64 --no-enable-prefix-caching --seed 7"
+        "--gpu-memory-utilization 0.8 --max-model-len 4096 --max-num-seqs 64 --shutdown-timeout 45 --no-enable-prefix-caching "
+        "--seed 7"
     )
     assert (plan.gpu, plan.shared_memory, plan.health_path, plan.metrics_path) == (2, 2 << 30, "/health", "/metrics")
     assert engine("vllm").unavailable_reason("local") and not engine("vllm").unavailable_reason("kubernetes")
@@ -209,6 +211,32 @@ def test_an_address_of_weights_that_can_not_be_used_says_how_one_is_written(uri,
     assert said in (engine("vllm").source_error(specification, "kubernetes") or "")
 
 
+@pytest.mark.parametrize(("image", "drains"), [("v0.18.1", True), ("v1.0.0", True), ("v0.11.0", False), ("latest", False), ("nightly", False)])  # fmt: skip
+def test_vllm_is_told_to_finish_its_work_where_it_knows_how(image, drains):
+    plan = engine("vllm").plan(Specification("vllm", "a/b", "org/m", f"vllm/vllm-openai:{image}", gpu=1), "kubernetes")
+    assert ("--shutdown-timeout" in plan.command) is drains
+
+
+def test_how_many_at_once_is_the_engines_own_setting():
+    for name, setting in (("vllm", "max_num_seqs"), ("sglang", "max_running_requests")):
+        assert engine(name).concurrency(Specification(name, "a/b", engine_settings={setting: 4})) == 4
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("org/a", "org/b", True),
+        ("org/a", "s3://weights/a", False),
+        ("s3://weights/a", "s3://others/b", True),
+        ("s3://weights/a?endpoint=https://ours.example", "s3://weights/a", False),
+        ("s3://", "s3://", False),
+        ("pvc://acme.a/b", "org/a", True),
+    ],
+)
+def test_a_stores_key_goes_to_no_other_place(one, other, same):
+    assert same_place(one, other) is same
+
+
 def test_weights_lead_to_the_same_place_whatever_they_come_from():
     def plan(name, uri, **more):
         chosen = engine(name)
@@ -217,7 +245,7 @@ def test_weights_lead_to_the_same_place_whatever_they_come_from():
     for name in ("vllm", "sglang", "tei"):
         assert "/mnt/models/llama" in plan(name, "pvc://acme.models/llama").command
         fetched = plan(name, "s3://weights/llama?region=eu")
-        assert "/mnt/models" in fetched.command and fetched.fetch.command[1] == "model:weights/llama"
+        assert "/mnt/models" in fetched.command and "model:weights/llama" in fetched.fetch.command
         assert "org/name" in plan(name, "org/name").command
     custom = plan(
         "custom_command", "pvc://acme.models/x", engine_settings={"command": "serve", "health_path": "/", "port": 80}

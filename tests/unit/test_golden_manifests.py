@@ -26,6 +26,10 @@ _PLACED: dict[str, Any] = {
 }  # fmt: skip
 _LLM: dict[str, Any] = {"context_length": 4096, "cpu": 6.0, "memory": 48 * GIB, "gpu": 2}
 CASES = {
+    "vllm-0.11": Specification(
+        "vllm", "acme/chat", "org/model", "vllm/vllm-openai:v0.11.0", {"max_num_seqs": 64, "gpu_memory_utilization": 0.8, "start_deadline_s": 900},
+        prompt_caching=False, extra_arguments=("--seed", "7"), **_LLM, **_PLACED,
+    ),
     "vllm-0.18": Specification(
         "vllm", "acme/chat", "org/model", "vllm/vllm-openai:v0.18.0", {"max_num_seqs": 64, "gpu_memory_utilization": 0.8, "start_deadline_s": 900},
         prompt_caching=False, extra_arguments=("--seed", "7"), **_LLM, **_PLACED,

@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from async_inference.dispatcher import Dispatcher
+from async_inference.sending import gateway_client
 from async_inference.webhooks import Sender
 
 
@@ -39,9 +40,7 @@ class Command(BaseCommand):
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30)
         # No time of our own for the answer: the gateway's limits hold.
         timeout = httpx.Timeout(None, connect=5)
-        async with httpx.AsyncClient(
-            base_url=settings.GATEWAY_URL, limits=limits, timeout=timeout, trust_env=False
-        ) as client:
+        async with gateway_client(settings.GATEWAY_URL, limits=limits, timeout=timeout) as client:
             sender = Sender(pool, settings.SECRET_KEY, settings.WEBHOOK_NETWORKS, settings.GATEWAY_URL)
             delivering = asyncio.create_task(sender.run())
             await Dispatcher(pool, client, settings.SECRET_KEY.encode(), leases).run(stopped)
