@@ -8,6 +8,7 @@ import asyncio
 from typing import Any
 
 import httpx
+import pytest
 import pytest_asyncio
 from asgiref.sync import sync_to_async
 from django.db import connection, connections
@@ -18,7 +19,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from apikeys import directory as key_directory
 from apikeys.services import create_key
-from async_inference import states
+from async_inference import dispatcher as dispatchers
+from async_inference import sending, states
 from async_inference.dispatcher import Dispatcher
 from async_inference.models import AsyncRequest, AsyncSettings
 from async_inference.sending import gateway_client
@@ -183,3 +185,11 @@ async def queue(gateway, people, deploy, tmp_path, transactional_db, settings):
     made = Queue(gateway, deployment, key, secret, tmp_path)
     yield made
     await made.stop()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(sending, "RETRY_DELAYS_S", (0.05,))
+    monkeypatch.setattr(dispatchers, "SWEEP_S", 0.05)
+    monkeypatch.setattr(dispatchers, "RENEW_S", 0.1)
+    monkeypatch.setattr(dispatchers, "PLACES_S", 0.1)
