@@ -6,9 +6,11 @@ it sees into state.json. The plan comes over standard input because it holds sec
 When the shim itself is killed, the kernel kills the program with it: an instance without a shim can't exist.
 """
 
+import contextlib
 import ctypes
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -39,6 +41,28 @@ PROBE_FAILURES_BEFORE_UNREADY = 3
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
+class StopSignal:
+    """An event that a signal's handler may set. threading.Event may not: a signal that comes while the same thread is about to
+    leave `wait` would find its lock taken, and the shim would hang for ever."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def set(self) -> None:
+        self._is_set = True
+        self._wake.put(None)
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self, timeout: float) -> bool:
+        if not self._is_set:
+            with contextlib.suppress(queue.Empty):
+                self._wake.get(timeout=timeout)
+        return self._is_set
+
+
 class Shim:
     def __init__(self, folder: InstanceFolder, plan: LaunchPlan) -> None:
         self._folder, self._plan = folder, plan
@@ -47,7 +71,7 @@ class Shim:
         self._group = ControlGroup(self._state["uid"])
         self._program: subprocess.Popen[bytes] | None = None
         self._crashes = 0
-        self._stop = threading.Event()
+        self._stop = StopSignal()
         self._killed_for_memory = False
 
     def run(self) -> None:
