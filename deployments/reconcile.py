@@ -15,10 +15,10 @@ from django.utils import timezone
 
 from common.broadcast import publish_on_commit, valkey
 from common.database_lock import try_lock
-from common.encryption import SecretUnreadableError
 from deployments import lifecycle, rollouts
 from deployments.decide import Plan, Wanted, decide
 from deployments.drivers import driver_of
+from deployments.launch import launch_plan
 from deployments.models import Cluster, DesiredState, DirectoryVersion, Event, Instance, Rollout, Status, Version
 from deployments.models.version import INACTIVE
 from deployments.selectors import active_versions_of_cluster, gateways_behind
@@ -26,8 +26,7 @@ from runtimes import observation
 from runtimes.cause import Cause
 from runtimes.driver import Driver, DriverError, UnschedulableError
 from runtimes.engines.registry import UnknownEngineError, engine
-from runtimes.launch_plan import Fetch, LaunchPlan
-from runtimes.model_source import same_place
+from runtimes.launch_plan import LaunchPlan
 from runtimes.observation import InstanceObservation, WorkloadObservation
 
 log = logging.getLogger(__name__)
@@ -127,7 +126,7 @@ def _reconcile_version(
 ) -> None:
     wants_to_run = version.desired_state == DesiredState.RUNNING or (is_held and version.status == Status.RUNNING)
     # A version on its way out needs no plan, and must go even when none can be made of it any more.
-    plan_of_launch, broken = _launch_plan(version) if wants_to_run else (None, None)
+    plan_of_launch, broken = launch_plan(version) if wants_to_run else (None, None)
     if workloads is not None:
         instances = [_diagnosed(version, item) for item in instances]
     # What the driver said last time counts until it says otherwise, or a deadline would hide the reason.
@@ -166,42 +165,6 @@ def _reconcile_version(
             plan = decide(replace(wanted, blocked=refused), instances, now)
     _apply(version, plan, instances)
     _discard(version, driver, plan.discard)
-
-
-def _launch_plan(version: Version) -> tuple[LaunchPlan | None, Cause | None]:
-    """The plan, or the cause why there is none."""
-    try:
-        specification = version.specification_with_secrets()
-        chosen = engine(specification.engine)
-        plan = chosen.plan(specification, version.deployment.endpoint.cluster.driver).placed_like(specification)
-        model = version.deployment.model
-        # The key of a store opens nothing in a hub, and must not be sent to one, whatever the model has become since.
-        token = model.credential_token() if same_place(specification.model_uri, model.uri) else ""
-        if token and chosen.credential_variables and model.source in chosen.credential_sources and plan.fetch is None:
-            # What the version says itself counts more.
-            given = dict.fromkeys(chosen.credential_variables, token) | plan.secret_environment
-            plan = replace(plan, secret_environment=given)
-        if plan.fetch is not None:
-            plan = replace(plan, fetch=_with_credentials(plan.fetch, token))
-        return plan, None
-    except SecretUnreadableError as error:
-        return None, Cause("secret_unreadable", str(error), "Enter the secret values again in a new version.")
-    except UnknownEngineError as error:
-        return None, Cause("unknown_engine", str(error), "Start a version with another engine.")
-    except Exception as error:
-        # Whatever an engine stumbles over: the version ends in Error with it instead of hanging for ever.
-        log.exception("no launch plan for %s", version)
-        return None, Cause(
-            "bad_specification", f"The engine can't use this specification: {error}.", "Start a corrected version."
-        )
-
-
-def _with_credentials(fetch: Fetch, token: str) -> Fetch:
-    """The store's key, stored as `id:secret`; without one the store is asked as anybody."""
-    key, colon, secret = token.partition(":")
-    if not colon:
-        return fetch
-    return replace(fetch, secret_environment=dict(zip(fetch.credential_variables, (key, secret), strict=True)))
 
 
 def _traffic_has_left(version: Version) -> bool:

@@ -28,11 +28,24 @@ from deployments.models import Deployment, Instance, Status, Version
 from gateway.async_requests import AsyncRequests, Bounds
 from gateway.key_ring import KeyRing
 from gateway.snapshot import Address, Snapshot, Target
-from tests.gateway.conftest import SECRET, RunningGateway, Upstream
+from tests.gateway.conftest import SECRET, RunningGateway, Upstream, json_answer
 from tests.gateway.conftest import gateway as gateway
 from tests.gateway.conftest import upstream as upstream
 
 ADDRESS = "/main/chat/async/work"
+
+
+def gated(*bodies: bytes):
+    """A gate for each answer in turn, and what answers as they open."""
+    gates = [asyncio.Event() for _ in bodies]
+    coming = list(zip(gates, bodies, strict=True))
+
+    async def answer(request, writer):
+        gate, body = coming.pop(0)
+        await gate.wait()
+        await json_answer(body)(request, writer)
+
+    return gates, answer
 
 
 def database_url() -> str:

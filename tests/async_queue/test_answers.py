@@ -7,6 +7,7 @@ import pytest
 from async_inference import dispatcher as dispatchers
 from async_inference import sending
 from async_inference.models import AsyncRequest, AsyncResult
+from tests.async_queue.conftest import gated
 from tests.gateway.conftest import json_answer
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio, pytest.mark.usefixtures("quick")]
@@ -136,3 +137,25 @@ async def test_an_instance_that_is_too_busy_is_asked_again(queue, upstream):
     queue.dispatch()
     told = await queue.ended(await queue.queued())
     assert told["status"] == "completed" and told["attempts"] == 2
+
+
+async def test_a_database_that_was_away_when_the_answer_came_gets_it_later(queue, upstream):
+    (gate,), answer = gated(b'{"n":7}')
+    server = await upstream(answer)
+    await queue.start(server)
+    dispatcher = queue.dispatch()
+    uid = await queue.queued()
+    await queue.becomes(uid, "running")
+    pool = dispatcher._pool
+
+    class Away:
+        def connection(self):
+            raise OSError("away")
+
+    dispatcher._pool = Away()  # type: ignore[assignment]
+    gate.set()
+    await asyncio.sleep(0.8)
+    assert (await queue.told(uid))["status"] == "running"
+    dispatcher._pool = pool
+    assert (await queue.ended(uid))["status"] == "completed"
+    assert len(server.requests) == 1 and bytes((await AsyncResult.objects.aget()).body) == b'{"n":7}'

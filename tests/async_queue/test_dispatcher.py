@@ -19,6 +19,7 @@ from common import identity_token
 from common.identity_token import Identity
 from deployments.models import Instance, Status, Version
 from deployments.services.deployments import delete_deployment
+from tests.async_queue.conftest import gated
 from tests.gateway.conftest import SECRET, json_answer
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio, pytest.mark.usefixtures("quick")]
@@ -103,14 +104,7 @@ async def test_a_stopped_deployments_requests_wait_and_expire_with_the_reason(qu
 
 async def test_who_lost_its_claim_can_say_nothing_more(queue, upstream):
     """A dispatcher pauses for longer than its lease; another one takes over; then both have an answer."""
-    first, second = asyncio.Event(), asyncio.Event()
-    gates = [first, second]
-
-    async def answer(request, writer):
-        gate = gates.pop(0)
-        await gate.wait()
-        await json_answer(b'"first"' if gate is first else b'"second"')(request, writer)
-
+    (first, second), answer = gated(b'"first"', b'"second"')
     server = await upstream(answer)
     await queue.start(server)
     paused = queue.dispatch()
@@ -150,14 +144,7 @@ async def test_after_a_pause_of_everything_nothing_runs_twice(queue, upstream):
 
 
 async def test_what_was_taken_away_and_given_back_is_renewed(queue, upstream):
-    first, second = asyncio.Event(), asyncio.Event()
-    gates = [first, second]
-
-    async def answer(request, writer):
-        gate = gates.pop(0)
-        await gate.wait()
-        await json_answer(request.body)(request, writer)
-
+    (first, second), answer = gated(b"{}", b"{}")
     server = await upstream(answer)
     await queue.start(server)
     dispatcher = queue.dispatch()
@@ -314,28 +301,6 @@ async def test_without_a_gateway_requests_wait(queue, upstream, free_port):
     await queue.stop_dispatchers()
     queue.dispatch()
     assert (await queue.ended(uid))["status"] == "completed"
-
-
-async def test_a_database_that_was_away_when_the_answer_came_gets_it_later(queue, upstream):
-    gate = asyncio.Event()
-    server = await upstream(slow(gate))
-    await queue.start(server)
-    dispatcher = queue.dispatch()
-    uid = await queue.queued({"n": 7})
-    await queue.becomes(uid, "running")
-    pool = dispatcher._pool
-
-    class Away:
-        def connection(self):
-            raise OSError("away")
-
-    dispatcher._pool = Away()  # type: ignore[assignment]
-    gate.set()
-    await asyncio.sleep(0.8)
-    assert (await queue.told(uid))["status"] == "running"
-    dispatcher._pool = pool
-    assert (await queue.ended(uid))["status"] == "completed"
-    assert len(server.requests) == 1 and bytes((await AsyncResult.objects.aget()).body) == b'{"n":7}'
 
 
 async def test_deleting_a_deployment_cancels_what_waits(queue, upstream):

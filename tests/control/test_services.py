@@ -8,7 +8,7 @@ from django.db import connection, transaction
 
 from accounts.models import AuditEntry
 from common.service_error import ForbiddenError, ServiceError
-from deployments import reconcile
+from deployments.launch import launch_plan
 from deployments.models import DirectoryVersion, Event, Model, Rollout, Status, Version
 from deployments.services import catalog, deployments, versions
 from runtimes.specification import PodAffinity, Specification, Toleration
@@ -193,7 +193,7 @@ def test_a_token_reaches_engines_of_its_own_vendor_only(people, deploy, name, so
     model.source = source
     catalog.save_model(model, actor=people.operator, credential="planted-token")
     version.specification_json |= Specification(name, "acme/chat", "org/m", "nvcr.io/nim/m:1", gpu=1).to_json()
-    plan, cause = reconcile._launch_plan(version)
+    plan, cause = launch_plan(version)
     assert cause is None and set(plan.secret_environment) == variables
 
 
@@ -203,10 +203,10 @@ def test_a_stores_key_is_not_sent_to_a_hub_by_an_earlier_version(people, deploy)
     model = version.deployment.model
     model.uri = "s3://weights/m"
     catalog.save_model(model, actor=people.operator, credential="id:planted-token")
-    plan, _ = reconcile._launch_plan(version)
+    plan, _ = launch_plan(version)
     assert "planted-token" not in str(plan.secret_environment)
     version.specification_json |= {"model_uri": "s3://weights/other"}
-    plan, _ = reconcile._launch_plan(version)
+    plan, _ = launch_plan(version)
     assert list(plan.fetch.secret_environment.values()) == ["id", "planted-token"]
 
 

@@ -15,6 +15,14 @@ from async_inference.sending import gateway_client
 from async_inference.webhooks import Sender
 
 
+def _pool(name: str, most: int) -> AsyncConnectionPool:
+    return AsyncConnectionPool(
+        settings.DATABASE_URL,
+        kwargs={"autocommit": True, "row_factory": dict_row, "connect_timeout": 5},
+        min_size=1, max_size=most, timeout=5, reconnect_timeout=10, open=False, check=AsyncConnectionPool.check_connection, name=name,
+    )  # fmt: skip
+
+
 class Command(BaseCommand):
     help = "Sends queued requests through the gateway, stores their results and delivers webhooks."
 
@@ -25,16 +33,9 @@ class Command(BaseCommand):
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        pool = AsyncConnectionPool(
-            settings.DATABASE_URL,
-            kwargs={"autocommit": True, "row_factory": dict_row, "connect_timeout": 5},
-            min_size=1, max_size=8, timeout=5, reconnect_timeout=10, open=False, check=AsyncConnectionPool.check_connection, name="dispatcher",
-        )  # fmt: skip
-        leases = AsyncConnectionPool(
-            settings.DATABASE_URL,
-            kwargs={"autocommit": True, "row_factory": dict_row, "connect_timeout": 5},
-            min_size=1, max_size=1, timeout=5, reconnect_timeout=10, open=False, check=AsyncConnectionPool.check_connection, name="leases",
-        )  # fmt: skip
+        pool = _pool("dispatcher", 8)
+        # Leases never wait behind results.
+        leases = _pool("leases", 1)
         await pool.open(wait=False)
         await leases.open(wait=False)
         # None are kept: with each request httpx looks at all connections for each idle one, which took three times the rest.

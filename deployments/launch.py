@@ -1,0 +1,49 @@
+"""How a version is started: its engine's plan, with the secrets that the model's own source needs."""
+
+import logging
+from dataclasses import replace
+
+from common.encryption import SecretUnreadableError
+from deployments.models import Version
+from runtimes.cause import Cause
+from runtimes.engines.registry import UnknownEngineError, engine
+from runtimes.launch_plan import Fetch, LaunchPlan
+from runtimes.model_source import same_place
+
+log = logging.getLogger(__name__)
+
+
+def launch_plan(version: Version) -> tuple[LaunchPlan | None, Cause | None]:
+    """The plan, or the cause why there is none."""
+    try:
+        specification = version.specification_with_secrets()
+        chosen = engine(specification.engine)
+        plan = chosen.plan(specification, version.deployment.endpoint.cluster.driver).placed_like(specification)
+        model = version.deployment.model
+        # The key of a store opens nothing in a hub, and must not be sent to one, whatever the model has become since.
+        token = model.credential_token() if same_place(specification.model_uri, model.uri) else ""
+        if token and chosen.credential_variables and model.source in chosen.credential_sources and plan.fetch is None:
+            # What the version says itself counts more.
+            given = dict.fromkeys(chosen.credential_variables, token) | plan.secret_environment
+            plan = replace(plan, secret_environment=given)
+        if plan.fetch is not None:
+            plan = replace(plan, fetch=_with_credentials(plan.fetch, token))
+        return plan, None
+    except SecretUnreadableError as error:
+        return None, Cause("secret_unreadable", str(error), "Enter the secret values again in a new version.")
+    except UnknownEngineError as error:
+        return None, Cause("unknown_engine", str(error), "Start a version with another engine.")
+    except Exception as error:
+        # Whatever an engine stumbles over: the version ends in Error with it instead of hanging for ever.
+        log.exception("no launch plan for %s", version)
+        return None, Cause(
+            "bad_specification", f"The engine can't use this specification: {error}.", "Start a corrected version."
+        )
+
+
+def _with_credentials(fetch: Fetch, token: str) -> Fetch:
+    """The store's key, stored as `id:secret`; without one the store is asked as anybody."""
+    key, colon, secret = token.partition(":")
+    if not colon:
+        return fetch
+    return replace(fetch, secret_environment=dict(zip(fetch.credential_variables, (key, secret), strict=True)))
