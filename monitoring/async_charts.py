@@ -16,12 +16,13 @@ SIZE = "async_queue_size"
 STEP_S = 20
 _SHOWN = ("p50", "p90", "p95", "p99")
 _ABSENT = "No asynchronous requests in this time. One is sent with /async in front of its path, or from Online Testing."
+_NONE_COUNTED = "Nothing waited when it was counted, each 10 s: what came was taken soon."
 
 
 def charts(times: RequestFrame, samples: SystemFrame, window: Window) -> list[Chart]:
     """`samples` may hold other figures too."""
     sizes = samples.by_width(window.width).of(SIZE)
-    return [_times(times, sizes, samples, window), _sizes(sizes, window)]
+    return [_times(times, sizes, samples, window), _sizes(sizes, window, any_ended=len(times) > 0)]
 
 
 def _times(frame: RequestFrame, sizes: SystemFrame, samples: SystemFrame, window: Window) -> Chart:
@@ -50,9 +51,9 @@ def _times(frame: RequestFrame, sizes: SystemFrame, samples: SystemFrame, window
     return Chart("async_queue", "s", tuple(drawn), facts=facts, advice=hint)
 
 
-def _sizes(sizes: SystemFrame, window: Window) -> Chart:
+def _sizes(sizes: SystemFrame, window: Window, *, any_ended: bool) -> Chart:
     if not len(sizes) or not sizes.highest.max():
-        return Chart("async_size", "requests", absent=_ABSENT)
+        return Chart("async_size", "requests", absent=_NONE_COUNTED if any_ended else _ABSENT)
     at, values = _summed(sizes)
     curve = Curve("size", "waiting", window.drawn(at), values, PALETTE[0], STEP, step=max(window.width, STEP_S) * 1000)
     facts = f"now {values[-1]:,.0f}, peak {sizes.highest.max():,.0f}"

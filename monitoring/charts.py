@@ -171,15 +171,16 @@ def _style(shape: str, name: str, colour: str, unit: str, dashed: bool, hidden: 
 def _layout(unit: str, dark: bool) -> dict[str, Any]:
     grid, ink = "rgba(127,127,127,0.18)", _ink(dark)
     drawn = go.Layout(
-        margin={"l": 52, "r": 12, "t": 10, "b": 28}, height=230, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 52, "r": 12, "t": 10, "b": 28}, height=210, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 11, "color": ink}, hovermode="x unified", barmode="stack",
         hoverlabel={"bgcolor": "#1f2937" if dark else "#ffffff", "font": {"color": "#f0f0f0" if dark else "#182433"}},
-        showlegend=True, legend={"orientation": "h", "y": -0.16, "x": 0, "font": {"size": 10}},
+        # The page has a legend of its own.
+        showlegend=False,
         xaxis={"type": "date", "gridcolor": grid, "zeroline": False, "hoverformat": "%b %d, %H:%M:%S", "ticklabeloverflow": "allow"},
         yaxis={"rangemode": "tozero", "gridcolor": grid, "zeroline": False, "fixedrange": True, "ticklabeloverflow": "allow"} | _scale(unit),
         # The marks' own axis: they hang from the top, whatever the curves' heights.
         yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
-        # The same value over refreshes keeps the reader's zoom and hidden curves.
+        # The same value over refreshes keeps the reader's zoom.
         uirevision="keep", dragmode="zoom",
     )  # fmt: skip
     return drawn.to_plotly_json()

@@ -93,8 +93,8 @@ const charts = new Charts(/** @type {HTMLElement} */ (find("[data-charts]")), qu
     charts.refresh();
   },
   onMoment: (at, lasts) => { moment = at; width = lasts; remember(); showMoment(); },
-  onLegend: (key) => { if (!toggled.delete(key)) toggled.add(key); remember(); },
-  toggled: () => toggled,
+  onLegend: remember,
+  toggled,
 });
 const note = /** @type {HTMLElement} */ (find("#chart-note"));
 

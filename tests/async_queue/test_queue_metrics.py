@@ -63,8 +63,10 @@ def test_the_charts_percentiles_are_those_of_the_requests(client, people, deploy
     for _ in range(3):
         queue_metrics.measure(now)
     client.force_login(people.member)
-    found = panel(client)["charts"]["async_queue"]
+    charts = panel(client)["charts"]
+    found = charts["async_queue"]
     assert found["facts"].startswith("300 ended:")
+    assert charts["async_size"]["absent"].startswith("Nothing waited when it was counted")
     shown = {
         trace["name"]: trace for trace in found["figure"]["data"] if trace.get("meta") in ("p50", "p90", "p95", "p99")
     }

@@ -89,17 +89,23 @@ def test_dragging_zooms_to_a_range_that_a_link_reopens_and_back_leaves(page, ope
 
 def test_curves_hidden_by_their_legend_stay_hidden_by_the_link(page):
     latency = page.locator("[data-chart=end_to_end]")
+    median, highest = (latency.get_by_role("button", name=name, exact=True) for name in ("p50", "max"))
     latency.scroll_into_view_if_needed()
-    expect(latency.locator(".legendtoggle").first).to_be_attached()
+    expect(median).to_have_attribute("aria-pressed", "true")
+    expect(highest).to_have_attribute("aria-pressed", "false")
     assert is_hidden(page, "end_to_end", "max") and not is_hidden(page, "end_to_end", "p50")
-    for name in ("p50", "max"):
-        # Plotly waits whether a second click makes it a double click.
-        latency.locator(".traces", has_text=re.compile(f"^{name}$")).locator(".legendtoggle").click()
-        page.wait_for_url(re.compile(f"end_to_end.{name}"))
+    median.click()
+    page.wait_for_url(re.compile("end_to_end.p50"))
+    # By keyboard too.
+    highest.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("end_to_end.max"))
+    expect(highest).to_be_focused()
     assert is_hidden(page, "end_to_end", "p50") and not is_hidden(page, "end_to_end", "max")
     page.reload()
     latency.scroll_into_view_if_needed()
-    expect(latency.locator(".legendtoggle").first).to_be_attached()
+    expect(median).to_have_attribute("aria-pressed", "false")
+    expect(highest).to_have_attribute("aria-pressed", "true")
     assert is_hidden(page, "end_to_end", "p50") and not is_hidden(page, "end_to_end", "max")
     # Live points change nothing about it.
     page.wait_for_timeout(2500)

@@ -2,6 +2,7 @@
 /** Draws the figures that the server built, and adds the live points that it sends. Only charts in sight are drawn. */
 
 import { walkable } from "./chart_keys.js";
+import { showLegend } from "./chart_legend.js";
 import { find, findAll, isDark, make } from "./dom.js";
 
 const RETRY_MS = [1000, 2000, 5000];
@@ -10,7 +11,7 @@ const SPACING_MS = 5000;
 const WHOLE_MS = 60_000;
 // Drawing is most of what an open page costs. The requests themselves are drawn as they are told, each second; what else
 // is in sight follows less often: its figures in words don't wait.
-const PROMPT = "volume", UNHURRIED_MS = 2500;
+const PROMPT = "volume", UNHURRIED_MS = 5000;
 
 /** @typedef {{figure?: {data: any[], layout: any}, facts?: string, advice?: string, absent?: string}} Chart */
 /** @typedef {{now: string, charts: Record<string, Chart>, window?: any, statistics?: any, last_mark?: number, error?: string}} Panel */
@@ -18,12 +19,14 @@ const PROMPT = "volume", UNHURRIED_MS = 2500;
 export class Charts {
   /** @param {HTMLElement} root @param {() => URLSearchParams} question
    *  @param {{onState?: (text: string) => void, onPanel?: (panel: Panel) => void, onStatistics?: (values: any) => void,
-   *           onZoom?: (from: number, to: number) => void, onMoment?: (at: number, width: number) => void, onLegend?: (key: string) => void,
-   *           toggled?: () => Set<string>, every?: number}} [options] */
+   *           onZoom?: (from: number, to: number) => void, onMoment?: (at: number, width: number) => void, onLegend?: () => void,
+   *           toggled?: Set<string>, every?: number}} [options] */
   constructor(root, question, options = {}) {
     this.root = root;
     this.question = question;
     this.options = options;
+    /** Curves whose legend entry was clicked, as "chart.curve". @type {Set<string>} */
+    this.toggled = options.toggled || new Set();
     /** @type {Panel | null} */
     this.panel = null;
     /** @type {Set<HTMLElement>} */
@@ -199,7 +202,7 @@ export class Charts {
     const absent = /** @type {HTMLElement} */ (find("[data-absent]", section));
     absent.textContent = chart.absent || "";
     absent.hidden = !chart.absent;
-    /** @type {HTMLElement} */ (find("[data-plot]", section)).hidden = !chart.figure;
+    for (const part of findAll("[data-plot], [data-legend]", section)) part.hidden = !chart.figure;
     if (!chart.figure) return;
     this.stale.add(section);
     if (atOnce && this.inSight.has(section)) this.draw(section);
@@ -213,10 +216,9 @@ export class Charts {
     if (!chart?.figure) return;
     this.drawnAt.set(section, performance.now());
     const { data, layout } = chart.figure;
-    const toggled = this.options.toggled?.() || new Set();
     for (const trace of data) {
       trace.asBuilt ??= trace.visible;
-      const isHidden = (trace.asBuilt === "legendonly") !== toggled.has(`${section.dataset.chart}.${trace.meta}`);
+      const isHidden = (trace.asBuilt === "legendonly") !== this.toggled.has(`${section.dataset.chart}.${trace.meta}`);
       trace.visible = isHidden ? "legendonly" : true;
     }
     const offset = (this.panel?.window?.offset || 0) * 1000;
@@ -226,6 +228,7 @@ export class Charts {
     layout.xaxis.uirevision = layout.xaxis.range[0];
     const drawn = { ...layout, shapes: [...(layout.shapes || []), ...own.map(line)], annotations: [...(layout.annotations || []), ...own.map(label)] };
     window["Plotly"].react(plot, data, drawn, { displayModeBar: false, responsive: true, doubleClick: false });
+    showLegend(/** @type {HTMLElement} */ (find("[data-legend]", section)), data);
     if (!plot.dataset.listens) this.listen(section, plot);
   }
 
@@ -234,7 +237,7 @@ export class Charts {
     plot.dataset.listens = "true";
     const news = () => { if (this.stale.has(section)) this.draw(section); };
     plot.addEventListener("mouseleave", () => { if (!plot.dataset.reading) news(); });
-    const { onZoom, onMoment, onLegend } = this.options;
+    const { onZoom, onMoment } = this.options;
     const offset = () => this.panel?.window?.offset || 0;
     const seconds = (/** @type {any} */ x) => Math.round((typeof x === "number" ? x : Date.parse(`${String(x).replace(" ", "T")}Z`)) / 1000) - offset();
     if (onZoom) {
@@ -251,14 +254,14 @@ export class Charts {
     const spoken = section.appendChild(make("div", "visually-hidden"));
     spoken.setAttribute("aria-live", "polite");
     walkable(plot, spoken, news, choose);
-    if (onLegend) {
-      plot.on("plotly_legendclick", (/** @type {any} */ event) => {
-        onLegend(`${section.dataset.chart}.${event.data[event.curveNumber].meta}`);
-        this.redrawAll();
-        return false;
-      });
-      plot.on("plotly_legenddoubleclick", () => false);
-    }
+    find("[data-legend]", section)?.addEventListener("click", (event) => {
+      const entry = /** @type {HTMLElement | null} */ (/** @type {HTMLElement} */ (event.target).closest("[data-curve]"));
+      if (!entry) return;
+      const key = `${section.dataset.chart}.${entry.dataset.curve}`;
+      if (!this.toggled.delete(key)) this.toggled.add(key);
+      this.options.onLegend?.();
+      this.draw(section);
+    });
   }
 }
 
