@@ -6,6 +6,7 @@ from runtimes.cause import Cause
 
 # The phases an instance passes through, in order; `failed` can follow any of them.
 SCHEDULED = "scheduled"
+FETCHING = "fetching"
 STARTING = "starting"
 LOADING = "loading"
 READY = "ready"

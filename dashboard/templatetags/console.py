@@ -24,6 +24,7 @@ STATUS_COLOURS = {
 }
 PHASES = {
     "scheduled": ("Scheduled", "azure"),
+    "fetching": ("Fetching the model", "azure"),
     "starting": ("Starting", "azure"),
     "loading": ("Loading", "azure"),
     "ready": ("Ready", "green"),

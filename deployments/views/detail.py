@@ -27,11 +27,14 @@ STEP_LABELS = {
     },
     Cluster.Driver.KUBERNETES: {
         "scheduled": "Scheduled",
+        "model_fetched": "Model fetched",
         "image_pulled": "Image pulled",
         "started": "Started",
         "ready": "Ready",
     },
 }
+# Only where the model's files are fetched before the engine starts.
+SOMETIMES = ("model_fetched",)
 EVENTS_SHOWN = 50
 
 
@@ -117,6 +120,8 @@ def _steps(version: Version, live: list[Any]) -> list[dict[str, Any]]:
     steps = []
     current_found = False
     for name, label in STEP_LABELS[version.deployment.endpoint.cluster.driver].items():
+        if name in SOMETIMES and name not in recorded:
+            continue
         seconds = recorded.get(name)
         at = datetime.fromtimestamp(seconds, timezone.get_current_timezone()) if seconds else None
         is_current = at is None and not current_found

@@ -69,6 +69,7 @@ def instance_of(pod: Json, events: list[Json]) -> InstanceObservation:
         exit_code=(ended or {}).get("exitCode"),
         steps=(
             Step("scheduled", scheduled if is_scheduled else None),
+            *_fetched(status),
             Step("image_pulled", _seconds(running.get("startedAt")) if running else None),
             Step("started", _seconds(running.get("startedAt")) if running else None),
             Step("ready", ready_at),
@@ -110,9 +111,8 @@ def _phase(
 
 
 def _fetching(status: Json, events: list[Json]) -> tuple[str, Cause | None] | None:
-    """What keeps the model's files from being brought; None where nothing does."""
-    found = status.get("initContainerStatuses") or []
-    container: Json = next((item for item in found if item.get("name") == FETCHING), {})
+    """That the model's files are being brought, or what keeps them from it; None before and afterwards."""
+    container = _fetching_container(status)
     state = container.get("state") or {}
     waiting, ended = state.get("waiting") or {}, _terminated(container)
     if waiting.get("reason") in PULL_REASONS:
@@ -121,12 +121,27 @@ def _fetching(status: Json, events: list[Json]) -> tuple[str, Cause | None] | No
         return observation.STARTING, replace(cause, remedy=remedy, field="")
     if waiting.get("reason") in CONFIG_REASONS:
         return observation.STARTING, _config(waiting)
-    if not ended or ended.get("exitCode") == 0:
-        return None
+    cause = _not_fetched(ended) if ended and ended.get("exitCode") != 0 else None
     if state.get("running"):
-        return observation.STARTING, _not_fetched(ended)
+        return observation.FETCHING, cause
+    if cause is None:
+        return None
     failed = int(container.get("restartCount") or 0) >= CRASHES_BEFORE_FAILED
-    return (observation.FAILED if failed else observation.BACKING_OFF), _not_fetched(ended)
+    return (observation.FAILED if failed else observation.BACKING_OFF), cause
+
+
+def _fetched(status: Json) -> tuple[Step, ...]:
+    """The step of bringing the model's files, where that is one."""
+    container = _fetching_container(status)
+    if not container:
+        return ()
+    ended = (container.get("state") or {}).get("terminated") or {}
+    return (Step("model_fetched", _seconds(ended.get("finishedAt")) if ended.get("exitCode") == 0 else None),)
+
+
+def _fetching_container(status: Json) -> Json:
+    found: list[Json] = status.get("initContainerStatuses") or []
+    return next((item for item in found if item.get("name") == FETCHING), {})
 
 
 def _not_fetched(ended: Json) -> Cause:

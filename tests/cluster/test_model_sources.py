@@ -88,6 +88,8 @@ def test_a_model_is_fetched_from_its_store(deploy, people, place, store, api, na
     version = deploy(llama(uri))
     becomes(version, Status.RUNNING, within_s=120)
     assert answers_a_prompt(version)
+    reached = [step["name"] for step in version.instances.get().steps if step["at"]]
+    assert reached == ["scheduled", "model_fetched", "image_pulled", "started", "ready"]
     pods = api.list(f"/api/v1/namespaces/{namespace}/pods")
     assert SECRET not in json.dumps(pods), "the store's key is in a Secret"
     engine = next(item for item in pods[0]["spec"]["containers"] if item["name"] == "engine")
