@@ -116,9 +116,9 @@ def _fetching(status: Json, events: list[Json]) -> tuple[str, Cause | None] | No
     state = container.get("state") or {}
     waiting, ended = state.get("waiting") or {}, _terminated(container)
     if waiting.get("reason") in PULL_REASONS:
-        cause = _image_pull(container, waiting, events)
+        pulling = _image_pull(container, waiting, events)
         remedy = "Let SLIPWAY_FETCH_IMAGE name an image of rclone that the nodes can pull, as one of your own registry."
-        return observation.STARTING, replace(cause, remedy=remedy, field="")
+        return observation.STARTING, replace(pulling, remedy=remedy, field="")
     if waiting.get("reason") in CONFIG_REASONS:
         return observation.STARTING, _config(waiting)
     cause = _not_fetched(ended) if ended and ended.get("exitCode") != 0 else None

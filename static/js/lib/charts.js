@@ -9,9 +9,10 @@ const RETRY_MS = [1000, 2000, 5000];
 const NO_RETRY = [1000, 4401, 4404, 4422];
 const SPACING_MS = 5000;
 const WHOLE_MS = 60_000;
-// Drawing is most of what an open page costs. The requests themselves are drawn as they are told, each second; what else
-// is in sight follows less often: its figures in words don't wait.
-const PROMPT = "volume", UNHURRIED_MS = 5000;
+// Drawing is most of what an open page costs, in CPU and in what the browser has to throw away. The requests themselves are
+// drawn as soon as some come after a pause, else with each second news; what else is in sight follows less often. Figures in
+// words don't wait.
+const PROMPT = "volume", PROMPT_MS = 1500, UNHURRIED_MS = 5000;
 
 /** @typedef {{figure?: {data: any[], layout: any}, facts?: string, advice?: string, absent?: string}} Chart */
 /** @typedef {{now: string, charts: Record<string, Chart>, window?: any, statistics?: any, last_mark?: number, error?: string}} Panel */
@@ -175,7 +176,7 @@ export class Charts {
    *  until he leaves. */
   drawDue() {
     for (const section of this.inSight) {
-      const isDue = section.dataset.chart === PROMPT || performance.now() - (this.drawnAt.get(section) || 0) >= UNHURRIED_MS;
+      const isDue = performance.now() - (this.drawnAt.get(section) || 0) >= (section.dataset.chart === PROMPT ? PROMPT_MS : UNHURRIED_MS);
       if (!isDue || !this.stale.has(section) || find("[data-plot]", section)?.matches(":hover, [data-reading]")) continue;
       this.draw(section);
     }
