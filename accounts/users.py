@@ -1,6 +1,7 @@
 """The page of people: who may sign in, and who is an operator. For operators."""
 
 from collections.abc import Callable
+from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -9,13 +10,14 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
-from accounts import services
+from accounts import passwords, services
 from accounts.models import Member, User
 from accounts.permissions import is_operator
 from common.numbers import whole
 from common.service_error import ServiceError
 
 PAGE_SIZE = 50
+PASSWORD_LINK = "password-link"
 # What the page's buttons do: (service, what is said afterwards).
 CHANGES: dict[str, tuple[Callable[..., None], str]] = {
     "deactivate": (lambda user, actor: services.set_active(user, False, actor=actor), "can't sign in any more, and his keys open nothing"),
@@ -29,6 +31,10 @@ CHANGES: dict[str, tuple[Callable[..., None], str]] = {
 def index(request: HttpRequest) -> HttpResponse:
     if not is_operator(request.user):
         raise Http404
+    return _page(request)
+
+
+def _page(request: HttpRequest, **shown: Any) -> HttpResponse:
     search = request.GET.get("search", "").strip().replace("\0", "")[:100]
     places = Prefetch("memberships", Member.objects.select_related("organization").order_by("organization__name"))
     found = User.objects.prefetch_related(places)
@@ -44,18 +50,22 @@ def index(request: HttpRequest) -> HttpResponse:
         "rows": rows[:PAGE_SIZE],
         "next_after": rows[PAGE_SIZE - 1].pk if len(rows) > PAGE_SIZE else None,
         "search": search,
-    }
+    } | shown
     return render(request, "accounts/users.html", context)
 
 
 @login_required
 @require_POST
 def change(request: HttpRequest, pk: int, action: str) -> HttpResponse:
-    if not is_operator(request.user) or action not in CHANGES:
+    if not is_operator(request.user) or action not in (*CHANGES, PASSWORD_LINK):
         raise Http404
     user = get_object_or_404(User, pk=pk)
-    act, done = CHANGES[action]
     try:
+        if action == PASSWORD_LINK:
+            # Shown this once: it is stored nowhere.
+            link = request.build_absolute_uri(passwords.make_link(user, actor=request.user))
+            return _page(request, link=link, person=user)
+        act, done = CHANGES[action]
         act(user, request.user)
         messages.success(request, f"{user} {done}.")
     except ServiceError as error:

@@ -20,6 +20,12 @@ def not_found(request: HttpRequest, exception: Any = None) -> HttpResponse:
     return _answer(request, 404, "not_found", "There is nothing at this address, or you may not see it.")
 
 
+def too_many(request: HttpRequest) -> HttpResponse:
+    return _answer(
+        request, 429, "too_many_attempts", "That was tried too often in a short time. Try again in a minute."
+    )
+
+
 def server_error(request: HttpRequest) -> HttpResponse:
     return _answer(
         request, 500, "server_error", "Something went wrong on our side. The details are in the web process's log."

@@ -151,6 +151,10 @@ ACCOUNT_LOGOUT_REDIRECT_URL = "/accounts/login/"
 ACCOUNT_ADAPTER = "accounts.sign_in.SignInAdapter"
 ACCOUNT_RATE_LIMITS = {"login_failed": "10/m/ip,5/5m/key"}
 ACCOUNT_SESSION_REMEMBER = True
+# Instead of mails there are links that operators make.
+ACCOUNT_PASSWORD_RESET_TOKEN_GENERATOR = "accounts.passwords.LinkTokens"
+ACCOUNT_LOGIN_ON_PASSWORD_RESET = True
+PASSWORD_RESET_TIMEOUT = 24 * 3600
 # allauth's throttle counts in Django's cache; Valkey makes the count hold over several web processes.
 CACHES = {
     "default": {

@@ -4,7 +4,7 @@ from allauth.account import views as sign_in
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.urls import include, path
+from django.urls import include, path, re_path
 from django.views.generic import TemplateView
 from drf_spectacular.views import SpectacularAPIView
 
@@ -23,9 +23,21 @@ urlpatterns = [
     path("healthz", healthz),
     path("accounts/login/", sign_in.LoginView.as_view(), name="account_login"),
     path("accounts/logout/", sign_in.LogoutView.as_view(), name="account_logout"),
-    # allauth links to these; accounts and passwords are in the operators' hands.
+    # allauth links to these; accounts are in the operators' hands.
     path("accounts/signup/", lambda request: redirect("account_login"), name="account_signup"),
-    path("accounts/password/", lambda request: redirect("account_login"), name="account_reset_password"),
+    path("accounts/password/none/", lambda request: redirect("account_reset_password"), name="account_set_password"),
+    path("accounts/inactive/", lambda request: redirect("account_login"), name="account_inactive"),
+    path(
+        "accounts/password/",
+        TemplateView.as_view(template_name="account/password_reset.html"),
+        name="account_reset_password",
+    ),
+    re_path(
+        r"^accounts/password/new/(?P<uidb36>[0-9A-Za-z]+)-(?P<key>.+)/$",
+        sign_in.password_reset_from_key,
+        name="account_reset_password_from_key",
+    ),
+    path("account/", sign_in.password_change, name="account_change_password"),
     path("account/", include("accounts.urls")),
     path("accounts/join/", organizations.join, name="join"),
     path("accounts/join/<str:secret>/", organizations.follow_link, name="invitation"),
@@ -62,4 +74,5 @@ urlpatterns = [
 handler400 = "dashboard.errors.bad_request"
 handler403 = "dashboard.errors.forbidden"
 handler404 = "dashboard.errors.not_found"
+handler429 = "dashboard.errors.too_many"
 handler500 = "dashboard.errors.server_error"

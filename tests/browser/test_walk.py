@@ -175,6 +175,7 @@ PAGES = {
     "organizations": "/console/organizations/",
     "organization": "/console/organizations/demo/",
     "tokens": "/account/tokens/",
+    "account": "/account/",
     "users": "/console/users/",
     "usage": "/console/usage/",
     "usage-own": "/hub/usage/?by=key",

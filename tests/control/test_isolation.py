@@ -131,6 +131,8 @@ def filled(route: str, world: SimpleNamespace, *, real: bool = True) -> list[str
         "pk": str(number),
         "number": "1",
         "secret": "nonsense",
+        "uidb36": "1",
+        "key": "nonsense",
         "action": "deactivate",
     }
     if not real:
