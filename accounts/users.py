@@ -17,7 +17,7 @@ from common.numbers import whole
 from common.service_error import ServiceError
 
 PAGE_SIZE = 50
-PASSWORD_LINK = "password-link"
+LINK = "password-link"
 # What the page's buttons do: (service, what is said afterwards).
 CHANGES: dict[str, tuple[Callable[..., None], str]] = {
     "deactivate": (lambda user, actor: services.set_active(user, False, actor=actor), "can't sign in any more, and his keys open nothing"),
@@ -57,11 +57,11 @@ def _page(request: HttpRequest, **shown: Any) -> HttpResponse:
 @login_required
 @require_POST
 def change(request: HttpRequest, pk: int, action: str) -> HttpResponse:
-    if not is_operator(request.user) or action not in (*CHANGES, PASSWORD_LINK):
+    if not is_operator(request.user) or action not in (*CHANGES, LINK):
         raise Http404
     user = get_object_or_404(User, pk=pk)
     try:
-        if action == PASSWORD_LINK:
+        if action == LINK:
             # Shown this once: it is stored nowhere.
             link = request.build_absolute_uri(passwords.make_link(user, actor=request.user))
             return _page(request, link=link, person=user)

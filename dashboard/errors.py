@@ -2,11 +2,16 @@
 
 from typing import Any
 
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
 
 def bad_request(request: HttpRequest, exception: Any = None) -> HttpResponse:
+    if isinstance(exception, RequestDataTooBig):
+        most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE >> 20
+        return _answer(request, 413, "too_large", f"The request holds more than {most} MiB. Send less at once.")
     return _answer(
         request, 400, "invalid", "The request holds a value that can't be used here. Check the address and the fields."
     )

@@ -4,10 +4,19 @@ from collections.abc import Callable
 
 import redis
 from django.db import DataError, InterfaceError, OperationalError
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponsePermanentRedirect, JsonResponse
+from django.middleware.common import CommonMiddleware
 from django.template.loader import render_to_string
 
 from dashboard.errors import bad_request
+
+
+class SlashMiddleware(CommonMiddleware):
+    """An address without its last slash is sent on with method and body: a POST that comes out as a GET would look done."""
+
+    class response_redirect_class(HttpResponsePermanentRedirect):
+        status_code = 308
+
 
 MESSAGE = (
     "{store} does not answer at the moment. Running models keep serving; this page works again as soon as it is back."

@@ -6,12 +6,27 @@ from rest_framework import serializers
 
 from accounts.models import Organization
 from accounts.permissions import managed_organizations
-from deployments.models import Cluster, Deployment, Endpoint, Event, Instance, Model, Rollout, Version
+from deployments.models import Cluster, Deployment, Endpoint, Event, Instance, Model, Rollout, Status, Version
 from deployments.selectors import deployable_endpoints, manageable_models, usable_clusters
 from deployments.services.versions import MAX_REPLICAS
 from runtimes.engines.base import KUBERNETES
 from runtimes.engines.registry import engines
 from runtimes.specification import PodAffinity, Specification, Toleration
+
+
+class _Strict(serializers.Serializer):
+    """Refuses what it doesn't know: a field that is misspelled, or of another level, would be ignored without a word."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict) and (unknown := data.keys() - self.fields.keys()):
+            known = ", ".join(name for name, field in self.fields.items() if not field.read_only)
+            raise serializers.ValidationError(
+                {
+                    name: [f"There is no such field, or it can't be changed. Known here: {known}."]
+                    for name in sorted(unknown)
+                }
+            )
+        return super().to_internal_value(data)
 
 
 class OrganizationSerializer(serializers.ModelSerializer):
@@ -20,7 +35,7 @@ class OrganizationSerializer(serializers.ModelSerializer):
         fields = ("name", "title")
 
 
-class ClusterSerializer(serializers.ModelSerializer):
+class ClusterSerializer(_Strict, serializers.ModelSerializer):
     kubeconfig = serializers.CharField(
         write_only=True, required=False, allow_blank=True, max_length=100_000, trim_whitespace=False
     )
@@ -44,7 +59,7 @@ class ClusterSerializer(serializers.ModelSerializer):
         extra_kwargs = {"name": {"validators": []}}
 
 
-class _OfOrganization(serializers.ModelSerializer):
+class _OfOrganization(_Strict, serializers.ModelSerializer):
     organization = serializers.SlugRelatedField(slug_field="name", queryset=Organization.objects.none())
 
     def get_fields(self) -> dict[str, Any]:
@@ -55,6 +70,14 @@ class _OfOrganization(serializers.ModelSerializer):
         if self.instance is not None:
             fields["organization"].read_only = True
         return fields
+
+    def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        given = self.initial_data.get("organization")
+        if self.instance is not None and given not in (None, self.instance.organization.name):
+            raise serializers.ValidationError(
+                {"organization": ["It can't be changed. Make another one there instead."]}
+            )
+        return attributes
 
 
 class ModelSerializer(_OfOrganization):
@@ -84,21 +107,21 @@ class EndpointSerializer(_OfOrganization):
         extra_kwargs = {"name": {"validators": []}}
 
 
-class TolerationSerializer(serializers.Serializer):
+class TolerationSerializer(_Strict):
     key = serializers.CharField(max_length=253)
     operator = serializers.ChoiceField(choices=("Equal", "Exists"), default="Equal")
     value = serializers.CharField(max_length=63, default="", allow_blank=True)
     effect = serializers.ChoiceField(choices=("", "NoSchedule", "PreferNoSchedule", "NoExecute"), default="")
 
 
-class PodAffinitySerializer(serializers.Serializer):
+class PodAffinitySerializer(_Strict):
     label = serializers.CharField(max_length=253)
     value = serializers.CharField(max_length=63)
     placement = serializers.ChoiceField(choices=("near", "away"), default="away")
     topology_key = serializers.CharField(max_length=253, default="kubernetes.io/hostname")
 
 
-class SpecificationSerializer(serializers.Serializer):
+class SpecificationSerializer(_Strict):
     """CPU in cores, memory in bytes, context length in tokens. Fields left out take the engine's defaults."""
 
     engine = serializers.CharField(max_length=40)
@@ -228,7 +251,16 @@ class DeploymentSerializer(serializers.ModelSerializer):
         return version.number if version else None
 
 
-class NewDeploymentSerializer(serializers.Serializer):
+class DeploymentFilterSerializer(serializers.Serializer):
+    """What the list is narrowed to. `search` looks at names, descriptions, models and endpoints."""
+
+    search = serializers.CharField(max_length=200, default="", allow_blank=True)
+    status = serializers.ChoiceField(choices=Status.choices, default="", allow_blank=True)
+    environment = serializers.ChoiceField(choices=Deployment.Environment.choices, default="", allow_blank=True)
+    organization = serializers.CharField(max_length=63, default="", allow_blank=True)
+
+
+class NewDeploymentSerializer(_Strict):
     """`model` and `endpoint` by name; the deployment belongs to the endpoint's organization."""
 
     name = serializers.CharField(max_length=1000)
@@ -257,21 +289,21 @@ class NewDeploymentSerializer(serializers.Serializer):
         return attributes
 
 
-class NewVersionSerializer(serializers.Serializer):
+class NewVersionSerializer(_Strict):
     replicas = serializers.IntegerField(min_value=1, max_value=MAX_REPLICAS, default=1)
     strategy = serializers.ChoiceField(choices=Rollout.Strategy.choices, default=Rollout.Strategy.REPLACE)
     specification = SpecificationSerializer()
 
 
-class StartSerializer(serializers.Serializer):
+class StartSerializer(_Strict):
     strategy = serializers.ChoiceField(choices=Rollout.Strategy.choices, default=Rollout.Strategy.REPLACE)
 
 
-class ScaleSerializer(serializers.Serializer):
+class ScaleSerializer(_Strict):
     replicas = serializers.IntegerField(min_value=1, max_value=MAX_REPLICAS)
 
 
-class ChangeSerializer(serializers.Serializer):
+class ChangeSerializer(_Strict):
     description = serializers.CharField(max_length=2000, allow_blank=True, required=False)
     environment = serializers.ChoiceField(choices=Deployment.Environment.choices, required=False)
 

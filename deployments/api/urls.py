@@ -24,14 +24,20 @@ urlpatterns = [
         name="api-deployment",
     ),
     re_path(_DEPLOYMENT + r"scale/$", _deployments({"post": "scale"}), name="api-deployment-scale"),
-    re_path(_DEPLOYMENT + r"events/$", _deployments({"get": "events"}), name="api-deployment-events"),
     re_path(
-        _DEPLOYMENT + r"versions/$", _deployments({"get": "versions", "post": "create_version"}), name="api-versions"
+        _DEPLOYMENT + r"events/$", _deployments({"get": "events"}, pagination_class=None), name="api-deployment-events"
+    ),
+    re_path(
+        _DEPLOYMENT + r"versions/$",
+        _deployments({"get": "versions", "post": "create_version"}, pagination_class=None),
+        name="api-versions",
     ),
     re_path(_VERSION + r"$", _versions({"get": "retrieve", "delete": "destroy"}), name="api-version"),
     re_path(_VERSION + r"start/$", _versions({"post": "start"}), name="api-version-start"),
     re_path(_VERSION + r"stop/$", _versions({"post": "stop"}), name="api-version-stop"),
-    re_path(_VERSION + r"instances/$", _versions({"get": "instances"}), name="api-version-instances"),
+    re_path(
+        _VERSION + r"instances/$", _versions({"get": "instances"}, pagination_class=None), name="api-version-instances"
+    ),
     re_path(
         r"^instances/(?P<uid>[0-9a-zA-Z-]{1,64})/log/$",
         views.InstanceLogViewSet.as_view({"get": "retrieve"}),

@@ -18,7 +18,9 @@ from deployments import log_store
 from deployments.api import serializers
 from deployments.models import Cluster, Deployment, Endpoint, Model, Version
 from deployments.selectors import (
+    DeploymentFilter,
     attach_current_versions,
+    filtered_deployments,
     manageable_deployments,
     manageable_endpoints,
     manageable_models,
@@ -73,7 +75,7 @@ class _CatalogViewSet(viewsets.ModelViewSet):
         extra = {name: values.pop(name) for name in ("credential", "kubeconfig") if name in values}
         for name, value in values.items():
             setattr(thing, name, value)
-        serializer.instance = type(self).save(thing, actor=self.request.user, **extra)
+        serializer.instance = type(self).save(thing, actor=self.request.user, only=values.keys(), **extra)
 
 
 class ModelViewSet(_CatalogViewSet):
@@ -120,8 +122,11 @@ class DeploymentViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
             return self.queryset
         return visible_deployments(self.request.user).select_related("organization", "model", "endpoint__cluster")
 
+    @extend_schema(parameters=[serializers.DeploymentFilterSerializer])
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        rows = self.paginate_queryset(self.get_queryset())
+        wanted = serializers.DeploymentFilterSerializer(data=request.query_params)
+        wanted.is_valid(raise_exception=True)
+        rows = self.paginate_queryset(filtered_deployments(request.user, DeploymentFilter(**wanted.validated_data)))
         attach_current_versions(rows)
         return self.get_paginated_response(self.get_serializer(rows, many=True).data)
 
@@ -148,8 +153,7 @@ class DeploymentViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         deployment = self._find(organization, name, manage=True)
         wanted = serializers.ChangeSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
-        values = {"description": deployment.description, "environment": deployment.environment} | wanted.validated_data
-        deployment_services.update_deployment(deployment, **values, actor=request.user)
+        deployment_services.update_deployment(deployment, **wanted.validated_data, actor=request.user)
         return self.retrieve(request, organization, name)
 
     @extend_schema(responses={204: None})

@@ -1,5 +1,6 @@
 """Writers of what deployments refer to: models, endpoints, clusters."""
 
+from collections.abc import Collection
 from typing import Any
 
 from django.conf import settings
@@ -13,20 +14,27 @@ from common.encryption import Cipher
 from common.naming import RESERVED_ENDPOINT_NAMES, name_error
 from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Cluster, Endpoint, Model
-from deployments.services.change import change
+from deployments.services.change import change, refusal
 from runtimes.kubernetes import kubeconfig as kubeconfigs
 
 
-def save_model(model: Model, *, actor: Actor, credential: str | None = None) -> Model:
-    """Create or update. `credential` of None keeps the stored one, "" removes it."""
+def save_model(
+    model: Model, *, actor: Actor, credential: str | None = None, only: Collection[str] | None = None
+) -> Model:
+    """Create or update. `credential` of None keeps the stored one, "" removes it; fields that are not among `only` stay as
+    they are, whoever has changed them meanwhile."""
     if not may_manage(actor, model.organization_id):
         raise ForbiddenError("You may not manage models of this organization.", field="organization")
     if credential is not None:
         model.encrypted_credentials = Cipher(settings.SECRET_KEY).encrypt({"token": credential} if credential else {})
-    return _save(model, actor, model.organization_id, duplicate="This organization already has a model of this name.")
+    return _save(
+        model, actor, model.organization_id, duplicate="This organization already has a model of this name.", only=only,
+        secret=None if credential is None else "encrypted_credentials",
+    )  # fmt: skip
 
 
-def save_endpoint(endpoint: Endpoint, *, actor: Actor) -> Endpoint:
+def save_endpoint(endpoint: Endpoint, *, actor: Actor, only: Collection[str] | None = None) -> Endpoint:
+    """As `save_model`."""
     if not may_manage(actor, endpoint.organization_id) or not may_use_driver(actor, endpoint.cluster.driver):
         raise ForbiddenError("You may not expose models on this cluster for this organization.", field="cluster")
     problem = name_error(endpoint.name)
@@ -35,22 +43,31 @@ def save_endpoint(endpoint: Endpoint, *, actor: Actor) -> Endpoint:
     if problem:
         raise ServiceError(problem, field="name")
     if endpoint.pk:
-        before = Endpoint.objects.get(pk=endpoint.pk)
-        if before.cluster_id != endpoint.cluster_id and endpoint.deployments.exists():
+        before = Endpoint.objects.filter(pk=endpoint.pk).first()
+        in_use = before is not None and endpoint.deployments.exists()
+        if before and in_use and before.cluster_id != endpoint.cluster_id:
             raise ServiceError(
                 "This endpoint has deployments; they run on its cluster. Make another endpoint instead.",
                 field="cluster",
+            )
+        if before and in_use and before.name != endpoint.name:
+            raise ServiceError(
+                f"Callers reach this endpoint's deployments at /{before.name}/…; that would end. Make another endpoint instead.",
+                field="name",
             )
     return _save(
         endpoint,
         actor,
         endpoint.organization_id,
         duplicate="An endpoint of this name exists; names are unique over all organizations.",
+        only=only,
     )
 
 
-def save_cluster(cluster: Cluster, *, actor: Actor, kubeconfig: str | None = None) -> Cluster:
-    """Create or update. `kubeconfig` of None keeps the stored one, "" means the service account of Slipway's own pod."""
+def save_cluster(
+    cluster: Cluster, *, actor: Actor, kubeconfig: str | None = None, only: Collection[str] | None = None
+) -> Cluster:
+    """As `save_model`. `kubeconfig` of None keeps the stored one, "" means the service account of Slipway's own pod."""
     if not may_manage_clusters(actor):
         raise ForbiddenError("Clusters are managed by operators.")
     problem = name_error(cluster.name)
@@ -72,12 +89,13 @@ def save_cluster(cluster: Cluster, *, actor: Actor, kubeconfig: str | None = Non
     elif cluster.is_proxied:
         raise ServiceError("Instances on this machine are reached by their addresses.", field="reach")
     if cluster.pk and cluster.endpoints.filter(deployments__isnull=False).exists():
-        before = Cluster.objects.get(pk=cluster.pk)
-        if before.namespace != cluster.namespace:
+        before = Cluster.objects.filter(pk=cluster.pk).first()
+        if before and before.namespace != cluster.namespace:
             raise ServiceError(
                 "Deployments run in this namespace. Add another cluster for another namespace.", field="namespace"
             )
-    return _save(cluster, actor, None, duplicate="A cluster of this name exists.")
+    secret = None if kubeconfig is None else "encrypted_kubeconfig"
+    return _save(cluster, actor, None, duplicate="A cluster of this name exists.", only=only, secret=secret)
 
 
 def _sealed_kubeconfig(text: str) -> str:
@@ -107,31 +125,44 @@ def delete(thing: Model | Endpoint | Cluster, *, actor: Actor) -> None:
         raise ServiceError(f"This {kind} is in use by {names}. Delete that first.", code="in_use") from None
 
 
-def _save(thing: Any, actor: Actor, organization_id: int | None, *, duplicate: str) -> Any:
-    # What the reconciler writes is left to it: `thing` may have been read before its last look.
+def _save(
+    thing: Any,
+    actor: Actor,
+    organization_id: int | None,
+    *,
+    duplicate: str,
+    only: Collection[str] | None,
+    secret: str | None = None,
+) -> Any:
+    created = thing.pk is None
+    # What the reconciler writes is left to it, and what nobody has given is left to others: `thing` was read before now.
     fields = [
         field
         for field in thing._meta.concrete_fields
         if not field.primary_key
         and not getattr(field, "auto_now_add", False)
         and field.name not in ("seen_at", "unreachable_reason")
+        and (field.name == secret if field.name.startswith("encrypted") else only is None or field.name in only)
     ]
-    created = thing.pk is None
-    before = None if created else type(thing)._default_manager.filter(pk=thing.pk).first()
-    if before is None and not created:
-        raise ServiceError("It was deleted meanwhile.", code="conflict")
-    changes = {
-        field.name: [getattr(before, field.attname, None), getattr(thing, field.attname)]
-        for field in fields
-        if not field.name.startswith("encrypted")
-        and getattr(before, field.attname, None) != getattr(thing, field.attname)
-    }
     try:
         with transaction.atomic(), change():
+            before = (
+                None
+                if created
+                else type(thing)._default_manager.select_for_update(no_key=True).filter(pk=thing.pk).first()
+            )
+            if before is None and not created:
+                raise ServiceError("It was deleted meanwhile.", code="conflict")
+            changes = {
+                field.name: [getattr(before, field.attname, None), getattr(thing, field.attname)]
+                for field in fields
+                if field.name != secret and getattr(before, field.attname, None) != getattr(thing, field.attname)
+            }
             if created:
                 thing.save(force_insert=True)
             else:
                 thing.save(update_fields=[field.attname for field in fields])
+                thing.refresh_from_db()
             audit.record(
                 actor=actor,
                 action="create" if created else "update",
@@ -140,6 +171,6 @@ def _save(thing: Any, actor: Actor, organization_id: int | None, *, duplicate: s
                 changes=changes,
             )
             publish_on_commit(thing._meta.model_name, thing.pk)
-    except IntegrityError:
-        raise ServiceError(duplicate, code="duplicate", field="name") from None
+    except IntegrityError as error:
+        raise refusal(error, duplicate) from None
     return thing

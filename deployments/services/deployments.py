@@ -9,7 +9,7 @@ from common.naming import name_error
 from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Deployment, Status, Version
 from deployments.models.version import INACTIVE
-from deployments.services.change import change
+from deployments.services.change import change, refusal
 from deployments.services.versions import create_version
 from runtimes.specification import Specification
 
@@ -33,25 +33,29 @@ def create_deployment(
             deployment.save(force_insert=True)
             audit.record(actor=actor, action="create", thing=deployment, organization_id=deployment.organization_id)
             create_version(deployment, specification, replicas, actor=actor)
-    except IntegrityError:
-        raise ServiceError(
-            "This organization or endpoint already has a deployment of this name.", code="duplicate", field="name"
-        ) from None
+    except IntegrityError as error:
+        raise refusal(error, "This organization or endpoint already has a deployment of this name.") from None
     return deployment
 
 
-def update_deployment(deployment: Deployment, *, description: str, environment: str, actor: Actor) -> None:
+def update_deployment(
+    deployment: Deployment, *, description: str | None = None, environment: str | None = None, actor: Actor
+) -> None:
+    """Change what is given; the rest stays as it is, whoever has changed it meanwhile."""
     if not may_manage(actor, deployment.organization_id):
         raise ForbiddenError("You may not change this deployment.")
-    before = Deployment.objects.filter(pk=deployment.pk).first()
-    if before is None:
-        raise ServiceError("The deployment was deleted meanwhile.", code="conflict")
-    changes = {"description": [before.description, description], "environment": [before.environment, environment]}
-    changes = {name: values for name, values in changes.items() if values[0] != values[1]}
-    if not changes:
-        return
+    given = {"description": description, "environment": environment}
+    wanted = {name: value for name, value in given.items() if value is not None}
     with change():
-        Deployment.objects.filter(pk=deployment.pk).update(description=description, environment=environment)
+        before = Deployment.objects.select_for_update(no_key=True).filter(pk=deployment.pk).first()
+        if before is None:
+            raise ServiceError("The deployment was deleted meanwhile.", code="conflict")
+        changes = {
+            name: [getattr(before, name), value] for name, value in wanted.items() if getattr(before, name) != value
+        }
+        if not changes:
+            return
+        Deployment.objects.filter(pk=deployment.pk).update(**wanted)
         audit.record(
             actor=actor, action="update", thing=deployment, organization_id=deployment.organization_id, changes=changes
         )

@@ -1,6 +1,7 @@
 """Writers of versions: create, start, stop, restart, scale, delete. One wanted version per deployment."""
 
 from django.conf import settings
+from django.db.models import F
 from django.utils import timezone
 
 from accounts import audit
@@ -32,12 +33,13 @@ def create_version(
     _check_replicas(replicas)
     with change(reconcile_cluster=deployment.endpoint.cluster_id):
         _lock(deployment)
-        newest = Version.objects.filter(deployment=deployment).order_by("-number").first()
+        Deployment.objects.filter(pk=deployment.pk).update(last_number=F("last_number") + 1)
+        deployment.refresh_from_db(fields=["last_number"])
         old = _unwant_current(deployment, actor, strategy)
         now = timezone.now()
         version = Version.objects.create(
             deployment=deployment,
-            number=newest.number + 1 if newest else 1,
+            number=deployment.last_number,
             specification_json=specification.to_json(),
             encrypted_secrets=Cipher(settings.SECRET_KEY).encrypt(specification.secret_environment),
             replicas=replicas,
@@ -107,6 +109,8 @@ def scale_version(version: Version, replicas: int, *, actor: Actor) -> None:
     with change(reconcile_cluster=version.deployment.endpoint.cluster_id):
         _lock(version.deployment)
         _refresh(version)
+        if version.desired_state == DesiredState.STOPPED and not version.is_inactive:
+            raise ServiceError(f"Version {version.number} is to stop. Start a version first.", code="conflict")
         old = version.replicas
         if old == replicas:
             return

@@ -102,3 +102,18 @@ def test_two_gateways_add_to_one_deployment_at_once(deploy):
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(send, range(24)))
     assert [totals.read(row).counts[0] for row in RequestTotals.objects.all()] == [24, 24, 24]
+
+
+@pytest.mark.parametrize(
+    "accepted", ["text/plain", "text/plain;version=0.0.4", "application/openmetrics-text; version=1.0.0", "*/*"]
+)
+def test_every_type_that_prometheus_asks_for_is_answered(client, people, deploy, accepted):
+    deploy()
+    _, secret = create_api_token(people.admin, "prometheus")
+    headers = {"Authorization": f"Bearer {secret}", "Accept": accepted}
+    for ask in (client.get, client.head):
+        answer = ask("/metrics", headers=headers)
+        assert answer.status_code == 200 and answer["Content-Type"].startswith(
+            accepted.split(";")[0].replace("*/*", "text/plain")
+        )
+    assert client.get("/metrics", headers={"Accept": accepted}).status_code == 401
