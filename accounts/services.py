@@ -9,7 +9,7 @@ from accounts import audit
 from accounts.models import ApiToken, Invitation, Member, Organization, User
 from accounts.permissions import Actor, is_operator, may_manage
 from common import secret_token
-from common.naming import name_error
+from common.naming import RESERVED_ORGANIZATION_NAMES, name_error
 from common.service_error import ForbiddenError, ServiceError
 
 
@@ -24,6 +24,8 @@ def create_organization(name: str, title: str, *, actor: Actor = None) -> Organi
     if not is_operator(actor):
         raise ForbiddenError("Organizations are made by operators.")
     problem = name_error(name)
+    if name in RESERVED_ORGANIZATION_NAMES:
+        problem = f"“{name}” is one of the console's own addresses. Choose another name."
     if problem:
         raise ServiceError(problem, field="name")
     try:

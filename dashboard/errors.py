@@ -21,6 +21,13 @@ def forbidden(request: HttpRequest, exception: Any = None) -> HttpResponse:
     return _answer(request, 403, "forbidden", "You may not do this.")
 
 
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    message = (
+        "This page is from before you signed in or out, so nothing was done. Go back, load it again, and repeat it."
+    )
+    return _answer(request, 403, "stale_page", message)
+
+
 def not_found(request: HttpRequest, exception: Any = None) -> HttpResponse:
     return _answer(request, 404, "not_found", "There is nothing at this address, or you may not see it.")
 

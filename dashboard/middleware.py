@@ -1,12 +1,17 @@
 """Answers in plain words when a store is away or refuses a value, instead of a stack trace."""
 
 from collections.abc import Callable
+from urllib.parse import urlencode, urlsplit
 
 import redis
+from django.conf import settings
+from django.contrib import messages
 from django.db import DataError, InterfaceError, OperationalError
-from django.http import HttpRequest, HttpResponse, HttpResponsePermanentRedirect, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponsePermanentRedirect, HttpResponseRedirect, JsonResponse
 from django.middleware.common import CommonMiddleware
 from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.http import url_has_allowed_host_and_scheme
 
 from dashboard.errors import bad_request
 
@@ -21,6 +26,30 @@ class SlashMiddleware(CommonMiddleware):
 MESSAGE = (
     "{store} does not answer at the moment. Running models keep serving; this page works again as soon as it is back."
 )
+
+
+class SignInAgainMiddleware:
+    """Whoever was signed out meanwhile comes back to the page that he pressed on, and is told that nothing was done: the
+    button's own address can't be read."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self._get_response(request)
+        sign_in = reverse(settings.LOGIN_URL)
+        if (
+            request.method != "POST"
+            or response.status_code != 302
+            or not response["Location"].startswith(sign_in + "?")
+        ):
+            return response
+        page = urlsplit(request.headers.get("Referer", ""))
+        back = f"{page.path}?{page.query}" if page.query else page.path
+        if not url_has_allowed_host_and_scheme(page.geturl(), {request.get_host()}):
+            back = "/"
+        messages.warning(request, "You were signed out meanwhile, so nothing was done. Repeat it.")
+        return HttpResponseRedirect(f"{sign_in}?{urlencode({'next': back})}")
 
 
 class StoreErrorMiddleware:

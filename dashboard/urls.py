@@ -64,6 +64,7 @@ urlpatterns = [
     path("", include("apikeys.urls")),
     path("", include("monitoring.urls")),
     path("", include("async_inference.urls")),
+    path("hub/", lambda request: redirect("hub:models")),
     path("hub/", include("deployments.hub_urls")),
     path("console/", include("deployments.urls")),
     path("api/v1/", include("deployments.api.urls")),

@@ -125,6 +125,15 @@ def serving_versions() -> dict[int, Version]:
     return {rollout.deployment_id: rollout.old for rollout in held.select_related("old") if rollout.old}
 
 
+def serving_version(deployment: Deployment) -> Version | None:
+    """Who answers its calls now, with `current_version` set on it: the version that tells the status, or the one before that
+    serves until its successor is ready; None while calls are answered with 503."""
+    current = deployment.current_version
+    if current is not None and current.status == Status.RUNNING:
+        return current
+    return serving_versions().get(deployment.pk)
+
+
 def ready_instances(version: Version, *, before: datetime) -> int:
     """How many instances of its present start have been ready since `before`, or longer."""
     return Instance.objects.filter(

@@ -24,7 +24,7 @@ def cpu(average: float, peak: float, cores: float, shown_s: int) -> str:
         return f"Peaks reach {_percent(peak / cores)} of {cores:g} cores. If response times rise at the same moments, add replicas or cores."
     needed = max(0.1, math.ceil(peak * HEADROOM * 10 - 1e-9) / 10)
     if shown_s >= ENOUGH_S and peak < LOW_CPU * cores and needed < cores:
-        return f"Over-provisioned: the peak is {_percent(peak / cores)} of {cores:g} cores. {needed:g} would hold it one and a half times; {cores - needed:.3g} stand idle in each instance."
+        return f"Over-provisioned: the peak is {_percent(peak / cores)} of {cores:g} cores. {needed:g} would hold {_times(needed / peak)}; {cores - needed:.3g} stand idle in each instance."
     return ""
 
 
@@ -36,7 +36,7 @@ def memory(peak: float, total: float, shown_s: int) -> str:
         return f"High: {_percent(peak / total)} of {_gib(total)} used. Beyond it the instance is killed. Give it {_gib(peak * HEADROOM)}, or lower what it holds at once."
     needed = max(64 << 20, peak * HEADROOM)
     if shown_s >= ENOUGH_S and peak < LOW_MEMORY * total:
-        return f"Over-provisioned: the peak is {_percent(peak / total)} of {_gib(total)}. {_gib(needed)} would hold it one and a half times; {_gib(total - needed)} stand idle in each instance."
+        return f"Over-provisioned: the peak is {_percent(peak / total)} of {_gib(total)}. {_gib(needed)} would hold {_times(needed / peak)}; {_gib(total - needed)} stand idle in each instance."
     return ""
 
 
@@ -114,6 +114,10 @@ def async_queue(p95: float, ended: int, waiting: tuple[float, float], replicas: 
         f"{coming * 60:,.3g} come a minute, {pace * 60:,.3g} are worked off, {last:,.0f} wait. {more} replicas instead of {replicas:.3g} would "
         f"keep up and clear the queue within ten minutes; or {needed / pace:.2g} times as many at once on each instance, if it has room."
     )
+
+
+def _times(share: float) -> str:
+    return "it one and a half times" if share < 1.75 else f"it {share:.0f} times"
 
 
 def _percent(share: float) -> str:

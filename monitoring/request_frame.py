@@ -189,7 +189,8 @@ class RequestFrame:
             ranks = np.maximum(1, np.ceil(np.outer(totals[known], fractions) - 1e-9)).astype(np.int64)
             positions = np.searchsorted(cumulative, ranks + before[known, None])
             found[known] = sketch.value_of(self.cell_index[positions])
-        return found.reshape(len(self), len(LATENCIES), len(fractions))
+        # A bucket of the sketch may reach beyond the largest duration in it, which is known exactly.
+        return np.minimum(found.reshape(len(self), len(LATENCIES), len(fractions)), self.maxima[:, :, None])
 
     @cached_property
     def _measured(self) -> np.ndarray:

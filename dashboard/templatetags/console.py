@@ -101,6 +101,8 @@ def seconds_text(seconds: float | None) -> str:
 def bytes_text(value: int | None) -> str:
     if value is None:
         return "–"
+    if value >= 1000 * 2**30:
+        return f"{value / 2**40:.3g} TiB"
     return f"{value / 2**30:.3g} GiB" if value >= 2**30 else f"{value / 2**20:,.0f} MiB"
 
 

@@ -7,7 +7,7 @@ from django.shortcuts import get_object_or_404
 
 from accounts.permissions import may_use_driver
 from deployments.models import Deployment, Version
-from deployments.selectors import attach_current_versions, manageable_deployments, visible_deployments
+from deployments.selectors import attach_current_versions, manageable_deployments, serving_version, visible_deployments
 
 
 def get_deployment(request: HttpRequest, organization: str, name: str) -> Deployment:
@@ -42,4 +42,5 @@ def get_version(deployment: Deployment, number: int) -> Version:
 
 def tab_context(deployment: Deployment, tab: str, **values: Any) -> dict[str, Any]:
     """What the deployment's frame needs around each tab."""
-    return {"deployment": deployment, "version": deployment.current_version, "tab": tab, **values}
+    serving = serving_version(deployment)
+    return {"deployment": deployment, "version": deployment.current_version, "serving": serving, "tab": tab, **values}

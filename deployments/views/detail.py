@@ -14,7 +14,6 @@ from django.views.decorators.http import require_POST
 
 from common.service_error import ServiceError
 from deployments.models import Cluster, Deployment, DesiredState, Rollout, Status, Version
-from deployments.selectors import serving_versions
 from deployments.services import versions as version_services
 from deployments.views.access import get_deployment, get_managed_deployment, get_version, tab_context
 
@@ -88,8 +87,11 @@ def version_action(request: HttpRequest, organization: str, name: str, number: i
         "delete": (version_services.delete_version, f"Version {number} is deleted."),
     }
     act, done = actions[action]
+    if action == "stop" and version.desired_state == DesiredState.STOPPED:
+        done = f"Version {number} was to stop already: it is {version.get_status_display()}."
+    strategy = {"strategy": request.POST["strategy"]} if action == "start" and request.POST.get("strategy") else {}
     try:
-        act(version, actor=request.user)
+        act(version, actor=request.user, **strategy)
         messages.success(request, done)
     except ServiceError as error:
         messages.error(request, str(error))
@@ -107,7 +109,15 @@ def _overview(deployment: Deployment) -> dict[str, Any]:
     values |= {"live_instances": live, "ended_instances": ended, "specification": version.specification}
     if version.status == Status.PREPARING:
         values |= {"steps": _steps(version, live), "usual": _usual_start(deployment), "waits_for": _waits_for(version)}
-        values["serves_meanwhile"] = serving_versions().get(deployment.pk)
+    newest = deployment.versions.order_by("-number").first()
+    if (
+        newest is not None
+        and newest.status == Status.ERROR
+        and version.status == Status.RUNNING
+        and newest.number > version.number
+    ):
+        # Its change was called off, and the status is that of the one that goes on.
+        values["failed_successor"] = newest
     if version.status == Status.ERROR:
         values["last_good"] = _last_good(deployment, version)
     return values

@@ -10,8 +10,8 @@ from django.shortcuts import get_object_or_404, render
 
 from common.numbers import whole
 from deployments import samples
-from deployments.models import Deployment, Model, Status, Version
-from deployments.selectors import attach_current_versions, usable_deployments, visible_deployments
+from deployments.models import Deployment, Model, Version
+from deployments.selectors import attach_current_versions, serving_version, usable_deployments, visible_deployments
 from deployments.services.pricing import current_price, current_prices
 from runtimes.engines.base import Example
 from runtimes.engines.registry import engines
@@ -110,7 +110,7 @@ def _context(found: Deployment) -> dict[str, Any]:
         "version": version,
         "address": f"{address_of(found)}/",
         "specification": version.specification if version else None,
-        "is_running": version is not None and version.status == Status.RUNNING,
+        "serving": serving_version(found),
     }
 
 

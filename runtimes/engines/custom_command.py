@@ -1,19 +1,23 @@
 """Any program that serves HTTP: the user gives its command."""
 
+import re
 import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from runtimes.engines.base import KUBERNETES, Default, Engine, Example, Setting
-from runtimes.launch_plan import LaunchPlan
+from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan
 from runtimes.specification import Specification
+
+# No shell reads the command, yet people write this.
+_PORT_VARIABLE = re.compile(r"\$(?:PORT\b|\{PORT\})")
 
 
 class CustomCommand(Engine):
     name = "custom_command"
     title = "Custom command"
-    summary = "Any HTTP service that you can start from a shell."
+    summary = "Any program that serves HTTP, by its command."
     order = 40
     takes_weights = True
     shared_fields = frozenset({"image"})
@@ -70,13 +74,14 @@ class CustomCommand(Engine):
     def plan(self, specification: Specification, driver: str) -> LaunchPlan:
         settings = {setting.name: setting.default for setting in self.settings} | specification.engine_settings
         weights = self.weights(specification)
+        words = shlex.split(settings["command"] or "")
         # Where a claim or a store has been mounted; other addresses mean to the program whatever they mean to it.
         place = {"MODEL_PATH": weights.argument} if weights.volumes else {}
         return LaunchPlan(
             engine=self.name,
             # Never None: shlex would then read standard input.
             image=specification.image if driver == KUBERNETES else "",
-            command=(*shlex.split(settings["command"] or ""), *specification.extra_arguments),
+            command=(*(_PORT_VARIABLE.sub(PORT_PLACEHOLDER, word) for word in words), *specification.extra_arguments),
             environment=place | specification.environment,
             secret_environment=specification.secret_environment,
             fixed_port=settings["port"],

@@ -173,3 +173,8 @@ def test_a_bad_name_of_an_organization_is_told_at_its_field(client, people, name
     assert answer.status_code == 422 and message in page and "kept title" in page
     client.post(reverse("organizations"), {"name": "research", "title": "Research"})
     assert Organization.objects.get(name="research").title == "Research"
+
+
+def test_no_organization_hides_a_page_of_the_console(people):
+    with pytest.raises(ServiceError, match="one of the console's own addresses"):
+        services.create_organization("new", "New", actor=people.operator)

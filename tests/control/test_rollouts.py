@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from django.urls import reverse
 
 from common.service_error import ServiceError
 from deployments import rollouts
@@ -75,7 +76,7 @@ def test_a_gateway_that_is_gone_holds_nothing_up(first, people, monkeypatch):
     becomes(first, Status.STOPPED, within_s=60)
 
 
-def test_when_the_new_one_fails_the_old_one_keeps_serving(first, people):
+def test_when_the_new_one_fails_the_old_one_keeps_serving(first, people, client):
     old = addresses()
     broken = Specification(
         "custom_command", "acme/chat", memory=64 << 20, engine_settings={"command": "false", "health_path": "/"}
@@ -88,6 +89,9 @@ def test_when_the_new_one_fails_the_old_one_keeps_serving(first, people):
     assert any("version 1 keeps serving" in event.message for event in Event.objects.all())
     becomes(first, Status.RUNNING)
     assert live(first) == old
+    client.force_login(people.operator)
+    page = client.get(reverse("deployments:detail", args=["acme", "chat"])).content.decode()
+    assert "Version 2 failed; version 1 goes on serving." in page
 
 
 def test_stopping_the_new_one_takes_the_change_back(first, people):
@@ -130,3 +134,42 @@ def test_without_a_version_that_serves_it_is_an_ordinary_start(deploy, people):
 def test_an_unknown_strategy_is_refused(first, people):
     with pytest.raises(ServiceError, match="strategy is one of"):
         versions.create_version(first.deployment, simulator(), 1, actor=people.operator, strategy="canary")
+
+
+def test_pages_say_who_serves_while_a_change_goes_on(first, people, client):
+    """By hand a third version could be made to end the one that serves, and calls were said to get 503 while they got 200."""
+    client.force_login(people.operator)
+    path = ["acme", "chat"]
+    second = change(first, people, simulator(load_time_s=60))
+    look(second)
+
+    def page(name: str) -> str:
+        return client.get(reverse(name, args=path)).content.decode()
+
+    assert "Version 1 keeps serving" in page("deployments:detail")
+    assert "503" not in page("deployments:testing") + page("hub:deployment")
+    rows = page("deployments:versions")
+    assert "serves until version 2 is ready" in rows and "version 1 goes on serving" in rows
+    form = page("deployments:new-version")
+    assert 'value="zero_downtime" checked' in form and "Version 2 is given up. This one starts beside version 1" in form
+    third = change(first, people, simulator(load_time_s=0))
+    wait_for(lambda: look(third) and addresses(), within_s=30)
+    first.refresh_from_db()
+    assert first.status == Status.RUNNING, "it serves on"
+    becomes(third, Status.RUNNING)
+    becomes(first, Status.STOPPED, within_s=60)
+
+
+def test_going_back_by_the_start_button_spares_the_version_that_serves(first, people, client):
+    client.force_login(people.operator)
+    second = change(first, people, simulator(load_time_s=0))
+    becomes(first, Status.STOPPED, within_s=60)
+    rows = client.get(reverse("deployments:versions", args=["acme", "chat"])).content.decode()
+    assert "Version 1 starts beside version 2" in rows and 'name="strategy" value="zero_downtime"' in rows
+    start = reverse("deployments:version-action", args=["acme", "chat", 1, "start"])
+    client.post(start, {"strategy": "zero_downtime"})
+    assert Rollout.objects.get(new=first, finished_at=None).strategy == ZERO
+    becomes(first, Status.RUNNING, within_s=60)
+    becomes(second, Status.STOPPED, within_s=60)
+    stop = reverse("deployments:version-action", args=["acme", "chat", 2, "stop"])
+    assert "was to stop already: it is Stopped" in client.post(stop, follow=True).content.decode()

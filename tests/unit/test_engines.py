@@ -49,6 +49,8 @@ def test_custom_command_plan_and_errors():
     )
     assert subject.field_errors(good, LOCAL) == {}
     assert subject.plan(good, LOCAL).command == ("sh", "-c", "sleep {port}")
+    good.engine_settings["command"] = "serve --port $PORT --and ${PORT} $PORTAL"
+    assert subject.plan(good, LOCAL).command == ("serve", "--port", "{port}", "--and", "{port}", "$PORTAL")
     bad = Specification("custom_command", "a", engine_settings={"command": "no-such-program-here", "health_path": "x"})
     assert set(subject.field_errors(bad, LOCAL)) == {"engine_command", "engine_health_path"}
     assert "engine_command" in subject.field_errors(

@@ -83,6 +83,7 @@ def test_percentiles_are_within_one_percent_over_any_range_and_tier(kind, count,
         assert total.column("status_2xx")[0] == count and total.column("output_tokens")[0] == 3 * count
         assert total.sums[0, 0] / total.measured("end_to_end")[0] == pytest.approx(values.mean(), rel=1e-5)
         assert total.maxima[0, 0] == pytest.approx(values.max(), rel=1e-6)
+        assert (total.quantiles("end_to_end", FRACTIONS)[0] <= total.maxima[0, 0]).all()
         assert np.isnan(total.quantiles("first_token", FRACTIONS)).all()
         # Any part of the range, and one instance alone.
         for at in merged.at[:3]:

@@ -144,6 +144,8 @@ def test_a_figure_is_plotlys_and_its_styles_are_not_shared():
 def test_advice_reckons_with_the_charts_own_numbers():
     assert advice.cpu(1.8, 2.0, 2, HOUR).startswith("High: 90 % of 2 cores on average. More replicas")
     assert "0.6 would hold it one and a half times; 15.4 stand idle" in advice.cpu(0.2, 0.4, 16, HOUR)
+    assert "0.1 would hold it 10 times; 0.9 stand idle" in advice.cpu(0.005, 0.01, 1, HOUR)
+    assert "64 MiB would hold it 2 times" in advice.memory(31 << 20, 1 << 30, HOUR)
     assert advice.cpu(0.2, 0.4, 16, 60) == advice.cpu(0.5, 1.0, 2, HOUR) == ""
     assert advice.memory(0.95e9, 1e9, HOUR).startswith("High: 95 %")
     assert advice.memory(1e9, 16 << 30, HOUR).startswith("Over-provisioned")
