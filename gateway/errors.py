@@ -15,6 +15,7 @@ class GatewayError(Exception):
     message: str
     retry_after_s: int | None = None
     details: dict[str, str] | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def body(self, request_id: str) -> bytes:
         kind = "invalid_request_error" if self.status < 500 else "server_error"

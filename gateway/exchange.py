@@ -413,7 +413,11 @@ class Exchange(AnswerSide):
             self.client.abort()
             return
         self._finish(outcome, monotonic(), error.status)
-        lines = self._allowance.headers(monotonic(), hit) if self._allowance is not None else []
+        lines = [*error.headers]
+        if self._allowance is not None:
+            lines += self._allowance.headers(monotonic(), hit)
+        if error.status == 401:
+            lines.append((b"www-authenticate", b"Bearer"))
         self._reply(error.status, error.body(self.request_id.decode()), error.retry_after_s, lines=lines)
 
     def _reply(

@@ -28,14 +28,14 @@ _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.en
 # What a header means to a gateway. PASS is everything that it only hands on.
 (
     PASS, HOP, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, IDENTITY, REQUEST_ID, COOKIE, AUTHORIZATION,
-    CONTENT_TYPE, API_KEY, OPTION,
-) = range(15)  # fmt: skip
+    CONTENT_TYPE, API_KEY, OPTION, SET_COOKIE,
+) = range(16)  # fmt: skip
 _KIND_OF_NAME = {
     b"host": HOST, b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION,
     b"upgrade": UPGRADE, b"expect": EXPECT, identity_token.HEADER: IDENTITY, b"x-request-id": REQUEST_ID,
     b"cookie": COOKIE, b"authorization": AUTHORIZATION, b"content-type": CONTENT_TYPE, b"api-key": API_KEY,
     b"keep-alive": HOP, b"proxy-connection": HOP, b"proxy-authenticate": HOP, b"proxy-authorization": HOP,
-    b"te": HOP, b"trailer": HOP, b"x-slipway-instance": HOP,
+    b"set-cookie": SET_COOKIE, b"te": HOP, b"trailer": HOP, b"x-slipway-instance": HOP,
     **dict.fromkeys((b"x-slipway-async", b"x-slipway-async-priority", b"x-slipway-async-max-queue-seconds",
                      b"x-slipway-async-webhook", b"x-slipway-async-retries"), OPTION),
 }  # fmt: skip
@@ -168,7 +168,8 @@ def read_head(
             head.options[option] = value.decode("latin-1").strip()
         elif kind == UPGRADE:
             upgrade = value.lower() if not upgrade else b"twice"
-    if hosts != 1:
+    # HTTP/1.0 knows none: plain health checks of balancers are like that.
+    if hosts != 1 and (hosts or not is_1_0):
         raise bad_request("A request has exactly one Host header.")
     if is_chunked:
         if head.length is not None:

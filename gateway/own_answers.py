@@ -1,10 +1,12 @@
 """What the gateway answers itself: its health, and which models there are."""
 
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 import orjson
 
 from gateway.callers import Caller
+from gateway.errors import GatewayError
 from gateway.framing import RequestHead
 from gateway.snapshot import RUNNING, Snapshot, Target
 
@@ -22,13 +24,18 @@ _HEALTHY = OwnAnswer(b"ok\n", b"text/plain")
 
 
 def to(head: RequestHead, snapshot: Snapshot, caller: Caller) -> OwnAnswer | None:
-    """The gateway's own answer to a request; None for one that a deployment answers. Raises a 404 for no such model."""
+    """The gateway's own answer to a request; None for one that a deployment answers. Raises a 404 for no such model,
+    a 405 for what isn't reading."""
     path = head.target.partition(b"?")[0]
     if path == HEALTH:
         return _HEALTHY
-    if head.method not in (b"GET", b"HEAD") or not path.startswith(MODELS):
+    if path != MODELS and not path.startswith(MODEL):
         return None
-    return _models(snapshot, caller) if path == MODELS else _model(path, snapshot, caller)
+    if head.method not in (b"GET", b"HEAD"):
+        raise GatewayError(405, "method_not_allowed", "Models are read with GET.", headers=((b"allow", b"GET, HEAD"),))
+    # Clients escape the slash of a model's id.
+    model = unquote_to_bytes(path[len(MODEL) :]).decode("utf-8", "replace")
+    return _model(model, snapshot, caller) if model else _models(snapshot, caller)
 
 
 def _models(snapshot: Snapshot, caller: Caller) -> OwnAnswer:
@@ -38,10 +45,8 @@ def _models(snapshot: Snapshot, caller: Caller) -> OwnAnswer:
     return OwnAnswer(orjson.dumps({"object": "list", "data": running}))
 
 
-def _model(path: bytes, snapshot: Snapshot, caller: Caller) -> OwnAnswer | None:
-    if not path.startswith(MODEL):
-        return None
-    return OwnAnswer(orjson.dumps(_description(snapshot.by_model(path[len(MODEL) :].decode("latin-1"), caller))))
+def _model(model: str, snapshot: Snapshot, caller: Caller) -> OwnAnswer:
+    return OwnAnswer(orjson.dumps(_description(snapshot.by_model(model, caller))))
 
 
 def _description(target: Target) -> dict[str, object]:

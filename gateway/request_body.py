@@ -12,7 +12,7 @@ from gateway.snapshot import Snapshot, Target
 from gateway.usage import ask_for_usage
 
 RESERVED_ANSWER = 1024
-_MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n')
+_MULTIPART_MODEL = re.compile(rb'name=(?:"model"|model)\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n')
 
 
 def read(

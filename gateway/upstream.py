@@ -7,7 +7,7 @@ from typing import Protocol, cast
 import httptools
 
 from gateway import framing
-from gateway.framing import CODING, CONNECTION, CONTENT_TYPE, KINDS, LENGTH, PASS, HeadMemory
+from gateway.framing import CODING, CONNECTION, CONTENT_TYPE, KINDS, LENGTH, PASS, SET_COOKIE, HeadMemory
 from gateway.snapshot import Address
 
 IDLE_S = 3.0
@@ -255,6 +255,10 @@ class UpstreamConnection(asyncio.Protocol):
         elif kind == CONTENT_TYPE:
             self.content_type = value
             self._lines += (name, b": ", value, b"\r\n")
+        elif kind == SET_COOKIE:
+            # Gateway and console may share a host: no instance signs anybody in or out there.
+            if not value.startswith(framing.OWN_COOKIES):
+                self._lines += (name, b": ", value, b"\r\n")
         elif kind == CODING:
             # An instance is asked for no other coding, and without it the body could not be read.
             self._is_malformed = self._is_malformed or value.lower() != b"chunked"

@@ -22,7 +22,7 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "CONNECT": (b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n" + HIDDEN, 405),
     # Host
     "no Host": (b"GET /main/chat/x HTTP/1.1\r\n\r\n", 400),
-    "no Host in HTTP/1.0": (b"GET /main/chat/x HTTP/1.0\r\n\r\n", 400),
+    "two Hosts in HTTP/1.0": (b"GET /main/chat/x HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n", 400),
     "two Hosts": (b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
     "two equal Hosts": (b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
     # Header lines

@@ -129,6 +129,40 @@ async def test_headers_that_are_ours_or_hop_by_hop_are_not_passed_on(gateway, up
     assert (entry.user, entry.organization, entry.source) == (9, 3, 1)
 
 
+async def test_an_instance_signs_nobody_in_or_out_at_the_console(gateway, upstream):
+    extra = b"Set-Cookie: slipway_session=evil; Path=/\r\nSet-Cookie: theirs=1\r\nset-cookie: slipway_csrf=x\r\n"
+    await gateway.start(await upstream(json_answer(b"{}", extra=extra)))
+    async with client(gateway) as http:
+        for _ in range(2):
+            response = await http.get("/main/chat/x")
+            assert response.headers.get_list("set-cookie") == ["theirs=1"]
+
+
+async def test_models_are_read_however_their_ids_are_escaped(gateway, upstream):
+    await gateway.start(await upstream(json_answer(b"{}")))
+    async with client(gateway) as http:
+        for path in ("/v1/models/acme%2Fchat", "/v1/models/acme/chat", "/v1/models/chat"):
+            assert (await http.get(path)).json()["id"] == "acme/chat"
+        assert (await http.get("/v1/models/")).json()["data"][0]["id"] == "acme/chat"
+        assert (await http.get("/v1/models/%ff%00")).json()["error"]["code"] == "model_not_found"
+        for method, path in (("POST", "/v1/models"), ("DELETE", "/v1/models/acme/chat")):
+            refused = await http.request(method, path)
+            assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+            assert refused.json()["error"]["code"] == "method_not_allowed"
+        form = b"--b\r\nContent-Disposition: form-data; name=model\r\n\r\nacme/chat\r\n--b--\r\n"
+        kind = {"Content-Type": "multipart/form-data; boundary=b"}
+        assert (await http.post("/v1/audio/transcriptions", content=form, headers=kind)).status_code == 200
+
+
+async def test_a_balancers_plain_health_check_needs_no_host(gateway, upstream):
+    await gateway.start(await upstream(json_answer(b"{}")))
+    for head, status in ((b"GET /healthz HTTP/1.0\r\n\r\n", b"200"), (b"GET /healthz HTTP/1.1\r\n\r\n", b"400")):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(head)
+        assert (await reader.readline()).split()[1] == status
+        writer.close()
+
+
 async def test_a_foreign_bearer_token_is_passed_on(gateway, upstream):
     server = await upstream(json_answer(b"{}"))
     await gateway.start(server)
@@ -144,6 +178,7 @@ async def test_a_forged_identity_is_refused(gateway, upstream, token):
     async with client(gateway) as http:
         response = await http.get("/main/chat/x", headers=[(b"x-slipway-identity", token.encode("latin-1"))])
     assert response.status_code == 401 and not server.requests
+    assert response.headers["www-authenticate"] == "Bearer"
 
 
 async def test_an_identity_for_another_deployment_is_refused(gateway, upstream):

@@ -135,6 +135,7 @@ SEEDS = [raw for raw, _ in REFUSED.values() if len(raw) < 1000] + [raw for raw i
     b"POST /main/chat/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n" + OK,
     b'POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 16\r\n\r\n{"model":"chat"}' + OK,
     b"GET /main/chat/x HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n" + OK,
+    b"GET /main/chat/x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + OK,
     b"HEAD /main/chat/x HTTP/1.1\r\nHost: a\r\n\r\n" + OK,
     b"GET http://a/main/chat/x HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /main/chat/ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + OK,
