@@ -12,6 +12,7 @@ from accounts.models import User
 from deployments.consumers import NOT_FOUND, RIGHTS_S, SignedInConsumer
 from deployments.models import Deployment
 from deployments.selectors import visible_deployments
+from monitoring import queries
 from monitoring.live import views
 from monitoring.question import Question, UnclearQuestionError
 
@@ -33,6 +34,7 @@ class MetricsConsumer(SignedInConsumer):
             return
         try:
             question = Question.from_query(QueryDict(self.scope["query_string"][:_LONGEST_QUERY]))
+            await database_sync_to_async(queries.check_subjects)(deployment, question)
         except UnclearQuestionError:
             await self.close(code=UNCLEAR)
             return

@@ -9,11 +9,12 @@ import redis
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from deployments.models import Deployment, Event, Version
+from deployments.models import Deployment, Event, Instance, Version
 from deployments.models.version import INACTIVE
 from monitoring import ingest, series
 from monitoring.instances import uid_of_version
 from monitoring.models import MeteredInstance
+from monitoring.question import Question, UnclearQuestionError
 from monitoring.request_frame import ALL_INSTANCES, RequestFrame
 from monitoring.system_frame import SystemFrame
 from monitoring.tiers import TIERS
@@ -24,6 +25,19 @@ MAX_MARKS = 200
 OPEN_S = 120
 # A version that ended longer ago has handed everything in.
 RECENT = timedelta(minutes=15)
+
+
+def check_subjects(deployment: Deployment, question: Question) -> None:
+    """Raises UnclearQuestionError for a version or an instance that the deployment doesn't have: a link that has become old would
+    else show the figures of all."""
+    if question.version_id is not None and not deployment.versions.filter(pk=question.version_id).exists():
+        raise UnclearQuestionError("Version: this deployment has no such version, or no more. Choose another one.")
+    uid = question.instance_uid
+    if uid and not (
+        Instance.objects.filter(uid=uid, version__deployment=deployment).exists()
+        or MeteredInstance.objects.filter(uid=uid, version_id__in=deployment.versions.values("pk")).exists()
+    ):
+        raise UnclearQuestionError("Instance: this deployment has no such instance, or no more. Choose another one.")
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,9 @@ class Question:
         chosen, interval = query.get("range", "") or DEFAULT_RANGE, query.get("interval", "")
         if chosen not in RANGES:
             raise UnclearQuestionError(f"Range: “{chosen[:20]}” is none of {', '.join(RANGES)}.")
+        version = query.get("version", "")
+        if version and whole(version) is None:
+            raise UnclearQuestionError(f"Version: “{version[:20]}” is no version of this deployment.")
         if interval not in INTERVALS:
             raise UnclearQuestionError(f"Bars: “{interval[:20]}” is none of {', '.join(list(INTERVALS)[1:])}.")
         start, end = _moment(query.get("from", ""), clock, "From"), _moment(query.get("to", ""), clock, "To")
@@ -55,7 +58,7 @@ class Question:
         if start is not None and end is not None:
             _check_range(start, end)
         return cls(
-            range=chosen, start=start, end=end, zone=zone, interval=interval, version_id=whole(query.get("version", "")),
+            range=chosen, start=start, end=end, zone=zone, interval=interval, version_id=whole(version),
             instance_uid=query.get("instance", "").replace("\0", "")[:64],
             instances=AVERAGE if query.get("instances") == AVERAGE else SIDE_BY_SIDE,
             compare=query.get("compare") == "previous", dark=query.get("theme") == "dark",

@@ -29,6 +29,7 @@ def monitoring(request: HttpRequest, organization: str, name: str) -> HttpRespon
     deployment = get_deployment(request, organization, name)
     try:
         question, problem = Question.from_query(request.GET), ""
+        queries.check_subjects(deployment, question)
     except UnclearQuestionError as error:
         question, problem = Question(), str(error)
     others = visible_deployments(request.user).select_related("organization").order_by("organization__name", "name")
@@ -67,6 +68,7 @@ def panel_data(request: HttpRequest, organization: str, name: str) -> HttpRespon
     deployment = get_deployment(request, organization, name)
     try:
         question = Question.from_query(request.GET)
+        queries.check_subjects(deployment, question)
     except UnclearQuestionError as error:
         return JsonResponse({"error": str(error)}, status=422)
     return numbers(panel.build(deployment, question, int(time.time())))
@@ -78,6 +80,7 @@ def panel_csv(request: HttpRequest, organization: str, name: str) -> HttpRespons
     deployment = get_deployment(request, organization, name)
     try:
         question = Question.from_query(request.GET)
+        queries.check_subjects(deployment, question)
     except UnclearQuestionError as error:
         return HttpResponse(str(error), status=422, content_type="text/plain; charset=utf-8")
     found = panel.load(deployment, question, int(time.time()))

@@ -174,3 +174,15 @@ def test_a_minute_that_was_not_made_is_a_gap_in_the_line():
     assert sparkline([1.0, 2.0, float("nan"), 4.0, 4.0])[0].count(",") == 2
     assert len(sparkline([1.0, float("nan"), 2.0])) == 2
     assert sparkline([float("nan")] * 5) == [] and len(sparkline([0.0, 0.0])) == 1
+
+
+@pytest.mark.parametrize("query", [{"version": "999999"}, {"version": "two"}, {"instance": "chat-v1-x"}])
+def test_a_link_to_what_is_gone_says_so_instead_of_showing_all(client, people, deploy, query):
+    deploy()
+    client.force_login(people.member)
+    path = ["acme", "chat"]
+    for name in ("data", "csv", "monitoring"):
+        answer = client.get(reverse(f"monitoring:{name}", args=path), query)
+        assert answer.status_code == 422, name
+    said = client.get(reverse("monitoring:data", args=path), query).json()["error"]
+    assert "version" in said.lower() or "instance" in said.lower()
