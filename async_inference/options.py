@@ -1,9 +1,12 @@
 """What a caller may choose for an asynchronous request. Pure: read from headers by the gateway, from a form by the console."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import urlsplit
+
+from common.addresses import IpNetwork, is_allowed
 
 MAX_BODY_BYTES = 10 << 20
 HIGHEST, LOWEST = 0, 2
@@ -38,10 +41,10 @@ class Options:
     idempotency_key: str = ""
 
 
-def read(given: Mapping[str, str], *, plain_webhooks: bool) -> Options:
+def read(given: Mapping[str, str], *, webhook_networks: Sequence[IpNetwork]) -> Options:
     """From options by their headers' names; missing and empty ones have their default. Raises InvalidOptionError.
 
-    `plain_webhooks`: whether there are networks inside that may be called over http.
+    `webhook_networks`: those inside that may be called, over http too.
     """
     switch = given.get(SWITCH, "").lower()
     if switch not in ON and switch not in OFF:
@@ -56,7 +59,7 @@ def read(given: Mapping[str, str], *, plain_webhooks: bool) -> Options:
         _whole(given, PRIORITY, defaults.priority, HIGHEST, LOWEST),
         _whole(given, QUEUE_S, defaults.queue_s, 1, MAX_QUEUE_S),
         _whole(given, RETRIES, defaults.retries, 0, MAX_RETRIES),
-        _webhook(given.get(WEBHOOK, ""), plain_webhooks),
+        _webhook(given.get(WEBHOOK, ""), webhook_networks),
         key,
     )
 
@@ -70,13 +73,15 @@ def _whole(given: Mapping[str, str], name: str, default: int, least: int, most: 
     return int(text)
 
 
-def _webhook(url: str, plain: bool) -> str:
-    """As far as its letters tell; where it leads is checked when it is called."""
+def _webhook(url: str, networks: Sequence[IpNetwork]) -> str:
+    """As far as its letters tell; where a name leads is checked when it is called."""
     if not url:
         return ""
     try:
         parts = urlsplit(url)
-        sound = parts.scheme in ({"https", "http"} if plain else {"https"}) and bool(parts.hostname) and parts.port != 0
+        sound = (
+            parts.scheme in ({"https", "http"} if networks else {"https"}) and bool(parts.hostname) and parts.port != 0
+        )
     except ValueError:
         sound = False
     if not sound or len(url) > 2000 or not url.isascii() or not url.isprintable() or " " in url:
@@ -86,5 +91,13 @@ def _webhook(url: str, plain: bool) -> str:
     if parts.username is not None or parts.password is not None:
         raise InvalidOptionError(
             WEBHOOK, "A webhook's address holds no user name and no password: they would be shown."
+        )
+    try:
+        address = ip_address(parts.hostname or "")
+    except ValueError:
+        return url
+    if not is_allowed(address, networks, public=parts.scheme == "https"):
+        raise InvalidOptionError(
+            WEBHOOK, f"{address} is inside, or not to be called over http: no webhook would ever get there."
         )
     return url

@@ -69,7 +69,7 @@ def own_act(request: HttpRequest, uid: str, action: str) -> HttpResponse:
     item = pages.find(selectors.own_requests(request.user), uid)
     try:
         item = pages.act(item, action, request)
-        messages.success(request, f"The request {pages.ACTIONS[action]}.")
+        messages.success(request, pages.ACTIONS[action])
     except ServiceError as error:
         messages.error(request, str(error))
     return redirect("async:own-one", item.uid.hex)
@@ -105,7 +105,7 @@ def _send(
         wanted: dict[str, Any] = read if isinstance(read, dict) else {}
         test = parse_test(wanted)
         given = {header: str(wanted.get(field, "")).strip() for header, field in _FIELDS.items()}
-        chosen = options.read(given, plain_webhooks=bool(settings.WEBHOOK_NETWORKS))
+        chosen = options.read(given, webhook_networks=settings.WEBHOOK_NETWORKS)
         item = services.submit(
             deployment, user=request.user, organization_id=calling_organization_id(request.user, deployment),
             method=test.method, path=test.path, headers=test.headers, body=test.body, chosen=chosen,

@@ -14,7 +14,11 @@ from common.numbers import whole
 PAGE_SIZE = 50
 EXCERPT_BYTES = 4000
 ATTEMPTS_SHOWN = 50
-ACTIONS = {"cancel": "is cancelled", "retry": "is queued once more", "redeliver": "will be delivered in a moment"}
+ACTIONS = {
+    "cancel": "The request is cancelled.",
+    "retry": "The request is queued once more.",
+    "redeliver": "The webhook will be delivered in a moment.",
+}
 
 
 def rows(request: HttpRequest, found: QuerySet[AsyncRequest]) -> dict[str, Any]:

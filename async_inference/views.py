@@ -49,7 +49,7 @@ def act(request: HttpRequest, organization: str, name: str, uid: str, action: st
     item = pages.find(selectors.requests_of(deployment), uid)
     try:
         item = pages.act(item, action, request)
-        messages.success(request, f"The request {pages.ACTIONS[action]}.")
+        messages.success(request, pages.ACTIONS[action])
     except ServiceError as error:
         messages.error(request, str(error))
     return redirect("async:one", organization, name, item.uid.hex)

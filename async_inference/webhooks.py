@@ -15,7 +15,8 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from async_inference import signature, statements
-from common.outbound import GuardedTransport, IpNetwork, forget_location, no_cookies
+from common.addresses import IpNetwork
+from common.outbound import GuardedTransport, forget_location, no_cookies
 
 log = logging.getLogger(__name__)
 

@@ -55,11 +55,16 @@ class KubernetesWatcher:
             follower.seal(complete=False)
 
     def _loop(self, step) -> None:  # type: ignore[no-untyped-def]
+        told = ""
         while not self._stopped.is_set():
             try:
                 step(kubernetes_driver(self._cluster))
+                told = ""
             except (DriverError, DatabaseError, redis.RedisError, OSError) as error:
-                log.warning("%s: %s", self._cluster.name, error)
+                if str(error) != told:
+                    # Once: an unreachable cluster says the same every two seconds.
+                    log.warning("%s: %s", self._cluster.name, error)
+                    told = str(error)
                 close_old_connections()
                 self._stopped.wait(RETRY_S)
             except Exception:

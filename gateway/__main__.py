@@ -61,7 +61,7 @@ async def serve(host: str, port: int, name: str) -> None:
     gateway.queue = queue = AsyncRequests(
         settings.DATABASE_URL,
         settings.SECRET_KEY,
-        Bounds(settings.ASYNC_QUEUE_REQUESTS, settings.ASYNC_QUEUE_BYTES, bool(settings.WEBHOOK_NETWORKS)),
+        Bounds(settings.ASYNC_QUEUE_REQUESTS, settings.ASYNC_QUEUE_BYTES, settings.WEBHOOK_NETWORKS),
     )
     await queue.open()
     # Several gateways may share a port on one machine: the kernel spreads connections over them.

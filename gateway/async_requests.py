@@ -6,7 +6,7 @@ Its connections are on the gateway's loop: an ordinary request never waits for t
 import hashlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from async_inference import options, statements, states
 from async_inference.options import InvalidOptionError
+from common.addresses import IpNetwork
 from common.encryption import Cipher
 from gateway.callers import Caller
 from gateway.core import QueueAnswer
@@ -46,12 +47,12 @@ def _pool(database_url: str, name: str, wait_s: float) -> AsyncConnectionPool:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of one deployment's queue: how many may wait and how large their bodies may be together; whether webhooks may be
-    called over http, too."""
+    """Of one deployment's queue: how many may wait and how large their bodies may be together; the networks
+    inside that webhooks may call, over http too."""
 
     most_waiting: int
     most_bytes: int
-    plain_webhooks: bool = False
+    webhook_networks: Sequence[IpNetwork] = ()
 
 
 class AsyncRequests:
@@ -76,7 +77,7 @@ class AsyncRequests:
             raise target.unavailable()
         given = head.options | {options.IDEMPOTENCY_KEY: _idempotency_key(head)}
         try:
-            chosen = options.read(given, plain_webhooks=self._bounds.plain_webhooks)
+            chosen = options.read(given, webhook_networks=self._bounds.webhook_networks)
         except InvalidOptionError as error:
             raise GatewayError(400, "option_invalid", str(error), details={"field": error.field}) from None
         # They may hold what opens others' doors.

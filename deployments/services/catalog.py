@@ -76,7 +76,12 @@ def save_cluster(
     if cluster.driver == Cluster.Driver.KUBERNETES:
         problem = name_error(cluster.namespace)
         if problem:
-            raise ServiceError(f"Namespace: {problem}", field="namespace")
+            raise ServiceError(
+                "The name of a namespace: lower-case letters, digits and hyphens, at most 63."
+                if cluster.namespace
+                else "A namespace is needed.",
+                field="namespace",
+            )
         if kubeconfig is not None:
             cluster.encrypted_kubeconfig = _sealed_kubeconfig(kubeconfig)
         if cluster.is_proxied and not cluster.encrypted_kubeconfig:

@@ -17,10 +17,8 @@ const answer = new Answer();
 let charts = null;
 /** @type {LogView | null} */
 let tail = null;
-/** @type {WebSocket | null} */
-let socket = null;
-/** @type {AbortController | null} */
-let following = null;
+/** Of the request that is handed over or runs: Cancel ends it at whatever point it is. @type {AbortController | null} */
+let running = null;
 const asyncSwitch = /** @type {HTMLInputElement} */ (find("#test-async"));
 const ASYNC_HEADERS = [["priority", "X-Slipway-Async-Priority"], ["queue_s", "X-Slipway-Async-Max-Queue-Seconds"], ["retries", "X-Slipway-Async-Retries"], ["webhook", "X-Slipway-Async-Webhook"]];
 const isAsync = () => asyncSwitch.checked;
@@ -93,47 +91,56 @@ async function send(event) {
   event.preventDefault();
   clearErrors();
   answer.reset();
+  running = new AbortController();
+  const unwanted = running.signal;
   setRunning(true);
   try {
-    if (isAsync()) await queue();
-    else show((await submit(tester.dataset.sendUrl || "", tester.dataset.csrf || "", composed())).id);
+    if (isAsync()) await queue(unwanted);
+    else show((await submit(tester.dataset.sendUrl || "", tester.dataset.csrf || "", composed())).id, unwanted);
   } catch (error) {
     setRunning(false);
     showError(error instanceof RelayError ? error.field : undefined, error instanceof Error ? error.message : String(error));
   }
 }
 
-/** Into the queue; this page follows it until it has ended or "Cancel" is pressed. */
-async function queue() {
-  following = new AbortController();
+/** Into the queue; this page follows it until it has ended. @param {AbortSignal} unwanted */
+async function queue(unwanted) {
   const options = { priority: value("priority"), queue_s: value("queue_s"), retries: value("retries"), webhook: value("webhook") };
   const request = { ...composed(), ...options };
   try {
     await runQueued(tester.dataset.asyncUrl || "", tester.dataset.csrf || "", request, (id, told) => {
       if (tail) tail.marked = id;
       answer.queued(id, told);
-    }, following.signal);
-    if (following.signal.aborted) answer.fail("This page follows the request no longer; it goes on. Its own page cancels it.");
+    }, unwanted);
   } finally {
-    following = null;
     setRunning(false);
   }
 }
 
-/** @param {string} id */
-function show(id) {
+/** @param {string} id @param {AbortSignal} unwanted */
+function show(id, unwanted) {
   answer.started(id);
   if (tail) tail.marked = id;
-  socket = follow(id, (frame) => {
-    if (frame.kind === "head") answer.head(frame);
+  const socket = follow(id, (frame) => {
+    if (frame.kind === "head") { answer.head(frame); showTail(frame.instance); }
     else if (frame.kind === "chunk") answer.chunk(frame);
     else if (frame.kind === "done") { answer.done(frame); charts?.mark(new Date(frame.ended * 1000), "your request"); }
     else if (frame.kind === "error") answer.fail(frame.message);
-    else if (frame.kind === "cancelled") answer.fail(`Cancelled after ${frame.total.toFixed(1)} s; the instance was told to stop.`);
+    else if (frame.kind === "cancelled") answer.cancelled(frame.total);
   }, (whole) => {
     setRunning(false);
     if (!whole) answer.fail("The connection to the console was lost; the request was cancelled.");
   });
+  if (unwanted.aborted) cancel(socket);
+  else unwanted.addEventListener("abort", () => cancel(socket), { once: true });
+}
+
+/** The log of the instance that answers. @param {string} instance */
+function showTail(instance) {
+  const select = /** @type {HTMLSelectElement | null} */ (find("#tail-instance"));
+  if (!select || select.value === instance || !find(`option[value="${CSS.escape(instance)}"]`, select)) return;
+  select.value = instance;
+  openTail();
 }
 
 /** @param {number} index */
@@ -166,7 +173,7 @@ function openTail() {
 
 form.addEventListener("submit", send);
 form.addEventListener("input", showUrl);
-cancelButton.addEventListener("click", () => { if (following) following.abort(); else if (socket) cancel(socket); });
+cancelButton.addEventListener("click", () => running?.abort());
 asyncSwitch.addEventListener("change", () => { /** @type {HTMLElement} */ (find("#test-async-options")).hidden = !isAsync(); });
 find("#test-curl")?.addEventListener("click", (event) => copy(/** @type {HTMLElement} */ (event.target), asCurl()));
 find("#tail-instance")?.addEventListener("change", openTail);

@@ -5,6 +5,7 @@ upstream    as in the gateway's tests
 """
 
 import asyncio
+from ipaddress import ip_network
 from typing import Any
 
 import httpx
@@ -74,7 +75,12 @@ class Queue:
         self.gateway.core.queue = self._requests = AsyncRequests(
             url,
             SECRET.decode(),
-            Bounds(**({"most_waiting": 10_000, "most_bytes": 1 << 30, "plain_webhooks": True} | bounds)),
+            Bounds(
+                **(
+                    {"most_waiting": 10_000, "most_bytes": 1 << 30, "webhook_networks": [ip_network("127.0.0.0/8")]}
+                    | bounds
+                )
+            ),
         )
         await self._requests.open()
         self.pool = AsyncConnectionPool(

@@ -223,10 +223,24 @@ async def test_a_queue_has_bounds(queue, upstream):
 
 
 async def test_webhooks_in_plain_text_need_a_network_that_is_allowed(queue, upstream):
-    await queue.start(await upstream(json_answer(b"{}")), plain_webhooks=False)
+    await queue.start(await upstream(json_answer(b"{}")), webhook_networks=())
     refused = await queue.submit(webhook="http://example.com/")
     assert refused.status_code == 400 and refused.json()["error"]["field"] == "x-slipway-async-webhook"
     assert (await queue.submit(webhook="https://example.com/")).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        ("https://10.0.0.1/", 400), ("https://169.254.169.254/", 400), ("https://[::1]/", 400), ("https://[::ffff:10.0.0.1]/", 400),
+        ("http://1.1.1.1/", 400), ("https://1.1.1.1/", 202), ("https://127.0.0.1/", 202), ("http://127.0.0.1:8000/", 202),
+    ],
+)  # fmt: skip
+async def test_an_address_that_no_webhook_would_get_to_is_refused_at_once(queue, upstream, url, status):
+    await queue.start(await upstream(json_answer(b"{}")))
+    answer = await queue.submit(webhook=url)
+    assert answer.status_code == status
+    assert status == 202 or answer.json()["error"]["field"] == "x-slipway-async-webhook"
 
 
 async def test_others_secrets_are_not_readable_in_the_queue(queue, upstream):

@@ -213,6 +213,23 @@ def test_plotlys_rules_are_those_of_the_installed_release(signed_in):
     assert page.evaluate("document.getElementById('plotly.js-style-global').sheet.cssRules.length") == 66
 
 
+def test_cancel_ends_a_request_wherever_it_is(signed_in):
+    page = signed_in()
+    page.goto("/console/deployments/demo/chat/testing/")
+    page.get_by_role("button", name="Chat, streamed", exact=True).click()
+    body = page.locator("[name=body]")
+    body.fill(body.input_value().replace('"max_tokens": 64', '"max_tokens": 4000'))
+    send, cancel = (page.get_by_role("button", name=name, exact=True) for name in ("Send", "Cancel"))
+    for is_async in (False, True):
+        page.get_by_label("Run asynchronously").set_checked(is_async)
+        for pause_ms in (0, 1500):
+            send.click()
+            page.wait_for_timeout(pause_ms)
+            cancel.click()
+            expect(page.locator("#test-status")).to_have_text("Cancelled", timeout=15_000)
+            expect(send).to_be_enabled()
+
+
 def test_a_request_waits_in_the_queue(signed_in, pictures):
     page = signed_in()
     page.goto("/console/deployments/demo/chat/testing/")

@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from common.outbound import is_allowed
+from common.addresses import is_allowed
 
 
 @pytest.mark.parametrize(

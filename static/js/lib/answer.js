@@ -73,7 +73,8 @@ export class Answer {
     const colour = frame.status < 300 ? "green" : frame.status < 500 ? "yellow" : "red";
     this.status.className = `ms-auto badge bg-${colour}-lt`;
     this.status.textContent = `${frame.status} ${frame.reason}`;
-    this.time("instance", frame.instance ? frame.instance.slice(0, 8) : "–");
+    // As the log beside calls it, where there is one.
+    this.time("instance", frame.instance ? find(`#tail-instance option[value="${CSS.escape(frame.instance)}"]`)?.textContent || frame.instance.slice(0, 8) : "–");
     const type = frame.headers.find(([name]) => name.toLowerCase() === "content-type")?.[1] ?? "";
     this.isStream = type.startsWith("text/event-stream");
     this.isJson = type.includes("json");
@@ -126,6 +127,14 @@ export class Answer {
     this.text.textContent = pretty;
     if (!frame.bytes) this.text.textContent = this.raw.textContent = "(no body)";
     this.show("text");
+  }
+
+  /** @param {number} total Seconds. */
+  cancelled(total) {
+    this.time("total", milliseconds(total));
+    this.status.className = "ms-auto badge bg-orange-lt";
+    this.status.textContent = "Cancelled";
+    this.fail(`Cancelled after ${total.toFixed(1)} s; the instance was told to stop.`);
   }
 
   /** @param {string} message */

@@ -8,13 +8,16 @@ const FINAL = ["completed", "failed", "cancelled", "expired"];
 
 /** Queue a request and follow it; `onState` gets each answer about it, the last one with a final state.
  *  @param {string} url @param {string} csrf @param {object} request @param {(id: string, told: any) => void} onState
- *  @param {AbortSignal} left */
-export async function runQueued(url, csrf, request, onState, left) {
+ *  @param {AbortSignal} unwanted Cancels it, wherever it is. */
+export async function runQueued(url, csrf, request, onState, unwanted) {
   const reply = await submit(url, csrf, request);
   onState(reply.id, { state: "queued", page: reply.page });
-  while (!left.aborted) {
+  const cancel = () => fetch(`${reply.page}cancel/`, { method: "POST", headers: { "X-CSRFToken": csrf } }).catch(() => null);
+  if (unwanted.aborted) cancel();
+  else unwanted.addEventListener("abort", cancel, { once: true });
+  for (;;) {
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-    const response = await fetch(reply.state, { signal: left }).catch(() => null);
+    const response = await fetch(reply.state).catch(() => null);
     // The console restarts, for example: the request goes on without it.
     if (!response || response.status >= 500) continue;
     if (response.redirected) throw new Error("You are signed out. The request goes on; sign in to see it.");
