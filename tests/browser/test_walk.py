@@ -216,6 +216,7 @@ def test_plotlys_rules_are_those_of_the_installed_release(signed_in):
 def test_cancel_ends_a_request_wherever_it_is(signed_in):
     page = signed_in()
     page.goto("/console/deployments/demo/chat/testing/")
+    expect(page.locator("#deployment-header")).to_contain_text("Running", timeout=60_000)
     page.get_by_role("button", name="Chat, streamed", exact=True).click()
     body = page.locator("[name=body]")
     body.fill(body.input_value().replace('"max_tokens": 64', '"max_tokens": 4000'))
