@@ -7,7 +7,6 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import AuditEntry
-from dashboard.templatetags.console import bytes_text
 from deployments.models import (
     Cluster,
     Deployment,
@@ -398,7 +397,3 @@ def test_a_cluster_is_made_by_the_api_too(operator):
     assert operator.post("/api/v1/clusters/", data, content_type="application/json").status_code == 201
     bad = operator.post("/api/v1/clusters/", data | {"name": "b", "kubeconfig": "x"}, content_type="application/json")
     assert bad.status_code == 400 and "no kubeconfig" in bad.content.decode()
-
-
-def test_large_sizes_have_their_unit():
-    assert [bytes_text(size << 30) for size in (1, 999, 1024, 1536)] == ["1 GiB", "999 GiB", "1 TiB", "1.5 TiB"]

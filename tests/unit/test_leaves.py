@@ -10,6 +10,7 @@ from common import atomic_file, identity_token
 from common.encryption import Cipher, SecretUnreadableError
 from common.identity_token import Identity
 from common.naming import name_error, suggest_name
+from dashboard.templatetags.console import bytes_text
 
 WHO = Identity(1, 2, 3, "console")
 
@@ -58,3 +59,7 @@ def test_a_half_written_file_is_never_seen(tmp_path):
     path.write_text('{"a":')
     assert atomic_file.read_json(path) is None
     assert json.dumps(atomic_file.read_json(tmp_path / "absent")) == "null"
+
+
+def test_large_sizes_have_their_unit():
+    assert [bytes_text(size << 30) for size in (1, 999, 1024, 1536)] == ["1 GiB", "999 GiB", "1 TiB", "1.5 TiB"]
