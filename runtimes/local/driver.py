@@ -69,6 +69,7 @@ class LocalDriver(Driver):
 
     def _start(self, version_key: str, generation: int, plan: LaunchPlan, *, name: str) -> str:
         """Start one instance and return its uid."""
+        _check_memory(plan.memory)
         gpus = self._choose_gpus(plan.gpu)
         uid = uuid.uuid4().hex
         folder = InstanceFolder(self._root / version_key / uid)
@@ -210,6 +211,15 @@ class LocalDriver(Driver):
             have = f"{len(gpus)} GPUs, {len(free)} of them free" if gpus else f"no GPU: {reason}"
             raise UnschedulableError(f"The version asks for {count} GPUs per instance; this machine has {have}.")
         return free[:count]
+
+
+def _check_memory(wanted: int) -> None:
+    """Cores that there aren't make an instance slow; memory that there isn't would be promised in vain."""
+    there = psutil.virtual_memory().total
+    if wanted > there:
+        raise UnschedulableError(
+            f"The version asks for {wanted / 2**30:,.0f} GiB of memory per instance; this machine has {there / 2**30:,.1f} GiB."
+        )
 
 
 def _observed(state: dict[str, Any]) -> InstanceObservation:

@@ -168,6 +168,11 @@ def test_no_gpu_is_said_before_starting(driver):
         start(driver, "sleep", "1", gpu=1)
 
 
+def test_more_memory_than_the_machine_has_is_said_before_starting(driver):
+    with pytest.raises(UnschedulableError, match="1,024 GiB of memory per instance; this machine has"):
+        start(driver, "sleep", "1", memory=1 << 40)
+
+
 def test_secrets_touch_no_file(driver, tmp_path):
     specification = Specification(
         "simulator", "a/b", secret_environment={"TOKEN": "planted-secret-4711"}, memory=256 << 20
