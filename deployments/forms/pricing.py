@@ -37,6 +37,13 @@ class PriceForm(forms.Form):
         )
         super().__init__(data, initial={"currency": shown.currency if shown else "", **amounts})
 
+    def clean(self) -> dict[str, Any]:
+        values = super().clean() or {}
+        given = [values.get(name) for name in ("input_price", "output_price")]
+        if values.get("currency") and not self.errors and given == [None, None]:
+            self.add_error("input_price", "Write at least one amount; 0 where a kind of token costs nothing.")
+        return values
+
     def amounts(self) -> tuple[Decimal, Decimal]:
         values = self.cleaned_data
         return values["input_price"] or Decimal(0), values["output_price"] or Decimal(0)

@@ -10,10 +10,15 @@ const earlier = /** @type {HTMLButtonElement} */ (find("#log-earlier"));
 const pause = /** @type {HTMLButtonElement} */ (find("#log-pause"));
 const view = new LogView(element, (text) => { state.textContent = text; earlier.hidden = !view.hasEarlier; });
 
+const search = /** @type {HTMLInputElement} */ (find("#log-search"));
 find("#log-instance")?.addEventListener("change", (event) => {
-  location.search = new URLSearchParams({ instance: /** @type {HTMLSelectElement} */ (event.target).value }).toString();
+  const values = new URLSearchParams({ instance: /** @type {HTMLSelectElement} */ (event.target).value });
+  if (search.value) values.set("search", search.value);
+  location.search = values.toString();
 });
-find("#log-search")?.addEventListener("input", (event) => view.setFilter(/** @type {HTMLInputElement} */ (event.target).value));
+search.value = new URLSearchParams(location.search).get("search") || "";
+view.setFilter(search.value);
+search.addEventListener("input", () => view.setFilter(search.value));
 pause.addEventListener("click", () => { pause.textContent = view.togglePause() ? "Go on" : "Pause"; });
 earlier.addEventListener("click", async () => {
   const response = await fetch(`${element.dataset.earlierUrl}?before=${view.first}`);

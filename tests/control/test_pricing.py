@@ -55,8 +55,9 @@ def test_a_price_begins_with_the_next_minute_and_is_shown(client, people, deploy
         ({"currency": "DOGE", "input_price": "1"}, "currency", "Select a valid choice"),
         ({"currency": "XAU", "input_price": "1"}, "currency", "Select a valid choice"),
         ({"currency": "", "input_price": "1"}, "currency", "Choose the currency"),
-        ({"currency": "EUR", "since": "2020-01-01T00:00"}, "since", "has passed"),
-        ({"currency": "EUR", "since": "2999-01-01T00:00"}, "since", "five years"),
+        ({"currency": "EUR", "input_price": "1", "since": "2020-01-01T00:00"}, "since", "has passed"),
+        ({"currency": "EUR", "input_price": "1", "since": "2999-01-01T00:00"}, "since", "five years"),
+        ({"currency": "EUR"}, "input_price", "at least one amount"),
         ({"currency": "EUR", "since": "tomorrow"}, "since", "Enter a valid date"),
     ],
 )

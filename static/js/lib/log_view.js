@@ -103,6 +103,7 @@ export class LogView {
   /** @param {string} text */
   setFilter(text) {
     this.filter = text.toLowerCase();
+    this.element.classList.toggle("is-filtered", Boolean(text));
     for (const child of /** @type {HTMLElement[]} */ ([...this.element.children])) {
       child.hidden = Boolean(this.filter) && !(child.textContent || "").toLowerCase().includes(this.filter);
     }
