@@ -171,14 +171,13 @@ class LogConsumer(StreamConsumer):
 class TestConsumer(StreamConsumer):
     """The frames of one test of this user, from the first on; `{"cancel": true}` and leaving the page end it."""
 
+    _is_over = False
+
     async def follow(self) -> None:
         test_id = self.scope["url_route"]["kwargs"]["test_id"]
-        owner = await self._store.get(relay.owner_key(test_id))
-        if owner is None or int(owner) != self.scope["user"].pk:
+        if not await self._is_own():
             await self.close(code=NOT_FOUND)
             return
-        # Only now: whoever leaves cancels what this names.
-        self._id = test_id
         last_id = "0"
         while True:
             found = await self._store.xread({relay.frames_key(test_id): last_id}, block=WAIT_MS, count=200)
@@ -187,7 +186,7 @@ class TestConsumer(StreamConsumer):
                 found = await self._store.xread({relay.frames_key(test_id): last_id}, count=200)
                 if not found:
                     await self.send_json({"kind": "error", "message": relay.LOST})
-                    self._id = ""
+                    self._is_over = True
                     await self.close()
                     return
             for _, entries in found or ():
@@ -196,7 +195,7 @@ class TestConsumer(StreamConsumer):
                     frame = json.loads(fields[b"f"])
                     await self.send_json(frame)
                     if frame["kind"] in ("done", "error", "cancelled"):
-                        self._id = ""
+                        self._is_over = True
                         await self.close()
                         return
 
@@ -210,6 +209,10 @@ class TestConsumer(StreamConsumer):
         await super().disconnect(code)
 
     async def _cancel(self) -> None:
-        test_id = getattr(self, "_id", "")
-        if test_id:
-            await self._store.set(relay.cancel_key(test_id), 1, ex=60)
+        # Asked anew: a page that cancels, or is left, at once does so before its test was begun to be followed.
+        if not self._is_over and hasattr(self, "_store") and await self._is_own():
+            await self._store.set(relay.cancel_key(self.scope["url_route"]["kwargs"]["test_id"]), 1, ex=60)
+
+    async def _is_own(self) -> bool:
+        owner = await self._store.get(relay.owner_key(self.scope["url_route"]["kwargs"]["test_id"]))
+        return owner is not None and int(owner) == self.scope["user"].pk

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from common.broadcast import publish, valkey
 from dashboard.asgi import application
-from deployments import log_store, relay
+from deployments import consumers, log_store, relay
 from deployments.models import Instance
 from runtimes.driver import LogLine
 from tests.control.communicator import WebsocketCommunicator
@@ -189,6 +189,23 @@ async def test_a_quiet_socket_stays(people, instance):
     assert (await socket.receive_json_from())["type"] == "subscribed"
     await sync_to_async(publish)("deployment", deployment)
     assert (await socket.receive_json_from())["type"] == "changed"
+
+
+async def test_what_is_cancelled_at_once_is_cancelled(people, monkeypatch):
+    """The page cancels as soon as it can say anything: before the test has begun to be followed."""
+    test_id = "f" * 16
+    await sync_to_async(valkey().set)(relay.owner_key(test_id), people.member.pk, ex=60)
+
+    async def not_yet(self):
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(consumers.TestConsumer, "follow", not_yet)
+    socket = await connect(f"/ws/tests/{test_id}/", people.member)
+    await socket.send_json_to({"cancel": True})
+    async with asyncio.timeout(10):
+        while not await sync_to_async(valkey().exists)(relay.cancel_key(test_id)):
+            await asyncio.sleep(0.05)
+    await socket.disconnect()
 
 
 async def test_leaving_the_page_cancels_the_test(people):
