@@ -152,8 +152,10 @@ class _Relay:
                 await asyncio.wait({sending}, timeout=0.3)
                 await self._store.set(alive_key(self._id), 1, ex=ALIVE_S)
                 if not sending.done() and await self._store.exists(cancel_key(self._id)):
-                    sending.cancel()
-                    await asyncio.wait({sending})
+                    # Again and again: a library may swallow the first one, and the request would run on to its end.
+                    while not sending.done():
+                        sending.cancel()
+                        await asyncio.wait({sending}, timeout=0.3)
                     await self._frame(kind="cancelled", total=self._elapsed())
             if not sending.cancelled():
                 sending.result()
