@@ -1,6 +1,6 @@
 """Delays between attempts, listed rather than computed so that anyone can read them."""
 
-RESTART_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+RESTART_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 
 
 def restart_delay(attempt: int) -> float:

@@ -1,4 +1,9 @@
-"""The state table: from what is wanted and what is observed to what to do. Pure; docs/lifecycle.md shows it as a table."""
+"""The state table: from what is wanted and what is observed to what to do. Pure; docs/lifecycle.md shows it as a table.
+
+Two rules decide every doubt. What has run is wanted until a person says otherwise: only a start has a deadline, and no
+cause outside of a version ends one that has run. A program that can't hold up at all is given up: all of its instances
+have ended five times in a row without a span of serving.
+"""
 
 from dataclasses import dataclass, field
 
@@ -8,14 +13,14 @@ from runtimes.observation import InstanceObservation
 
 PREPARING, RUNNING, SHUTTING_DOWN, STOPPED, ERROR = "preparing", "running", "shutting_down", "stopped", "error"
 
-# None ready for this long after having run is an error.
-UNREADY_DEADLINE_S = 120.0
 # A failed instance of a version that still serves is tried again after this time.
 REPLACE_FAILED_AFTER_S = 60.0
 # One that was lost before it listened is not replaced at once: what lost it may do so again, each second.
 REPLACE_LOST_EARLY_AFTER_S = 5.0
 # So many lost before any became ready are enough.
 LOST_BEFORE_ERROR = 5
+# After these pauses a start that failed through an outside cause is tried again; then after the last one, each time.
+START_AGAIN_AFTER_S = (60.0, 120.0, 300.0, 600.0, 1800.0)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Wanted:
     lost: int = 0
     # Why the driver refused to create an instance last time (no room, for example).
     blocked: Cause | None = None
+    # Since when the cluster has been seen without a pause: what it did before counts against no deadline.
+    seen_since: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,14 +67,20 @@ def decide(wanted: Wanted, instances: list[InstanceObservation], now: float) -> 
     old = [item for item in instances if item.generation != wanted.generation]
     end_old = tuple(item.uid for item in old if item.is_alive)
     discard_old = tuple(item.uid for item in old if not item.is_alive)
-    if not current and (not wanted.may_start or end_old):
+    if wanted.status == PREPARING and not current and (not wanted.may_start or end_old):
         return Plan(
             PREPARING, end=end_old, discard=discard_old, reasons=("waits for the earlier version to shut down",)
         )
-    ready = [item for item in current if item.is_ready]
-    if ready:
+    if any(item.is_ready for item in current):
         return _serve(wanted, current, end_old, discard_old, now)
-    return _await_ready(wanted, current, end_old, discard_old, now)
+    if wanted.status == PREPARING:
+        return _await_first(wanted, current, end_old, discard_old, now)
+    return _await_again(wanted, current, end_old, discard_old, now)
+
+
+def start_again_at(attempt: int, now: float) -> float:
+    """When a start that failed through an outside cause is tried again; `attempt` counts such failures, from 0."""
+    return now + START_AGAIN_AFTER_S[min(attempt, len(START_AGAIN_AFTER_S) - 1)]
 
 
 def _remove_all(wanted: Wanted, instances: list[InstanceObservation], while_alive: str) -> Plan:
@@ -85,74 +98,109 @@ def _serve(
     wanted: Wanted, current: list[InstanceObservation], end_old: tuple[str, ...], discard: tuple[str, ...], now: float
 ) -> Plan:
     """At least one is ready: the version runs, whatever the others do."""
-    gone = tuple(item.uid for item in current if item.phase == observation.GONE)
-    failed = [item for item in current if item.phase == observation.FAILED]
-    retry = tuple(item.uid for item in failed if now - (item.ended_at or now) >= REPLACE_FAILED_AFTER_S)
     counted = _counted(current)
-    holding = len(counted) + len(failed) - len(retry)
-    surplus = _surplus(counted, len(counted) - wanted.replicas)
-    return Plan(
-        status=RUNNING,
-        create=max(0, wanted.replicas - holding),
-        end=end_old + surplus,
-        discard=(*discard, *gone, *retry),
-        cause=next((item.cause for item in failed if item.cause), None)
-        or (wanted.blocked if holding < wanted.replicas else None),
+    ready = sum(item.is_ready for item in counted)
+    troubled = _latest_cause([item for item in current if not item.is_ready and item.phase != observation.GONE])
+    return _keep_number(
+        RUNNING,
+        wanted,
+        current,
+        end_old,
+        discard,
+        now,
+        cause=(troubled or wanted.blocked) if ready < wanted.replicas else None,
         reasons=("at least one instance is ready",),
     )
 
 
-def _await_ready(
+def _await_first(
     wanted: Wanted, current: list[InstanceObservation], end_old: tuple[str, ...], discard: tuple[str, ...], now: float
 ) -> Plan:
+    """A start: none has been ready yet, and it has a deadline."""
     counted = _counted(current)
-    failed = [item for item in current if item.phase == observation.FAILED]
-    gone = tuple(item.uid for item in current if item.phase == observation.GONE)
-    if failed and not counted:
-        return _give_up(
-            wanted, current, _latest_cause(failed) or Cause("failed", "All instances failed."), "all instances failed"
-        )
+    if (given_up := _given_up(current, counted, at_least=1)) is not None:
+        return given_up
     observed = _latest_cause(counted) or wanted.blocked
-    if wanted.status == PREPARING:
-        if wanted.lost >= LOST_BEFORE_ERROR and not counted:
-            lost = Cause(
-                "instance_lost",
-                f"{wanted.lost} instances were lost before they were ready.",
-                "Read the log, then restart this version.",
-            )
-            return _give_up(wanted, current, _latest_cause(current) or lost, "too many instances were lost")
-        # Without an instance only a refusal runs against the deadline: a start that never had its turn has not failed.
-        waiting = wanted.start_requested_at if wanted.blocked else now
-        since = min((item.started_at or now for item in counted), default=waiting)
-        if now - since > wanted.start_deadline_s:
-            return _give_up(
-                wanted, current, _overdue(observed, wanted.start_deadline_s), "not ready within the start deadline"
-            )
-        unready_since = None
-    else:
-        unready_since = wanted.unready_since or now
-        # A replacement that is still loading has its own start deadline; only after it does the shorter one count.
-        loading = any(
-            now - (item.started_at or now) < wanted.start_deadline_s and (item.started_at or 0) >= unready_since - 1
-            for item in counted
+    if wanted.lost >= LOST_BEFORE_ERROR and not counted:
+        lost = Cause(
+            "instance_lost",
+            f"{wanted.lost} instances were lost before they were ready.",
+            "Read the log, then restart this version.",
         )
-        if now - unready_since > UNREADY_DEADLINE_S and not loading:
-            return _give_up(wanted, current, _unready(observed), "none ready for too long after having run")
-    surplus = _surplus(counted, len(counted) - wanted.replicas)
-    lost_early = [item for item in current if _lost_early(item, now)]
-    gone = tuple(uid for uid in gone if uid not in {item.uid for item in lost_early})
-    return Plan(
-        status=wanted.status,
-        cause=observed or _latest_cause(lost_early),
-        create=max(0, wanted.replicas - len(counted) - len(failed) - len(lost_early)),
-        end=end_old + surplus,
-        discard=(*discard, *gone),
-        unready_since=unready_since,
-        reasons=("no instance is ready yet",),
+        return _give_up(current, _latest_cause(current) or lost, "too many instances were lost")
+    # Without an instance only a refusal runs against the deadline: a start that never had its turn has not failed.
+    waiting = wanted.start_requested_at if wanted.blocked else now
+    since = max(min((item.started_at or now for item in counted), default=waiting), wanted.seen_since)
+    if now - since > wanted.start_deadline_s:
+        return _give_up(current, _overdue(observed, wanted.start_deadline_s), "not ready within the start deadline")
+    return _keep_number(
+        PREPARING, wanted, current, end_old, discard, now, cause=observed, reasons=("no instance is ready yet",)
     )
 
 
-def _give_up(wanted: Wanted, current: list[InstanceObservation], cause: Cause, reason: str) -> Plan:
+def _await_again(
+    wanted: Wanted, current: list[InstanceObservation], end_old: tuple[str, ...], discard: tuple[str, ...], now: float
+) -> Plan:
+    """It has run and none is ready now: it stays wanted, however long that takes."""
+    counted = _counted(current)
+    if (given_up := _given_up(current, counted, at_least=wanted.replicas)) is not None:
+        return given_up
+    # What ended an instance tells more than that its successor is starting.
+    cause = _latest_cause(counted) or wanted.blocked or _latest_cause(current)
+    return _keep_number(
+        RUNNING,
+        wanted,
+        current,
+        end_old,
+        discard,
+        now,
+        cause=cause,
+        unready_since=wanted.unready_since or now,
+        reasons=("none is ready; what has run stays wanted",),
+    )
+
+
+def _given_up(current: list[InstanceObservation], counted: list[InstanceObservation], *, at_least: int) -> Plan | None:
+    """The end of a program that can't hold up: every instance, and `at_least` so many, has ended too often in a row."""
+    exhausted = [item for item in current if item.is_exhausted]
+    if len(exhausted) < at_least or any(not item.is_exhausted for item in counted):
+        return None
+    cause = _latest_cause(exhausted) or Cause("failed", "All instances failed.")
+    return None if cause.is_outside else _give_up(current, cause, "all instances failed")
+
+
+def _keep_number(
+    status: str,
+    wanted: Wanted,
+    current: list[InstanceObservation],
+    end_old: tuple[str, ...],
+    discard: tuple[str, ...],
+    now: float,
+    *,
+    cause: Cause | None,
+    reasons: tuple[str, ...],
+    unready_since: float | None = None,
+) -> Plan:
+    """As many instances as are wanted: create what is missing, end what is too much, forget what has ended."""
+    counted = _counted(current)
+    failed = [item for item in current if item.phase == observation.FAILED]
+    retry = [item for item in failed if now - (item.ended_at or now) >= REPLACE_FAILED_AFTER_S]
+    serves = any(item.is_ready for item in counted)
+    lost_early = [item for item in current if not serves and _lost_early(item, now)]
+    gone = [item for item in current if item.phase == observation.GONE and item not in lost_early]
+    holding = len(counted) + len(failed) - len(retry) + len(lost_early)
+    return Plan(
+        status=status,
+        cause=cause or _latest_cause(lost_early),
+        create=max(0, wanted.replicas - holding),
+        end=end_old + _surplus(counted, len(counted) - wanted.replicas),
+        discard=(*discard, *(item.uid for item in (*gone, *retry))),
+        unready_since=unready_since,
+        reasons=reasons,
+    )
+
+
+def _give_up(current: list[InstanceObservation], cause: Cause, reason: str) -> Plan:
     alive = tuple(item.uid for item in current if item.is_alive and item.phase != observation.ENDING)
     return Plan(status=ERROR, cause=cause, end=alive, give_up=True, reasons=(reason,))
 
@@ -177,7 +225,9 @@ def _surplus(counted: list[InstanceObservation], count: int) -> tuple[str, ...]:
 
 def _latest_cause(instances: list[InstanceObservation]) -> Cause | None:
     with_cause = [item for item in instances if item.cause]
-    return max(with_cause, key=lambda item: (item.ended_at or 0, item.started_at or 0)).cause if with_cause else None
+    # By name last: of two that tell different things at the same moment it is always the same one.
+    found = max(with_cause, key=lambda item: (item.ended_at or 0, item.started_at or 0, item.uid), default=None)
+    return found.cause if found else None
 
 
 def _overdue(observed: Cause | None, deadline_s: float) -> Cause:
@@ -188,8 +238,3 @@ def _overdue(observed: Cause | None, deadline_s: float) -> Cause:
         f"No instance became ready within {deadline_s:,.0f} s.",
         "Read the log: it says what the engine waits for. A larger model may need a longer start deadline.",
     )
-
-
-def _unready(observed: Cause | None) -> Cause:
-    remedy = "Read the log of the last instance, then restart this version or start a corrected one."
-    return observed or Cause("not_ready", f"No instance has been ready for {UNREADY_DEADLINE_S:g} s.", remedy)

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from functools import cached_property
 
 from common.encryption import SecretUnreadableError
 from deployments.models import Version
@@ -11,6 +12,26 @@ from runtimes.launch_plan import Fetch, LaunchPlan
 from runtimes.model_source import same_place
 
 log = logging.getLogger(__name__)
+
+
+class Launch:
+    """The plan of one version, made when somebody first asks: most looks at a version that runs need none."""
+
+    def __init__(self, version: Version) -> None:
+        self._version = version
+
+    @property
+    def plan(self) -> LaunchPlan | None:
+        return self._made[0]
+
+    @property
+    def broken(self) -> Cause | None:
+        """Why there is no plan."""
+        return self._made[1]
+
+    @cached_property
+    def _made(self) -> tuple[LaunchPlan | None, Cause | None]:
+        return launch_plan(self._version)
 
 
 def launch_plan(version: Version) -> tuple[LaunchPlan | None, Cause | None]:

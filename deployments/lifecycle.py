@@ -28,6 +28,16 @@ def advance(version: Version, new: str, *, cause: Cause | None = None, **changes
     return True
 
 
+def record_readiness(version: Version, *, is_ready: bool) -> None:
+    """That a version that runs has no instance that is ready any more, or has one again."""
+    if is_ready:
+        record_event(version, "ready", f"Version {version.number} serves again.")
+        return
+    why = version.cause.message if version.cause else "No instance is ready."
+    message = f"Version {version.number} doesn't serve: {why} It stays wanted and goes on by itself."
+    record_event(version, "unready", message, severity=Event.Severity.WARNING)
+
+
 def record_event(
     version: Version,
     kind: str,

@@ -1,12 +1,30 @@
 """Why something is not running: a code, plain words, the remedy, and the evidence in the system's own words."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+# Evidence comes from programs and clusters: a line of theirs may have any length.
+_LONGEST_TEXT = 4000
+
+# What no change of the version would mend, and what ends without one: the cluster, its nodes, room, and the network.
+OUTSIDE = frozenset(
+    {
+        "driver_refused",
+        "evicted",
+        "instance_lost",
+        "node_problem",
+        "node_unreachable",
+        "preempted",
+        "quota_exceeded",
+        "registry_unreachable",
+        "unschedulable",
+    }
+)
 
 
 @dataclass(frozen=True)
 class Cause:
-    """`field` and `value`, when set, name the form field whose value would mend it."""
+    """`field` and `value`, when set, name the form field whose value would mend it. Causes are compared by value."""
 
     code: str
     message: str
@@ -16,9 +34,22 @@ class Cause:
     value: str = ""
     retryable: bool = False
 
+    def __post_init__(self) -> None:
+        """Brought into the form in which it is stored, so that what is read back equals what was written."""
+        object.__setattr__(self, "evidence", tuple(_storable(line) for line in self.evidence))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str):
+                object.__setattr__(self, field.name, _storable(value))
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether it lies outside of the version, which never ends for such a cause once it has run."""
+        return self.code in OUTSIDE
+
     def to_json(self) -> dict[str, Any]:
-        """For storing. Evidence is what programs wrote, and PostgreSQL's JSON takes every character but NUL."""
-        return {name: _storable(value) for name, value in asdict(self).items()}
+        """For storing."""
+        return asdict(self) | {"evidence": list(self.evidence)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any] | None) -> "Cause | None":
@@ -27,7 +58,6 @@ class Cause:
         return cls(**{**values, "evidence": tuple(values.get("evidence", ()))})
 
 
-def _storable(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.replace("\0", "\ufffd")
-    return tuple(_storable(item) for item in value) if isinstance(value, tuple) else value
+def _storable(text: str) -> str:
+    """PostgreSQL's JSON takes every character but NUL."""
+    return text.replace("\0", "\ufffd")[:_LONGEST_TEXT]

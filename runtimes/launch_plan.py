@@ -65,6 +65,8 @@ class LaunchPlan:
     metrics_path: str | None = None
     start_deadline_s: float = 600.0
     drain_s: float = 15.0
+    # One that was ready and answers nobody for so long hangs: it is started again.
+    hang_after_s: float = 120.0
     cpu: float = 1.0
     memory: int = 1 << 30
     gpu: int = 0

@@ -15,6 +15,11 @@ FAILED = "failed"
 ENDING = "ending"
 GONE = "gone"
 
+# A program that has ended so often, without a span of serving in between, can't hold up.
+CRASHES_IN_A_ROW = 5
+# Ready for so long clears them.
+SERVING_CLEARS_S = 60.0
+
 
 @dataclass(frozen=True)
 class Step:
@@ -26,7 +31,11 @@ class Step:
 
 @dataclass(frozen=True)
 class InstanceObservation:
-    """One replica as the driver sees it. `address` is `host:port` once known."""
+    """One replica as the driver sees it. `address` is `host:port` once known.
+
+    `ends` counts how often its program has ended in its whole life, `last_end_at` tells when it last did. `crashes` counts
+    ends in a row, without a span of serving in between; None where the driver has no memory to tell it from.
+    """
 
     uid: str
     name: str
@@ -38,6 +47,9 @@ class InstanceObservation:
     ready_at: float | None = None
     ended_at: float | None = None
     exit_code: int | None = None
+    ends: int = 0
+    last_end_at: float | None = None
+    crashes: int | None = None
     steps: tuple[Step, ...] = ()
     cause: Cause | None = None
 
@@ -48,6 +60,11 @@ class InstanceObservation:
     @property
     def is_alive(self) -> bool:
         return self.phase not in (FAILED, GONE)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether another start of its program would only be the same again."""
+        return self.phase == FAILED or (self.phase == BACKING_OFF and (self.crashes or 0) >= CRASHES_IN_A_ROW)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ class Cluster(models.Model):
     # How gateways reach instances. Through the API server they need no route to the pods' network.
     reach = models.CharField(max_length=16, choices=Reach.choices, default=Reach.ADDRESS)
     created_at = models.DateTimeField(auto_now_add=True)
-    # When its state was last read; while it can't be read, statuses are frozen and say since when.
+    # Since when its state has been read without a pause; while it can't be read, statuses are frozen and `seen_at` tells when
+    # it last was. Both are written when that changes only: how it is now stands in Valkey (deployments.cluster_health).
+    seen_since = models.DateTimeField(null=True)
     seen_at = models.DateTimeField(null=True)
     unreachable_reason = models.TextField(blank=True)
 

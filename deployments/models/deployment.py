@@ -32,6 +32,8 @@ class Deployment(models.Model):
     access = models.CharField(max_length=16, choices=Access.choices, default=Access.PUBLIC)
     sharing = models.CharField(max_length=16, choices=Sharing.choices, default=Sharing.NONE)
     shared_with = models.ManyToManyField(Organization, related_name="shared_deployments", blank=True)
+    # Whether a start that failed through a cause outside of the version is tried again by itself.
+    starts_again = models.BooleanField(default=True)
     # The number of the last version, be it deleted: what charts, logs and scripts call by its number stays that.
     last_number = models.PositiveIntegerField(default=0)
     created_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True)

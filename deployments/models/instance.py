@@ -16,6 +16,9 @@ class Instance(models.Model):
     address = models.CharField(max_length=100, blank=True)
     restarts = models.PositiveIntegerField(default=0)
     exit_code = models.IntegerField(null=True)
+    # How often its program has ended, in its whole life and in a row without a span of serving in between.
+    ends = models.PositiveIntegerField(default=0)
+    crashes = models.PositiveIntegerField(default=0)
     steps = models.JSONField(default=list)
     cause_json = models.JSONField(null=True)
     started_at = models.DateTimeField()

@@ -49,6 +49,10 @@ class Version(models.Model):
     ready_at = models.DateTimeField(null=True)
     unready_since = models.DateTimeField(null=True)
     status_since = models.DateTimeField()
+    # A start that failed through a cause outside of the version is tried again then, unless somebody decides otherwise.
+    start_again_at = models.DateTimeField(null=True)
+    # How many starts in a row have failed that way.
+    failed_starts = models.PositiveIntegerField(default=0)
 
     class Meta:
         ordering = ["-number"]

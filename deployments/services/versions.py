@@ -1,6 +1,7 @@
 """Writers of versions: create, start, stop, restart, scale, delete. One wanted version per deployment."""
 
 from django.conf import settings
+from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -78,7 +79,8 @@ def start_version(version: Version, *, actor: Actor, strategy: str = Rollout.Str
         now = timezone.now()
         moved = lifecycle.advance(
             version, Status.PREPARING, desired_state=DesiredState.RUNNING, generation=version.generation + 1,
-            start_requested_at=now, changed_at=now, ready_at=None, unready_since=None,
+            start_requested_at=now, changed_at=now, ready_at=None, unready_since=None, start_again_at=None,
+            failed_starts=version.failed_starts if actor is None else 0,
         )  # fmt: skip
         if not moved:
             raise ServiceError(
@@ -89,6 +91,19 @@ def start_version(version: Version, *, actor: Actor, strategy: str = Rollout.Str
         _audit(actor, "start", version)
 
 
+def start_again(version: Version) -> None:
+    """Try a failed start once more, as Slipway itself; not when somebody has decided otherwise since."""
+    with transaction.atomic():
+        _lock(version.deployment)
+        _refresh(version)
+        if version.status != Status.ERROR or version.start_again_at is None:
+            return
+        if Version.objects.filter(deployment=version.deployment, desired_state=DesiredState.RUNNING).exists():
+            Version.objects.filter(pk=version.pk).update(start_again_at=None)
+            return
+        start_version(version, actor=None)
+
+
 def stop_version(version: Version, *, actor: Actor) -> None:
     """Shut the version down. Stopping one that is inactive changes nothing."""
     _check_may_deploy(version.deployment, actor)
@@ -96,6 +111,7 @@ def stop_version(version: Version, *, actor: Actor) -> None:
         _lock(version.deployment)
         _refresh(version)
         if version.desired_state == DesiredState.STOPPED:
+            _stop_trying(version, actor)
             return
         _unwant(version)
         lifecycle.record_event(version, "stop", f"Version {version.number} is to stop.", actor=actor)
@@ -118,6 +134,17 @@ def scale_version(version: Version, replicas: int, *, actor: Actor) -> None:
         version.replicas = replicas
         lifecycle.record_event(version, "scale", f"Version {version.number}: replicas {old} → {replicas}.", actor=actor)
         _audit(actor, "scale", version, replicas=[old, replicas])
+
+
+def _stop_trying(version: Version, actor: Actor) -> None:
+    """A failed start that would be tried again by itself is left as it is."""
+    if version.start_again_at is None:
+        return
+    Version.objects.filter(pk=version.pk).update(start_again_at=None)
+    version.start_again_at = None
+    message = f"Version {version.number} is not tried again by itself."
+    lifecycle.record_event(version, "stop", message, actor=actor)
+    _audit(actor, "stop", version)
 
 
 def delete_version(version: Version, *, actor: Actor) -> None:

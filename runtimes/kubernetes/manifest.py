@@ -232,7 +232,7 @@ def _probes(plan: LaunchPlan, port: int) -> dict[str, Any]:
         "startupProbe": probe | {"periodSeconds": 1, "failureThreshold": attempts * PROBE_PERIOD_S},
         "readinessProbe": probe | {"failureThreshold": 2},
         # Lenient: a busy engine that answers late must not lose what it is working on.
-        "livenessProbe": probe | alive | {"failureThreshold": 24},
+        "livenessProbe": probe | alive | {"failureThreshold": max(1, round(plan.hang_after_s / PROBE_PERIOD_S))},
     }
 
 

@@ -13,13 +13,25 @@ from runtimes.model_source import MOUNT
 from runtimes.observation import InstanceObservation, Observation, Step, WorkloadObservation
 
 Json = dict[str, Any]
-# So many ends in a row of one container, and another start would only be the same again.
-CRASHES_BEFORE_FAILED = 5
 PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 CONFIG_REASONS = ("CreateContainerConfigError",)
+# What pulls say where the registry is the trouble, not the image's name.
+_REGISTRY_AWAY = (
+    "no such host",
+    "timeout",
+    "connection refused",
+    "too many requests",
+    "429",
+    "server misbehaving",
+    "503 service",
+)
 # The scheduler's words of a claim that isn't there, or that nothing stands behind.
 _CLAIM = re.compile(r'persistentvolumeclaim "([^"]+)" not found|unbound immediate PersistentVolumeClaims')
 START_REASONS = ("CreateContainerError", "RunContainerError", "StartError")
+# How the last end of a container that could not be started at all is told, while it waits for the next try.
+NEVER_STARTED = ("StartError", "ContainerCannotRun")
+# A connection's own port differs with each try: with it the same fault would look like another one.
+_OWN_PORT = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3}):\d{4,5}->")
 
 
 def observe(pods: list[Json], deployments: list[Json], events: list[Json], now: float) -> Observation:
@@ -46,13 +58,14 @@ def instance_of(pod: Json, events: list[Json]) -> InstanceObservation:
         (item for item in status.get("containerStatuses") or [] if item.get("name") == CONTAINER), {}
     )
     conditions = {item.get("type"): item for item in status.get("conditions") or []}
-    restarts = int(container.get("restartCount") or 0)
-    phase, cause = _phase(pod, container, conditions, restarts, events)
+    phase, cause = _phase(pod, container, conditions, events)
     ready_at = (
         _seconds((conditions.get("Ready") or {}).get("lastTransitionTime")) if phase == observation.READY else None
     )
     running = (container.get("state") or {}).get("running") or {}
-    ended = _terminated(container)
+    told = _telling_container(status, container)
+    ended, restarts = _terminated(told), int(told.get("restartCount") or 0)
+    is_down = bool(ended) and "running" not in (told.get("state") or {})
     scheduled = _seconds((conditions.get("PodScheduled") or {}).get("lastTransitionTime"))
     is_scheduled = (conditions.get("PodScheduled") or {}).get("status") == "True"
     address = f"{status['podIP']}:{_port(pod)}" if status.get("podIP") else None
@@ -65,8 +78,10 @@ def instance_of(pod: Json, events: list[Json]) -> InstanceObservation:
         restarts=restarts,
         started_at=_seconds(metadata.get("creationTimestamp")),
         ready_at=ready_at,
-        ended_at=_seconds((ended or {}).get("finishedAt")) if phase in (observation.FAILED, observation.GONE) else None,
+        ended_at=_gone_at(pod, ended) if phase == observation.GONE else None,
         exit_code=(ended or {}).get("exitCode"),
+        ends=restarts + is_down,
+        last_end_at=_seconds((ended or {}).get("finishedAt")),
         steps=(
             Step("scheduled", scheduled if is_scheduled else None),
             *_fetched(status),
@@ -78,9 +93,25 @@ def instance_of(pod: Json, events: list[Json]) -> InstanceObservation:
     )
 
 
-def _phase(
-    pod: Json, container: Json, conditions: dict[str, Json], restarts: int, events: list[Json]
-) -> tuple[str, Cause | None]:
+def _telling_container(status: Json, container: Json) -> Json:
+    """The one whose ends count: the engine's, or what fetches the model's files while that fails."""
+    fetching = _fetching_container(status)
+    if (container.get("state") or {}).get("running") or _terminated(container) or not fetching:
+        return container
+    ended = (fetching.get("state") or {}).get("terminated") or {}
+    return container if ended.get("exitCode") == 0 else fetching
+
+
+def _gone_at(pod: Json, ended: Json | None) -> float | None:
+    """When the pod ended. One that was thrown out before its containers ran has no word of theirs."""
+    if (finished := _seconds((ended or {}).get("finishedAt"))) is not None:
+        return finished
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    times = [_seconds(item.get("lastTransitionTime")) for item in conditions]
+    return max((at for at in times if at is not None), default=_seconds(pod["metadata"].get("creationTimestamp")))
+
+
+def _phase(pod: Json, container: Json, conditions: dict[str, Json], events: list[Json]) -> tuple[str, Cause | None]:
     status = pod.get("status") or {}
     if pod["metadata"].get("deletionTimestamp"):
         return observation.ENDING, _node_cause(status, conditions, events)
@@ -98,8 +129,7 @@ def _phase(
     if reason in START_REASONS:
         crash = _cannot_start(waiting)
     if reason == "CrashLoopBackOff" or reason in START_REASONS or "terminated" in (container.get("state") or {}):
-        failed = restarts >= CRASHES_BEFORE_FAILED
-        return (observation.FAILED if failed else observation.BACKING_OFF), crash
+        return observation.BACKING_OFF, crash
     if container.get("ready") and (conditions.get("Ready") or {}).get("status") == "True":
         return observation.READY, None
     if (container.get("state") or {}).get("running"):
@@ -126,8 +156,7 @@ def _fetching(status: Json, events: list[Json]) -> tuple[str, Cause | None] | No
         return observation.FETCHING, cause
     if cause is None:
         return None
-    failed = int(container.get("restartCount") or 0) >= CRASHES_BEFORE_FAILED
-    return (observation.FAILED if failed else observation.BACKING_OFF), cause
+    return observation.BACKING_OFF, cause
 
 
 def _fetched(status: Json) -> tuple[Step, ...]:
@@ -164,11 +193,18 @@ def _image_pull(container: Json, waiting: Json, events: list[Json]) -> Cause:
     image = container.get("image") or "the image"
     said = _words(events, "Failed") or ([waiting["message"]] if waiting.get("message") else [])
     text = " ".join(said).lower()
+    if any(word in text for word in _REGISTRY_AWAY):
+        return Cause(
+            "registry_unreachable",
+            f"The image {image} can't be pulled now: its registry doesn't answer, or takes no more requests.",
+            "The cluster tries again. Check the node's network, or use a registry that it reaches.",
+            tuple(said[-4:]),
+            field="image",
+            retryable=True,
+        )
     remedy = "Check the image's name and tag in a new version."
     if "unauthorized" in text or "denied" in text or "authentication" in text:
         remedy = "The registry wants credentials: give the namespace's service account a pull secret for it."
-    elif "no such host" in text or "timeout" in text or "connection refused" in text:
-        remedy = "The node can't reach the registry: check its network, or use a registry that it reaches."
     return Cause(
         "image_pull", f"The image {image} can't be pulled.", remedy, tuple(said[-4:]), field="image", retryable=True
     )
@@ -201,6 +237,8 @@ def _crash(container: Json, events: list[Json]) -> Cause | None:
     if not ended:
         return None
     code, reason = ended.get("exitCode"), ended.get("reason") or ""
+    if reason in NEVER_STARTED:
+        return _cannot_start(ended)
     evidence = tuple(str(ended.get("message") or "").strip().splitlines()[-8:]) or (f"{reason}, exit code {code}",)
     if reason == "OOMKilled":
         return Cause(
@@ -213,8 +251,8 @@ def _crash(container: Json, events: list[Json]) -> Cause | None:
     killed_by_probe = [line for line in _words(events, "Killing", "Unhealthy") if "probe" in line]
     if code in (137, 143) and killed_by_probe:
         return Cause(
-            "probe_failed",
-            "The container was restarted because it stopped answering its health check.",
+            "hung",
+            "The program stopped answering its health check and was started again.",
             "Read the log for what it was doing; a busy engine may need more CPU.",
             tuple(killed_by_probe[-3:]),
             retryable=True,
@@ -383,10 +421,17 @@ def _port(pod: Json) -> int:
 
 
 def _words(events: list[Json], *reasons: str) -> list[str]:
-    """The cluster's own words, oldest first."""
+    """The cluster's own words, each once, oldest first."""
     found = [event for event in events if event.get("reason") in reasons]
-    found.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
-    return [f"{event.get('reason')}: {str(event.get('message') or '').strip()}" for event in found]
+    # By their first time: the last one of an event that comes again and again changes each time, and so would the order.
+    found.sort(key=_first_seen)
+    said = (f"{event.get('reason')}: {str(event.get('message') or '').strip()}" for event in found)
+    return list(dict.fromkeys(_OWN_PORT.sub(r"\1->", text) for text in said))
+
+
+def _first_seen(event: Json) -> tuple[str, str, str]:
+    first = event.get("firstTimestamp") or event.get("eventTime") or event.get("lastTimestamp")
+    return str(first or ""), str(event.get("reason")), str(event.get("message"))
 
 
 def _seconds(text: str | None) -> float | None:

@@ -235,6 +235,10 @@ def _observed(state: dict[str, Any]) -> InstanceObservation:
         ready_at=state["ready_at"],
         ended_at=state["ended_at"],
         exit_code=state["exit_code"],
+        # A shim of before an upgrade counts none.
+        ends=state.get("ends", 0),
+        last_end_at=state.get("last_end_at"),
+        crashes=state.get("crashes", 0),
         steps=(
             Step("scheduled", state["scheduled_at"]),
             Step("process_started", state["started_at"]),

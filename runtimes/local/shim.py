@@ -31,8 +31,6 @@ from runtimes.local.instance_folder import InstanceFolder, LogWriter
 from runtimes.local.limits import ControlGroup
 from runtimes.local.probe import free_port, port_is_free, probe
 
-CRASHES_BEFORE_FAILED = 5
-STABLE_AFTER_S = 60.0
 TICK_S = 0.2
 # Once ready there is nothing to hurry for but the memory's limit.
 READY_TICK_S = 0.5
@@ -72,7 +70,7 @@ class Shim:
         self._program: subprocess.Popen[bytes] | None = None
         self._crashes = 0
         self._stop = StopSignal()
-        self._killed_for_memory = False
+        self._killed_for_memory = self._killed_for_silence = self._has_been_ready = False
 
     def run(self) -> None:
         if self._state.get("phase") != observation.SCHEDULED:
@@ -91,16 +89,19 @@ class Shim:
             if self._stop.is_set():
                 break
             self._crashes += 1
-            terminal = not cause.retryable or self._crashes >= CRASHES_BEFORE_FAILED
-            self._log.say(f"{cause.message} {'Given up.' if terminal else f'Restart {self._crashes} follows.'}")
-            if terminal:
+            ended = {"ends": self._state.get("ends", 0) + 1, "crashes": self._crashes, "last_end_at": time.time()}
+            self._log.say(f"{cause.message} {f'Restart {self._crashes} follows.' if cause.retryable else 'Given up.'}")
+            if not cause.retryable:
+                self._update(**ended)
                 self._finish(observation.FAILED, cause)
                 return
+            # It goes on trying, less and less often: whether that is enough is not for the shim to say.
             self._update(
                 phase=observation.BACKING_OFF,
                 cause=cause.to_json(),
                 ready_at=None,
                 restarts=self._state["restarts"] + 1,
+                **ended,
             )
             self._stop.wait(restart_delay(self._crashes))
         self._finish(observation.GONE, None)
@@ -125,6 +126,7 @@ class Shim:
                 "Correct the command in a new version.",
                 field="engine_command",
             )
+        self._has_been_ready = False
         started = time.time()
         reader = threading.Thread(target=self._copy_output, args=(self._program,), daemon=True)
         reader.start()
@@ -142,11 +144,12 @@ class Shim:
         self._end_leftovers()
         reader.join(timeout=2)
         self._log.finish_line()
-        if time.time() - started > STABLE_AFTER_S:
-            self._crashes = 0
         oom = self._killed_for_memory or self._group.out_of_memory_kills() > kills_before
         self._killed_for_memory = False
         self._update(exit_code=code, program=None)
+        if self._killed_for_silence:
+            self._killed_for_silence = False
+            return _silence_cause(self._state.get("probe") or "", self._plan.hang_after_s)
         return self._cause_of_end(code, out_of_memory=oom)
 
     def _start(self, port: int) -> subprocess.Popen[bytes]:
@@ -186,6 +189,7 @@ class Shim:
     def _watch(self, program: subprocess.Popen[bytes], port: int) -> None:
         """Probe and limit the program until it ends; end it when the shim is told to stop."""
         failures, next_probe = 0, 0.0
+        silent_since: float | None = None
         while program.poll() is None:
             if self._stop.wait(READY_TICK_S if self._state["phase"] == observation.READY else TICK_S):
                 self._end(program)
@@ -201,26 +205,48 @@ class Shim:
                 continue
             listening, ready, answer = probe(port, self._plan.health_path)
             failures = 0 if ready else failures + 1
-            is_ready = self._state["phase"] == observation.READY
-            next_probe = now + (READY_PROBE_INTERVAL_S if is_ready and ready else TICK_S)
-            if ready and not is_ready:
-                self._update(
-                    phase=observation.READY,
-                    ready_at=time.time(),
-                    cause=None,
-                    probe=answer,
-                    listening_at=self._state["listening_at"] or time.time(),
-                )
-                self._log.say(f"ready on port {port}")
-            elif is_ready and failures >= PROBE_FAILURES_BEFORE_UNREADY:
-                self._log.say(f"not ready any more: {answer}")
-                self._update(
-                    phase=observation.LOADING, ready_at=None, probe=answer, cause=_probe_cause(answer).to_json()
-                )
-            elif not is_ready and listening and self._state["phase"] == observation.STARTING:
-                self._update(phase=observation.LOADING, listening_at=time.time(), probe=answer)
-            elif not is_ready and answer != self._state.get("probe"):
-                self._update(probe=answer)
+            next_probe = now + (
+                READY_PROBE_INTERVAL_S if self._state["phase"] == observation.READY and ready else TICK_S
+            )
+            self._note_probe(listening, ready, answer, failures)
+            if ready or not self._has_been_ready or self._answers_otherwise(port):
+                silent_since = None
+            elif silent_since is None:
+                silent_since = now
+            elif now - silent_since >= self._plan.hang_after_s:
+                self._log.say(f"no answer for {self._plan.hang_after_s:g} s ({answer}): killed, and started again")
+                self._killed_for_silence = True
+                _signal_group(program.pid, signal.SIGKILL)
+                return
+
+    def _answers_otherwise(self, port: int) -> bool:
+        """Whether it lives, though it is not ready: only where that is asked for by a path of its own."""
+        path = self._plan.liveness_path
+        return bool(path) and path != self._plan.health_path and probe(port, path)[1]
+
+    def _note_probe(self, listening: bool, ready: bool, answer: str, failures: int) -> None:
+        """Move the phase as the probe says."""
+        is_ready = self._state["phase"] == observation.READY
+        if ready and not is_ready:
+            self._has_been_ready = True
+            self._update(
+                phase=observation.READY,
+                ready_at=time.time(),
+                cause=None,
+                probe=answer,
+                listening_at=self._state["listening_at"] or time.time(),
+            )
+            self._log.say(f"ready on port {self._state['port']}")
+        elif is_ready and failures >= PROBE_FAILURES_BEFORE_UNREADY:
+            self._log.say(f"not ready any more: {answer}")
+            self._update(phase=observation.LOADING, ready_at=None, probe=answer, cause=_probe_cause(answer).to_json())
+        elif is_ready and self._crashes and time.time() - self._state["ready_at"] >= observation.SERVING_CLEARS_S:
+            self._crashes = 0
+            self._update(crashes=0)
+        elif not is_ready and listening and self._state["phase"] == observation.STARTING:
+            self._update(phase=observation.LOADING, listening_at=time.time(), probe=answer)
+        elif not is_ready and answer != self._state.get("probe"):
+            self._update(probe=answer)
 
     def _limit_memory(self, program: subprocess.Popen[bytes]) -> None:
         try:
@@ -293,6 +319,16 @@ def _probe_cause(answer: str) -> Cause:
         "probe_failed",
         f"The program runs but is not ready: {answer}.",
         "Check its health path and its log.",
+        (answer,),
+        retryable=True,
+    )
+
+
+def _silence_cause(answer: str, within_s: float) -> Cause:
+    return Cause(
+        "hung",
+        f"The program stopped answering for {within_s:g} s and was started again.",
+        "Read the log for what it was doing; a busy engine may need more CPU.",
         (answer,),
         retryable=True,
     )

@@ -5,7 +5,7 @@ from django.utils import timezone
 
 from deployments import log_store, reconcile
 from deployments.drivers import driver_of
-from deployments.models import Event, Instance, Status, Version
+from deployments.models import Cluster, Event, Instance, Status, Version
 from deployments.services import versions
 from deployments.watching import LocalWatcher
 from runtimes.specification import Specification
@@ -100,7 +100,9 @@ def test_gpu_that_is_not_there_waits_then_fails(deploy):
     reconcile.reconcile_cluster(version.deployment.endpoint.cluster_id)
     version.refresh_from_db()
     assert (version.status, version.cause.code) == (Status.PREPARING, "unschedulable")
-    Version.objects.update(start_requested_at=timezone.now() - timezone.timedelta(hours=1))
+    long_ago = timezone.now() - timezone.timedelta(hours=1)
+    Version.objects.update(start_requested_at=long_ago)
+    Cluster.objects.update(seen_since=long_ago)
     becomes(version, Status.ERROR)
     assert "no GPU" in version.cause.message
 

@@ -12,17 +12,19 @@ from deployments.decide import (
     REPLACE_LOST_EARLY_AFTER_S,
     RUNNING,
     SHUTTING_DOWN,
+    START_AGAIN_AFTER_S,
     STOPPED,
-    UNREADY_DEADLINE_S,
     Wanted,
     decide,
+    start_again_at,
 )
 from runtimes import observation
-from runtimes.cause import Cause
-from runtimes.observation import InstanceObservation, Step
+from runtimes.cause import OUTSIDE, Cause
+from runtimes.observation import CRASHES_IN_A_ROW, InstanceObservation, Step
 
 NOW = 10_000.0
 BOOM = Cause("crashed", "It crashed.")
+OUTSIDE_CAUSES = [Cause(code, "From outside.") for code in sorted(OUTSIDE)]
 FULL = Cause("unschedulable", "No GPU is free.", retryable=True)
 
 
@@ -90,6 +92,15 @@ class TestPreparing:
         plan = decide(wanted(), [instance(phase=observation.LOADING, started_at=NOW - 61)], NOW)
         assert (plan.status, plan.cause.code, plan.end) == (ERROR, "start_timeout", ("a",))
 
+    def test_a_crash_loop_is_error_with_the_fifth_end_in_a_row(self):
+        crashed = instance(phase=observation.BACKING_OFF, cause=BOOM, crashes=CRASHES_IN_A_ROW)
+        assert decide(wanted(), [crashed], NOW).status == ERROR
+
+    def test_time_in_which_the_cluster_was_not_seen_counts_against_no_start(self):
+        loading = [instance(phase=observation.LOADING, started_at=NOW - 600)]
+        assert decide(wanted(seen_since=NOW - 5), loading, NOW).status == PREPARING
+        assert decide(wanted(seen_since=NOW - 61), loading, NOW).status == ERROR
+
     def test_unschedulable_stays_until_the_deadline(self):
         assert decide(wanted(blocked=FULL), [], NOW).status == PREPARING
         late = decide(wanted(blocked=FULL, start_requested_at=NOW - 61), [], NOW)
@@ -154,21 +165,44 @@ class TestRunning:
         )
         assert (later.status, later.unready_since) == (RUNNING, NOW - 50)
 
-    def test_none_ready_for_too_long_is_error(self):
-        since = NOW - UNREADY_DEADLINE_S - 1
-        plan = decide(
-            wanted(RUNNING, unready_since=since), [instance(phase=observation.LOADING, started_at=NOW - 900)], NOW
-        )
-        assert (plan.status, plan.cause.code) == (ERROR, "not_ready")
+    @pytest.mark.parametrize("cause", OUTSIDE_CAUSES, ids=lambda cause: cause.code)
+    @pytest.mark.parametrize(
+        "phase", [observation.SCHEDULED, observation.LOADING, observation.BACKING_OFF, observation.GONE]
+    )
+    def test_none_ready_for_a_day_through_no_fault_of_its_own_stays_wanted(self, phase, cause):
+        since = NOW - 86_400
+        held = wanted(RUNNING, unready_since=since, start_requested_at=since, lost=99)
+        plan = decide(held, [instance(phase=phase, cause=cause, started_at=since, ended_at=None, crashes=9)], NOW)
+        assert (plan.status, plan.unready_since, plan.cause, plan.give_up) == (RUNNING, since, cause, False)
 
-    def test_a_replacement_that_loads_has_its_own_deadline(self):
-        since = NOW - UNREADY_DEADLINE_S - 1
-        loading = instance(phase=observation.LOADING, started_at=since + 5)
-        assert decide(wanted(RUNNING, unready_since=since, start_deadline_s=600), [loading], NOW).status == RUNNING
+    def test_one_that_hangs_for_an_hour_stays_wanted(self):
+        hung = instance(phase=observation.LOADING, cause=Cause("hung", "It hangs."), started_at=NOW - 86_400)
+        plan = decide(wanted(RUNNING, unready_since=NOW - 3600), [hung], NOW)
+        assert (plan.status, plan.end, plan.cause.code) == (RUNNING, (), "hung")
+
+    def test_no_room_for_a_replacement_is_told_and_asked_for_again(self):
+        plan = decide(wanted(RUNNING, replicas=3, unready_since=NOW - 9000, blocked=FULL), [], NOW)
+        assert (plan.status, plan.create, plan.cause) == (RUNNING, 3, FULL)
 
     def test_all_failed_is_error(self):
         plan = decide(wanted(RUNNING), [instance(phase=observation.FAILED, cause=BOOM, ended_at=NOW)], NOW)
         assert (plan.status, plan.cause) == (ERROR, BOOM)
+
+    def test_a_program_that_cant_hold_up_is_given_up(self):
+        crashed = instance(phase=observation.BACKING_OFF, cause=BOOM, crashes=CRASHES_IN_A_ROW)
+        plan = decide(wanted(RUNNING), [crashed], NOW)
+        assert (plan.status, plan.cause, plan.end) == (ERROR, BOOM, ("a",))
+        fewer = instance(phase=observation.BACKING_OFF, cause=BOOM, crashes=CRASHES_IN_A_ROW - 1)
+        assert decide(wanted(RUNNING), [fewer], NOW).status == RUNNING
+
+    def test_with_one_ready_crashes_of_the_others_end_nothing(self):
+        crashed = instance("b", observation.BACKING_OFF, cause=BOOM, crashes=99)
+        plan = decide(wanted(RUNNING, replicas=2), [instance("a"), crashed], NOW)
+        assert (plan.status, plan.cause, plan.end, plan.create) == (RUNNING, BOOM, (), 0)
+
+    def test_one_that_crashes_while_the_others_find_no_room_says_nothing_of_the_program(self):
+        crashed = instance(phase=observation.BACKING_OFF, cause=BOOM, crashes=99)
+        assert decide(wanted(RUNNING, replicas=3, blocked=FULL), [crashed], NOW).status == RUNNING
 
     def test_instances_of_an_earlier_start_are_ended(self):
         plan = decide(wanted(RUNNING, generation=2), [instance("old"), instance("new", generation=2)], NOW)
@@ -177,6 +211,13 @@ class TestRunning:
     def test_an_ending_instance_fills_no_place(self):
         plan = decide(wanted(RUNNING), [instance("a", observation.ENDING)], NOW)
         assert plan.create == 1
+
+
+class TestStartingAgain:
+    def test_pauses_grow_and_stay_at_the_last(self):
+        pauses = [start_again_at(attempt, NOW) - NOW for attempt in range(7)]
+        assert pauses == [*START_AGAIN_AFTER_S, START_AGAIN_AFTER_S[-1], START_AGAIN_AFTER_S[-1]]
+        assert pauses == sorted(pauses)
 
 
 class TestStopping:
