@@ -42,4 +42,7 @@ def _client(encrypted_kubeconfig: str) -> KubernetesClient:
         text = Cipher(settings.SECRET_KEY).decrypt(encrypted_kubeconfig)["kubeconfig"]
     except SecretUnreadableError as error:
         raise ClusterUnreachableError(f"{error} Enter the kubeconfig again.") from None
-    return KubernetesClient(kubeconfig.read(text))
+    try:
+        return KubernetesClient(kubeconfig.read(text))
+    except kubeconfig.KubeconfigError as error:
+        raise ClusterUnreachableError(f"{error} Enter another kubeconfig.") from None

@@ -7,7 +7,7 @@ from celery import shared_task
 
 from common import partitions
 from common.database_lock import try_lock
-from common.queue import enqueue
+from common.lanes import Lanes
 from deployments.models import Cluster
 from monitoring import books, collect, fleet, rollup, series
 
@@ -25,15 +25,17 @@ def collect_system() -> None:
             collect.collect_local()
     for cluster_id in Cluster.objects.filter(driver=Cluster.Driver.KUBERNETES).values_list("pk", flat=True):
         # Each cluster on its own: one that is slow or away delays no other.
-        enqueue("monitoring.collect_cluster", cluster_id)
+        _lanes.ask(cluster_id)
 
 
-@shared_task(name="monitoring.collect_cluster")
-def collect_cluster(cluster_id: int) -> None:
+def _collect_cluster(cluster_id: int) -> None:
     cluster = Cluster.objects.filter(pk=cluster_id).first()
     with try_lock(f"monitoring.collect.{cluster_id}") as held:
         if held and cluster is not None:
             collect.collect_kubernetes(cluster)
+
+
+_lanes = Lanes("collect", _collect_cluster)
 
 
 @shared_task(name="monitoring.ensure_partitions")

@@ -9,17 +9,11 @@ import json
 import socket
 import ssl
 import time
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 
 import httpx
 import pytest
 from asgiref.sync import sync_to_async
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from django.utils import timezone
 
 from apikeys.services import create_key
@@ -27,6 +21,7 @@ from async_inference import options, services, signature, webhooks
 from async_inference.models import AsyncRequest, WebhookAttempt, WebhookDelivery
 from async_inference.webhooks import Sender
 from common import outbound
+from tests.certificates import self_signed
 from tests.gateway.conftest import Upstream, json_answer
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
@@ -38,19 +33,6 @@ HERE = [ipaddress.ip_network("127.0.0.0/8")]
 def _quick(monkeypatch):
     monkeypatch.setattr(webhooks, "DELAYS_S", (0,))
     monkeypatch.setattr(webhooks, "TIMEOUT_S", 0.5)
-
-
-def self_signed(path: Path) -> Path:
-    """A key and a certificate for localhost that nobody has vouched for."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    made = made.serial_number(1).not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
-    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-    text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_bytes(text + made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
-    return path
 
 
 async def told(
