@@ -38,7 +38,7 @@ def run() -> Iterator[Row]:
         try:
             peers.await_port(port)
             client = KubernetesClient(_config(port))
-            driver = KubernetesDriver(client, namespace="models", installation="bench")
+            driver = KubernetesDriver(client, namespace="models", installation="bench", cluster="bench")
             reconcile.driver_of = lambda _: driver  # type: ignore[attr-defined]
             reconcile._reconcile_once(cluster)  # the first one notes what it has not seen before
             before = int((folder / "calls").read_text())
@@ -79,7 +79,7 @@ def _fill(plain: Installation, cluster: Cluster) -> list[Version]:
 def _write_lists(folder: Path, versions: list[Version]) -> None:
     pods, deployments = [], []
     for version in versions:
-        labels = manifest.Workload("bench", version.key, 1, "d").labels
+        labels = manifest.Workload("bench", "bench", version.key, 1, "d").labels
         deployments.append(
             {"metadata": {"name": version.key, "labels": labels}, "spec": {"replicas": PODS}, "status": {}}
         )

@@ -5,12 +5,11 @@ from functools import lru_cache
 from django.conf import settings
 
 from common.encryption import Cipher, SecretUnreadableError
-from deployments.models import Cluster
+from deployments.models import Cluster, Installation
 from runtimes.driver import ClusterUnreachableError, Driver
 from runtimes.kubernetes import kubeconfig
 from runtimes.kubernetes.client import KubernetesClient
 from runtimes.kubernetes.driver import KubernetesDriver
-from runtimes.kubernetes.manifest import installation_id
 from runtimes.local.driver import LocalDriver
 
 
@@ -30,7 +29,7 @@ def local_driver(cluster_id: int) -> LocalDriver:
 
 def kubernetes_driver(cluster: Cluster) -> KubernetesDriver:
     client = _client(cluster.encrypted_kubeconfig)
-    return KubernetesDriver(client, namespace=cluster.namespace, installation=installation_id(settings.SECRET_KEY))
+    return KubernetesDriver(client, namespace=cluster.namespace, installation=Installation.name(), cluster=cluster.uid)
 
 
 @lru_cache(maxsize=64)

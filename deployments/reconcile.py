@@ -14,13 +14,13 @@ from django.utils import timezone
 
 from common.broadcast import valkey
 from common.database_lock import try_lock
-from deployments import cluster_health, rollouts, starting_again, steering
+from deployments import charge, cluster_health, rollouts, starting_again, steering, strangers
 from deployments.applying import apply
 from deployments.crash_streak import Streak, crashes_in_a_row
 from deployments.decide import Wanted, decide
 from deployments.drivers import driver_of
 from deployments.launch import Launch
-from deployments.models import Cluster, DesiredState, DirectoryVersion, Instance, Status, Version
+from deployments.models import Cluster, DesiredState, DirectoryVersion, Status, Version
 from deployments.models.version import INACTIVE
 from deployments.selectors import active_versions_of_cluster, gateways_behind
 from runtimes.driver import Driver, DriverError
@@ -77,12 +77,15 @@ def _reconcile_once(cluster: Cluster) -> None:
     started = time.monotonic()
     try:
         driver = driver_of(cluster)
+        in_charge = charge.may_act(cluster, driver)
         seen = driver.observe()
     except DriverError as error:
         # A right that is missing freezes statuses just like a network that is down: nothing is known.
         cluster_health.note_silence(cluster, str(error))
         return
     cluster_health.note_answer(cluster, seen.observed_at, took_s=time.monotonic() - started)
+    if not in_charge:
+        return
     # Loaded after the look: a version that was made meanwhile is not taken for one that has lost its instances.
     versions = active_versions_of_cluster(cluster)
     # Nobody wants them any more, yet they serve until their successors do.
@@ -99,7 +102,7 @@ def _reconcile_once(cluster: Cluster) -> None:
         except Exception:
             # One broken version must not stop the others; the next sweep tries again.
             log.exception("reconciling %s failed", version)
-    _remove_strangers(driver, versions, seen)
+    strangers.look(cluster, driver, seen, {version.key for version in versions})
     starting_again.start_due(cluster)
 
 
@@ -186,24 +189,3 @@ def _traffic_has_left(version: Version) -> bool:
     if timezone.now() - version.status_since > TRAFFIC_LEAVES_WITHIN:
         return True
     return not gateways_behind(DirectoryVersion.objects.get(pk=1).v)
-
-
-def _remove_strangers(driver: Driver, versions: list[Version], seen: Observation) -> None:
-    """End what belongs to no version that is wanted or active: left by a deleted one, or by a crash in between."""
-    known = {version.key for version in versions}
-    for version_key, items in (seen.workloads or {}).items():
-        if version_key not in known and any(not item.is_ending for item in items):
-            driver.end(version_key)
-    for version_key, instances in seen.instances.items():
-        if version_key in known:
-            continue
-        stored = set(
-            Instance.objects.filter(uid__in=[item.uid for item in instances], log_complete=False).values_list(
-                "uid", flat=True
-            )
-        )
-        for item in instances:
-            if item.is_alive:
-                driver.end_instance(version_key, item.uid)
-            elif item.uid not in stored:
-                driver.discard(version_key, item.uid)

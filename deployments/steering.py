@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import orjson
+
 from deployments.decide import Plan
 from deployments.launch import Launch
 from deployments.models import Instance, Status, Version
@@ -45,6 +47,8 @@ def _steer_workload(
     Ending single instances would only make it start others, so whatever has to go goes with its workload.
     """
     current = [item for item in workloads if item.generation == version.generation]
+    if any(not item.is_marked for item in workloads):
+        driver.mark(version.key, description=described(version))
     leaving = plan.status not in (Status.PREPARING, Status.RUNNING)
     if leaving or len(current) < len(workloads):
         if any(not item.is_ending for item in workloads):
@@ -63,7 +67,7 @@ def _run(version: Version, driver: Driver, launch: Launch, replicas: int) -> Cau
         return launch.broken
     name = f"{version.deployment.name}-v{version.number}"
     try:
-        driver.run(version.key, version.generation, launch.plan, replicas, name=name)
+        driver.run(version.key, version.generation, launch.plan, replicas, name=name, description=described(version))
     except UnschedulableError as error:
         remedy = "Free the resource, or start a version that asks for less."
         return Cause("unschedulable", str(error), remedy, retryable=True)
@@ -71,6 +75,23 @@ def _run(version: Version, driver: Driver, launch: Launch, replicas: int) -> Cau
         message = f"The cluster refused to start an instance: {error}"
         return Cause("driver_refused", message, "It is tried again.", (str(error),), retryable=True)
     return None
+
+
+def described(version: Version) -> str:
+    """What a database that knows nothing of the version would need to take it in: everything but secret values."""
+    deployment = version.deployment
+    return orjson.dumps(
+        {
+            "organization": deployment.organization.name,
+            "deployment": deployment.name,
+            "environment": deployment.environment,
+            "endpoint": deployment.endpoint.name,
+            "model": {"name": deployment.model.name, "source": deployment.model.source, "uri": deployment.model.uri},
+            "number": version.number,
+            "specification": version.specification_json,
+        },
+        option=orjson.OPT_SORT_KEYS,
+    ).decode()
 
 
 def diagnosed(version: Version, item: InstanceObservation) -> InstanceObservation:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from runtimes.claim import IN_CHARGE, Claim, Claimant
 from runtimes.launch_plan import LaunchPlan
 from runtimes.observation import Observation
 
@@ -54,13 +55,40 @@ class Driver(ABC):
     def observe(self) -> Observation:
         """All instances of this cluster, with a fixed number of calls. Raises ClusterUnreachableError."""
 
+    def identity(self) -> str:
+        """What place this is, whatever way leads to it; empty where it can't be told. Raises ClusterUnreachableError."""
+        return ""
+
+    def claim(self, me: Claimant, *, earlier: str, by_force: bool) -> Claim:
+        """Be in charge here, or learn who is. `earlier`: the name under which this database was in charge last;
+        `by_force`: a person says so. Raises ClusterUnreachableError."""
+        return IN_CHARGE
+
     @abstractmethod
-    def run(self, version_key: str, generation: int, plan: LaunchPlan, replicas: int, *, name: str) -> None:
+    def run(
+        self, version_key: str, generation: int, plan: LaunchPlan, replicas: int, *, name: str, description: str = ""
+    ) -> None:
         """Have `replicas` instances of this start of a version. Returns at once; `observe` tells what comes of it.
 
         Starts what is missing. A cluster that keeps the number by itself (its observations have `workloads`) ends
-        what is too much as well; elsewhere `end_instance` does. `name` is for people.
+        what is too much as well; elsewhere `end_instance` does. `name` is for people, `description` for whoever finds
+        the instances without a database that knows them.
         """
+
+    def mark(self, version_key: str, *, description: str) -> None:  # noqa: B027 (most have nothing to do)
+        """Write on what runs of a version whose it is, without touching its instances."""
+
+    def adopt(self, stranger: str) -> None:
+        """Make what `observe` lists as a stranger this Slipway's own, without touching its instances."""
+        raise DriverError("Only instances in Kubernetes can be taken over.")
+
+    def secret_values(self, stranger: str) -> dict[str, str]:
+        """The secret values that a stranger was started with."""
+        return {}
+
+    @abstractmethod
+    def remove_stranger(self, stranger: str) -> None:
+        """Begin the end of what `observe` lists as a stranger of this name."""
 
     @abstractmethod
     def end_instance(self, version_key: str, uid: str) -> None:

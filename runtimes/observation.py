@@ -69,13 +69,32 @@ class InstanceObservation:
 
 @dataclass(frozen=True)
 class WorkloadObservation:
-    """What a cluster that keeps the number of instances by itself has been asked for. `cause` says why it can't."""
+    """What a cluster that keeps the number of instances by itself has been asked for. `cause` says why it can't.
+
+    `is_marked`: it says whose it is; those of before that was so are marked when they are seen.
+    """
 
     name: str
     generation: int
     replicas: int
     is_ending: bool = False
+    is_marked: bool = True
+    description: str = ""
     cause: Cause | None = None
+
+
+@dataclass(frozen=True)
+class StrangerObservation:
+    """Something that a Slipway has made, but not this one, as far as it says. `description` as it was written with it."""
+
+    name: str
+    version_key: str
+    generation: int
+    replicas: int
+    ready: int
+    installation: str = ""
+    cluster: str = ""
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,3 +107,4 @@ class Observation:
     observed_at: float
     instances: dict[str, list[InstanceObservation]] = field(default_factory=dict)
     workloads: dict[str, list[WorkloadObservation]] | None = None
+    strangers: tuple[StrangerObservation, ...] = ()

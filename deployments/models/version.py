@@ -1,3 +1,5 @@
+import secrets
+
 from django.conf import settings
 from django.db import models
 
@@ -29,11 +31,17 @@ class DesiredState(models.TextChoices):
     STOPPED = "stopped", "Stopped"
 
 
+def new_key() -> str:
+    return f"v{secrets.token_hex(5)}"
+
+
 class Version(models.Model):
     """One immutable specification. People write `desired_state` and `replicas`, only the reconciler writes `status`."""
 
     deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="versions")
     number = models.PositiveIntegerField()
+    # The name under which runtime drivers know it; no other database makes the same one.
+    key = models.CharField(max_length=63, unique=True, default=new_key)
     specification_json = models.JSONField()
     encrypted_secrets = models.TextField(blank=True)
     replicas = models.PositiveIntegerField()
@@ -74,11 +82,6 @@ class Version(models.Model):
 
     def __str__(self) -> str:
         return f"{self.deployment.name} version {self.number}"
-
-    @property
-    def key(self) -> str:
-        """The name under which runtime drivers know this version."""
-        return f"v{self.pk}"
 
     @property
     def is_inactive(self) -> bool:

@@ -13,8 +13,10 @@ from common.broadcast import publish_on_commit
 from common.encryption import Cipher
 from common.naming import RESERVED_ENDPOINT_NAMES, name_error
 from common.service_error import ForbiddenError, ServiceError
+from deployments.drivers import driver_of
 from deployments.models import Cluster, Endpoint, Model
 from deployments.services.change import change, refusal
+from runtimes.driver import DriverError
 from runtimes.kubernetes import kubeconfig as kubeconfigs
 
 
@@ -99,8 +101,38 @@ def save_cluster(
             raise ServiceError(
                 "Deployments run in this namespace. Add another cluster for another namespace.", field="namespace"
             )
+    if cluster.driver == Cluster.Driver.KUBERNETES:
+        cluster.identity = _identity(cluster)
     secret = None if kubeconfig is None else "encrypted_kubeconfig"
-    return _save(cluster, actor, None, duplicate="A cluster of this name exists.", only=only, secret=secret)
+    saved: Cluster = _save(
+        cluster, actor, None, duplicate="A cluster of this name exists.", only=only, secret=secret, found=("identity",)
+    )
+    return saved
+
+
+def _identity(cluster: Cluster) -> str:
+    """The cluster's own identity; what is known of it where it doesn't tell. Refused where it is entered already."""
+    try:
+        found = driver_of(cluster).identity()
+    except DriverError:
+        # Not now: the reconciler looks again when it answers.
+        found = ""
+    known = Cluster.objects.filter(pk=cluster.pk).values_list("identity", flat=True).first() or ""
+    if not found:
+        return known
+    twin = Cluster.objects.exclude(pk=cluster.pk).filter(identity=found, namespace=cluster.namespace).first()
+    if twin is not None:
+        raise ServiceError(
+            f"This cluster and namespace are entered already, as “{twin.name}”. Use that entry, or another namespace.",
+            code="duplicate",
+            field="namespace",
+        )
+    if known and found != known and cluster.endpoints.filter(deployments__isnull=False).exists():
+        raise ServiceError(
+            "This leads to another cluster than the one where the deployments run. Add it as a cluster of its own.",
+            field="kubeconfig",
+        )
+    return found
 
 
 def _sealed_kubeconfig(text: str) -> str:
@@ -138,7 +170,9 @@ def _save(
     duplicate: str,
     only: Collection[str] | None,
     secret: str | None = None,
+    found: Collection[str] = (),
 ) -> Any:
+    """`found`: fields that nobody has given, but that were found out for this change."""
     created = thing.pk is None
     # What the reconciler writes is left to it, and what nobody has given is left to others: `thing` was read before now.
     fields = [
@@ -146,8 +180,12 @@ def _save(
         for field in thing._meta.concrete_fields
         if not field.primary_key
         and not getattr(field, "auto_now_add", False)
-        and field.name not in ("seen_at", "unreachable_reason")
-        and (field.name == secret if field.name.startswith("encrypted") else only is None or field.name in only)
+        and (field.name in found or field.name not in getattr(thing, "FOUND", ()))
+        and (
+            field.name == secret
+            if field.name.startswith("encrypted")
+            else only is None or field.name in only or field.name in found
+        )
     ]
     try:
         with transaction.atomic(), change():

@@ -72,6 +72,10 @@ class KubernetesClient:
     def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         return self._json("POST", path, body=body)
 
+    def replace(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Refused with ConflictError when the object is not any more as `body`'s resourceVersion says."""
+        return self._json("PUT", path, body=body)
+
     def patch(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """A JSON merge patch."""
         return self._json("PATCH", path, body=body, content_type="application/merge-patch+json")

@@ -1,18 +1,23 @@
 """The Kubernetes driver: a version is a Deployment, an instance a pod. It keeps no state: the cluster has it all."""
 
+import base64
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
+from runtimes.claim import Claim, Claimant
 from runtimes.driver import Capacity, ClusterUnreachableError, Driver, DriverError, LogLine
 from runtimes.gpu_sample import GpuSample
 from runtimes.kubernetes import access, gpus, logs, manifest, nodes, pods
+from runtimes.kubernetes.abilities import abilities
 from runtimes.kubernetes.access import Check
-from runtimes.kubernetes.client import ConflictError, KubernetesClient, NotFoundError, path_of
-from runtimes.kubernetes.manifest import INSTALLATION, VERSION, Workload
+from runtimes.kubernetes.client import ConflictError, ForbiddenError, KubernetesClient, NotFoundError, path_of
+from runtimes.kubernetes.lease import LeaseKeeper
+from runtimes.kubernetes.manifest import CLUSTER, DESCRIPTION, INSTALLATION, VERSION, Workload
+from runtimes.kubernetes.ownership import SELECTOR, Owner, is_ready, labels_of, sort
 from runtimes.kubernetes.usage import PodTotal, PodUsage, parse, parse_totals
 from runtimes.launch_plan import LaunchPlan
 from runtimes.observation import Observation
@@ -23,37 +28,49 @@ _EXPORTER_PORT, _EXPORTER_LIMIT, _EXPORTER_WITHIN_S, _AT_ONCE = 9400, 8 << 20, 5
 
 
 class KubernetesDriver(Driver):
-    """`installation` labels everything that this Slipway makes, so that several may share a namespace."""
+    """`installation` and `cluster` (the entry's own name for itself) mark everything that this Slipway makes."""
 
-    def __init__(self, client: KubernetesClient, *, namespace: str, installation: str) -> None:
+    def __init__(self, client: KubernetesClient, *, namespace: str, installation: str, cluster: str) -> None:
         self._client = client
         self._namespace = namespace
-        self._installation = installation
+        self._owner = Owner(installation, cluster)
         self._pods = path_of("api", "v1", "namespaces", namespace, "pods")
         self._secrets = path_of("api", "v1", "namespaces", namespace, "secrets")
         self._events = path_of("api", "v1", "namespaces", namespace, "events")
         self._deployments = path_of("apis", "apps", "v1", "namespaces", namespace, "deployments")
 
-    def observe(self) -> Observation:
-        """Three lists, however many versions there are."""
-        mine = f"{INSTALLATION}={self._installation}"
-        now = time.time()
-        deployments = self._client.list(self._deployments, labelSelector=mine)
-        found = self._client.list(self._pods, labelSelector=mine)
-        # Only where something is not as it should be do events say why; most sweeps need none.
-        troubled = any(not _is_ready(pod) for pod in found)
-        events = (
-            self._client.list(self._events, fieldSelector="involvedObject.kind=Pod,type=Warning") if troubled else []
-        )
-        return pods.observe(found, deployments, events, now)
+    def identity(self) -> str:
+        try:
+            system = self._client.get(path_of("api", "v1", "namespaces", "kube-system"))
+        except (ForbiddenError, NotFoundError):
+            return ""
+        return str(system["metadata"]["uid"])
 
-    def run(self, version_key: str, generation: int, plan: LaunchPlan, replicas: int, *, name: str) -> None:
-        workload = Workload(self._installation, version_key, generation, name)
+    def claim(self, me: Claimant, *, earlier: str, by_force: bool) -> Claim:
+        return LeaseKeeper(self._client, self._namespace, me).claim(earlier=earlier, by_force=by_force)
+
+    def observe(self) -> Observation:
+        """Two lists, however many versions there are, and two of events where a pod is not ready."""
+        now = time.time()
+        deployments = self._client.list(self._deployments, labelSelector=SELECTOR)
+        found = sort(self._owner, deployments, self._client.list(self._pods, labelSelector=SELECTOR))
+        # Only where something is not as it should be do events say why; most sweeps need none.
+        events: list[dict[str, Any]] = []
+        if any(not is_ready(pod) for pod in found.pods):
+            for kind in ("type=Warning", "reason=Preempted"):
+                events += self._client.list(self._events, fieldSelector=f"involvedObject.kind=Pod,{kind}")
+        return pods.observe(found, events, now)
+
+    def run(
+        self, version_key: str, generation: int, plan: LaunchPlan, replicas: int, *, name: str, description: str = ""
+    ) -> None:
+        workload = Workload(self._owner.installation, self._owner.cluster, version_key, generation, name)
         secrets = manifest.secrets(workload, plan)
         # Where it is there already, only its number of instances may change. Asked first: of an object that exists a quota that
         # is used up says "too many", not "it exists".
         with contextlib.suppress(NotFoundError):
             self._client.patch(f"{self._deployments}/{workload.object_name}", {"spec": {"replicas": replicas}})
+            self._budget(workload, replicas)
             return
         made: list[str] = []
         try:
@@ -61,8 +78,11 @@ class KubernetesDriver(Driver):
                 with contextlib.suppress(ConflictError):
                     self._client.create(self._secrets, secret)
                     made.append(secret["metadata"]["name"])
+            wanted = manifest.deployment(
+                workload, plan, replicas, description=description, sleeps=abilities(self._client).sleeps
+            )
             with contextlib.suppress(ConflictError):
-                self._client.create(self._deployments, manifest.deployment(workload, plan, replicas))
+                self._client.create(self._deployments, wanted)
         except ClusterUnreachableError:
             # It may have been made all the same: the next sweep sees it, and its Secrets have to be there.
             raise
@@ -72,6 +92,42 @@ class KubernetesDriver(Driver):
                 with contextlib.suppress(DriverError):
                     self._client.delete(f"{self._secrets}/{name}")
             raise
+        self._budget(workload, replicas)
+
+    def _budget(self, workload: Workload, replicas: int) -> None:
+        """Drains leave some of several instances. Where the cluster or our rights have no such thing, things go without it."""
+        api = abilities(self._client).disruption_api
+        if replicas < 2 or not api:
+            return
+        with contextlib.suppress(DriverError):
+            self._client.create(self._budgets(api), manifest.disruption_budget(workload, api))
+
+    def _budgets(self, api: str) -> str:
+        return path_of("apis", *api.split("/"), "namespaces", self._namespace, "poddisruptionbudgets")
+
+    def mark(self, version_key: str, *, description: str) -> None:
+        """Write on its Deployments whose they are. Their pods are not touched: they are whose their Deployment is."""
+        for item in self._client.list(self._deployments, labelSelector=f"{SELECTOR},{VERSION}={version_key}"):
+            if self._owner.owns(labels_of(item)):
+                self._take(item["metadata"]["name"], description)
+
+    def adopt(self, stranger: str) -> None:
+        self._take(stranger, "")
+
+    def _take(self, name: str, description: str) -> None:
+        labels = {INSTALLATION: self._owner.installation, CLUSTER: self._owner.cluster}
+        metadata = {"labels": labels} | ({"annotations": {DESCRIPTION: description}} if description else {})
+        self._client.patch(f"{self._deployments}/{quote(name)}", {"metadata": metadata})
+
+    def secret_values(self, stranger: str) -> dict[str, str]:
+        for item in self._client.list(self._secrets, labelSelector=SELECTOR):
+            if item["metadata"]["name"] == stranger:
+                data = item.get("data") or {}
+                return {name: base64.b64decode(value).decode(errors="replace") for name, value in data.items()}
+        return {}
+
+    def remove_stranger(self, stranger: str) -> None:
+        self._delete_named([stranger])
 
     def end_instance(self, version_key: str, uid: str) -> None:
         pod = self._pod(version_key, uid)
@@ -80,12 +136,28 @@ class KubernetesDriver(Driver):
                 self._client.delete(f"{self._pods}/{pod['metadata']['name']}")
 
     def end(self, version_key: str) -> None:
-        selector = f"{INSTALLATION}={self._installation},{VERSION}={version_key}"
-        # One by one: a right to delete collections is more than most service accounts have.
-        for path in (self._deployments, self._secrets):
-            for item in self._client.list(path, labelSelector=selector):
-                with contextlib.suppress(NotFoundError):
-                    self._client.delete(f"{path}/{item['metadata']['name']}")
+        found = self._client.list(self._deployments, labelSelector=f"{SELECTOR},{VERSION}={version_key}")
+        mine = [item["metadata"]["name"] for item in found if self._owner.owns(labels_of(item))]
+        # What a start that was cut off has left: Secrets whose Deployment was never made.
+        secrets = self._client.list(self._secrets, labelSelector=f"{SELECTOR},{VERSION}={version_key}")
+        left = [item["metadata"]["name"] for item in secrets if self._owner.owns(labels_of(item))]
+        self._delete_named(mine, secrets=left)
+
+    def _delete_named(self, names: list[str], *, secrets: Iterable[str] = ()) -> None:
+        """Deployments of these names and what goes with them.
+
+        One by one: a right to delete collections is more than most service accounts have.
+        """
+        paths = [f"{self._deployments}/{quote(name)}" for name in names]
+        paths += [f"{self._secrets}/{quote(name)}" for name in {*secrets, *names, *(f"{name}-pull" for name in names)}]
+        for path in paths:
+            with contextlib.suppress(NotFoundError):
+                self._client.delete(path)
+        if names and (api := abilities(self._client).disruption_api):
+            for name in names:
+                # Without the right to budgets none was made.
+                with contextlib.suppress(NotFoundError, ForbiddenError):
+                    self._client.delete(f"{self._budgets(api)}/{quote(name)}")
 
     def capacity(self) -> list[Capacity]:
         every_pod = self._client.list("/api/v1/pods", fieldSelector="status.phase!=Succeeded,status.phase!=Failed")
@@ -93,7 +165,7 @@ class KubernetesDriver(Driver):
 
     def usage(self) -> list[PodUsage]:
         """What our pods use now: one page per node that has some. Needs the right to read nodes/proxy."""
-        found = self._client.list(self._pods, labelSelector=f"{INSTALLATION}={self._installation}")
+        found = self._client.list(self._pods, labelSelector=SELECTOR)
         hosts = sorted({node for pod in found if (node := (pod.get("spec") or {}).get("nodeName"))})
         now = time.time()
         samples: list[PodUsage] = []
@@ -139,7 +211,7 @@ class KubernetesDriver(Driver):
     def totals(self) -> list[PodTotal]:
         """CPU and memory of our pods as the cluster's metrics API has them: less than `usage`, but with fewer rights."""
         path = f"/apis/metrics.k8s.io/v1beta1/namespaces/{quote(self._namespace)}/pods"
-        return parse_totals(self._client.list(path, labelSelector=f"{INSTALLATION}={self._installation}"))
+        return parse_totals(self._client.list(path, labelSelector=SELECTOR))
 
     def page(self, pod: str, port: str, path: str, *, limit: int, within_s: float) -> str:
         """What one of our pods answers to a GET, through the API server. Needs the right to pods/proxy."""
@@ -151,7 +223,7 @@ class KubernetesDriver(Driver):
 
     def changes(self, timeout_s: float) -> Iterator[None]:
         """One item for each change of one of our pods, for at most `timeout_s`; what it was, `observe` tells."""
-        query = {"watch": "true", "labelSelector": f"{INSTALLATION}={self._installation}"}
+        query = {"watch": "true", "labelSelector": SELECTOR}
         with self._client.stream(
             self._pods, read_timeout_s=timeout_s + 10, timeoutSeconds=str(int(timeout_s)), **query
         ) as lines:
@@ -189,13 +261,7 @@ class KubernetesDriver(Driver):
         self.end_instance(version_key, uid)
 
     def _pod(self, version_key: str, uid: str) -> dict[str, Any] | None:
-        selector = f"{INSTALLATION}={self._installation},{VERSION}={version_key}"
-        for pod in self._client.list(self._pods, labelSelector=selector):
+        for pod in self._client.list(self._pods, labelSelector=f"{SELECTOR},{VERSION}={version_key}"):
             if pod["metadata"]["uid"].replace("-", "") == uid:
                 return pod
         return None
-
-
-def _is_ready(pod: dict[str, Any]) -> bool:
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    return any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions)

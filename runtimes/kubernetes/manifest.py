@@ -1,7 +1,6 @@
 """From a launch plan to the objects that a cluster is asked for. Pure; only stable API groups, so 1.20 will do."""
 
 import base64
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +11,12 @@ from runtimes.specification import PodAffinity
 MANAGED_BY = "app.kubernetes.io/managed-by"
 VERSION = "slipway.dev/version"
 GENERATION = "slipway.dev/generation"
+# Whose an object is: the installation that made it, and the entry of the cluster there. Only the first, which never
+# changes, is among a Deployment's selectors.
 INSTALLATION = "slipway.dev/installation"
+CLUSTER = "slipway.dev/cluster"
+# What a Deployment serves, as JSON: enough to take it into a database that knows nothing of it.
+DESCRIPTION = "slipway.dev/description"
 CONTAINER, FETCHING = "engine", "fetch-model"
 DEFAULT_PORT = 8000
 GPU_RESOURCE = "nvidia.com/gpu"
@@ -29,9 +33,10 @@ STARTUP_SLACK = 2
 
 @dataclass(frozen=True)
 class Workload:
-    """Which version's instances these are. `installation` tells this Slipway's objects from another's."""
+    """Which version's instances these are, and whose: see runtimes.kubernetes.ownership."""
 
     installation: str
+    cluster: str
     version_key: str
     generation: int
     name: str
@@ -47,14 +52,17 @@ class Workload:
         return {
             MANAGED_BY: "slipway",
             INSTALLATION: self.installation,
+            CLUSTER: self.cluster,
             VERSION: self.version_key,
             GENERATION: str(self.generation),
         }
 
 
-def deployment(workload: Workload, plan: LaunchPlan, replicas: int) -> dict[str, Any]:
-    """The apps/v1 Deployment of one version."""
-    selector = {name: workload.labels[name] for name in (INSTALLATION, VERSION, GENERATION)}
+def deployment(
+    workload: Workload, plan: LaunchPlan, replicas: int, *, description: str = "", sleeps: bool = False
+) -> dict[str, Any]:
+    """The apps/v1 Deployment of one version; `description` as JSON. `sleeps`: the cluster can wait without the image's help."""
+    selector = _selector(workload)
     # With GPUs a surge pod would wait for the device that the pod it is to replace still holds.
     surge: dict[str, Any] = {"maxSurge": 0, "maxUnavailable": 1} if plan.gpu else {"maxSurge": 1, "maxUnavailable": 0}
     return {
@@ -63,7 +71,7 @@ def deployment(workload: Workload, plan: LaunchPlan, replicas: int) -> dict[str,
         "metadata": {
             "name": workload.object_name,
             "labels": plan.labels | workload.labels,
-            "annotations": dict(plan.annotations),
+            "annotations": plan.annotations | ({DESCRIPTION: description} if description else {}),
         },
         "spec": {
             "replicas": replicas,
@@ -74,7 +82,7 @@ def deployment(workload: Workload, plan: LaunchPlan, replicas: int) -> dict[str,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": surge},
             "template": {
                 "metadata": {"labels": plan.labels | workload.labels, "annotations": dict(plan.annotations)},
-                "spec": _pod(workload, plan),
+                "spec": _pod(workload, plan, sleeps=sleeps),
             },
         },
     }
@@ -115,7 +123,21 @@ def _pull_secret(workload: Workload, plan: LaunchPlan) -> dict[str, Any] | None:
     }
 
 
-def _pod(workload: Workload, plan: LaunchPlan) -> dict[str, Any]:
+def disruption_budget(workload: Workload, api: str) -> dict[str, Any]:
+    """Drains and upgrades of nodes take one instance at a time."""
+    return {
+        "apiVersion": api,
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": workload.object_name, "labels": workload.labels},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": _selector(workload)}},
+    }
+
+
+def _selector(workload: Workload) -> dict[str, str]:
+    return {name: workload.labels[name] for name in (INSTALLATION, VERSION, GENERATION)}
+
+
+def _pod(workload: Workload, plan: LaunchPlan, *, sleeps: bool) -> dict[str, Any]:
     port = plan.fixed_port or DEFAULT_PORT
     container: dict[str, Any] = {
         "name": CONTAINER,
@@ -125,7 +147,7 @@ def _pod(workload: Workload, plan: LaunchPlan) -> dict[str, Any]:
         "env": _environment(workload, plan, port),
         "resources": _resources(plan),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(LEAVE_S)]}}},
+        "lifecycle": {"preStop": _pause(sleeps)},
         **_probes(plan, port),
     }
     if plan.command:
@@ -141,6 +163,16 @@ def _pod(workload: Workload, plan: LaunchPlan) -> dict[str, Any]:
         # A model has no business with the cluster's API, and a Service called vllm would set variables that vLLM reads.
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        # One node, or one zone, that goes should not take them all; where there is only one, they all go there.
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": key,
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": _selector(workload)},
+            }
+            for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
+        ],
     }
     volumes, mounts = _volumes(plan)
     if volumes:
@@ -159,6 +191,11 @@ def _pod(workload: Workload, plan: LaunchPlan) -> dict[str, Any]:
     if affinity:
         pod["affinity"] = affinity
     return pod
+
+
+def _pause(sleeps: bool) -> dict[str, Any]:
+    """The wait before the end. Images without a `sleep` of their own need a cluster that can do it: else they end at once."""
+    return {"sleep": {"seconds": LEAVE_S}} if sleeps else {"exec": {"command": ["sleep", str(LEAVE_S)]}}
 
 
 def _fetching(workload: Workload, plan: LaunchPlan, fetch: Fetch, mounts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -247,8 +284,3 @@ def _affinity(wishes: tuple[PodAffinity, ...]) -> dict[str, Any]:
         if terms:
             found[name] = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
     return found
-
-
-def installation_id(secret_key: str) -> str:
-    """A name of this Slipway that survives restarts and tells nothing of its key."""
-    return hashlib.sha256(f"installation:{secret_key}".encode()).hexdigest()[:16]

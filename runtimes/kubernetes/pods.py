@@ -8,7 +8,8 @@ from typing import Any
 
 from runtimes import observation
 from runtimes.cause import Cause
-from runtimes.kubernetes.manifest import CONTAINER, DEFAULT_PORT, FETCHING, GENERATION, VERSION
+from runtimes.kubernetes.manifest import CLUSTER, CONTAINER, DEFAULT_PORT, FETCHING, VERSION
+from runtimes.kubernetes.ownership import Sorted, description_of, generation_of, labels_of
 from runtimes.model_source import MOUNT
 from runtimes.observation import InstanceObservation, Observation, Step, WorkloadObservation
 
@@ -34,22 +35,22 @@ NEVER_STARTED = ("StartError", "ContainerCannotRun")
 _OWN_PORT = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3}):\d{4,5}->")
 
 
-def observe(pods: list[Json], deployments: list[Json], events: list[Json], now: float) -> Observation:
-    """All instances by version key. `events` are warnings about pods, `now` seconds since the epoch."""
+def observe(found: Sorted, events: list[Json], now: float) -> Observation:
+    """All instances by version key. `events` are about pods, `now` seconds since the epoch."""
     told: dict[str, list[Json]] = defaultdict(list)
     for event in events:
         told[(event.get("involvedObject") or {}).get("uid", "")].append(event)
     instances: dict[str, list[InstanceObservation]] = defaultdict(list)
-    for pod in pods:
-        labels = (pod.get("metadata") or {}).get("labels") or {}
+    for pod in found.pods:
+        labels = labels_of(pod)
         if VERSION in labels:
             instances[labels[VERSION]].append(instance_of(pod, told[pod["metadata"].get("uid", "")]))
     workloads: dict[str, list[WorkloadObservation]] = defaultdict(list)
-    for deployment in deployments:
-        labels = deployment["metadata"].get("labels") or {}
+    for deployment in found.deployments:
+        labels = labels_of(deployment)
         if VERSION in labels:
             workloads[labels[VERSION]].append(_workload(deployment))
-    return Observation(now, dict(instances), dict(workloads))
+    return Observation(now, dict(instances), dict(workloads), found.strangers)
 
 
 def instance_of(pod: Json, events: list[Json]) -> InstanceObservation:
@@ -73,7 +74,7 @@ def instance_of(pod: Json, events: list[Json]) -> InstanceObservation:
         uid=str(metadata["uid"]).replace("-", ""),
         name=metadata["name"],
         phase=phase,
-        generation=int((metadata.get("labels") or {}).get(GENERATION) or 0),
+        generation=generation_of(metadata.get("labels") or {}),
         address=address,
         restarts=restarts,
         started_at=_seconds(metadata.get("creationTimestamp")),
@@ -397,9 +398,11 @@ def _workload(deployment: Json) -> WorkloadObservation:
         )
     return WorkloadObservation(
         name=metadata["name"],
-        generation=int((metadata.get("labels") or {}).get(GENERATION) or 0),
+        generation=generation_of(metadata.get("labels") or {}),
         replicas=int((deployment.get("spec") or {}).get("replicas") or 0),
         is_ending=bool(metadata.get("deletionTimestamp")),
+        is_marked=CLUSTER in (metadata.get("labels") or {}),
+        description=description_of(deployment),
         cause=cause,
     )
 

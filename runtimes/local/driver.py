@@ -54,7 +54,9 @@ class LocalDriver(Driver):
             instances.setdefault(version_key, []).append(_observed(self._checked(folder, state)))
         return Observation(time.time(), instances)
 
-    def run(self, version_key: str, generation: int, plan: LaunchPlan, replicas: int, *, name: str) -> None:
+    def run(
+        self, version_key: str, generation: int, plan: LaunchPlan, replicas: int, *, name: str, description: str = ""
+    ) -> None:
         living = [
             state
             for state in self._states_of(version_key)
@@ -66,6 +68,9 @@ class LocalDriver(Driver):
     def end(self, version_key: str) -> None:
         for state in self._states_of(version_key):
             self.end_instance(version_key, state["uid"])
+
+    def remove_stranger(self, stranger: str) -> None:
+        self.end(stranger)
 
     def _start(self, version_key: str, generation: int, plan: LaunchPlan, *, name: str) -> str:
         """Start one instance and return its uid."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from runtimes.kubernetes import access, kubeconfig
+from runtimes.kubernetes import access, kubeconfig, lease
 from runtimes.kubernetes.client import KubernetesClient, NotFoundError
 from runtimes.kubernetes.driver import KubernetesDriver
 from tests.waiting import wait_for
@@ -52,7 +52,7 @@ def namespace(api: KubernetesClient) -> Iterator[str]:
 
 @pytest.fixture
 def kubernetes(api: KubernetesClient, namespace: str) -> KubernetesDriver:
-    return KubernetesDriver(api, namespace=namespace, installation=uuid.uuid4().hex[:12])
+    return KubernetesDriver(api, namespace=namespace, installation=uuid.uuid4().hex[:12], cluster=uuid.uuid4().hex[:12])
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +74,31 @@ def end_now(driver: KubernetesDriver, api: KubernetesClient, namespace: str, *ve
         return not driver.observe().instances
 
     wait_for(gone, within_s=90, what="the end of all pods")
+
+
+def forget_lease(api: KubernetesClient, namespace: str) -> None:
+    """The next test is another installation, in the same namespace."""
+    with contextlib.suppress(NotFoundError):
+        api.delete(f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{lease.NAME}")
+
+
+def clear(api: KubernetesClient, namespace: str) -> None:
+    """Take away all that a Slipway has made, whatever its database says of it, without waiting for programs."""
+    mine = "app.kubernetes.io/managed-by=slipway"
+    everything = [f"/apis/apps/v1/namespaces/{namespace}/deployments", f"/api/v1/namespaces/{namespace}/secrets"]
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+
+    def gone() -> bool:
+        left = False
+        for path in (*everything, pods):
+            for item in api.list(path, labelSelector=mine):
+                left = True
+                with contextlib.suppress(NotFoundError):
+                    api.delete(f"{path}/{item['metadata']['name']}", grace_s=0 if path == pods else None)
+        return not left
+
+    wait_for(gone, within_s=90, what="an empty namespace")
+    forget_lease(api, namespace)
 
 
 def apply_recipe(api: KubernetesClient, namespace: str, account: str, *, proxied: bool) -> str:

@@ -40,7 +40,7 @@ def test_inside_the_cluster_the_pods_own_service_account_is_used(token, api, nam
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
     monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
     monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
-    driver = KubernetesDriver(KubernetesClient(None), namespace=namespace, installation="inside")
+    driver = KubernetesDriver(KubernetesClient(None), namespace=namespace, installation="inside", cluster="a")
     assert all(check.is_granted for check in driver.check())
     assert driver.observe().instances == {} and driver.capacity()
 

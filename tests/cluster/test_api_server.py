@@ -57,7 +57,7 @@ def another_authority() -> bytes:
 @pytest.fixture(scope="module")
 def pod(api: KubernetesClient, namespace: str) -> Iterator[dict[str, Any]]:
     """A running echo server; its driver's key is `echo`."""
-    driver = KubernetesDriver(api, namespace=namespace, installation="echo")
+    driver = KubernetesDriver(api, namespace=namespace, installation="echo", cluster="a")
     command = f"python3 -uc {shlex.quote(SCRIPT.read_text())}"
     settings = {"command": command, "health_path": "/ready", "port": 8000}
     specification = Specification("custom_command", "acme/echo", cpu=0.1, memory=64 << 20, image=IMAGE, engine_settings=settings)  # fmt: skip

@@ -100,7 +100,9 @@ def restricted(api: KubernetesClient, namespace: str, account: str, *, without: 
 
 
 def driver_by(text: str, namespace: str) -> KubernetesDriver:
-    return KubernetesDriver(KubernetesClient(kubeconfig.read(text)), namespace=namespace, installation="any")
+    return KubernetesDriver(
+        KubernetesClient(kubeconfig.read(text)), namespace=namespace, installation="any", cluster="a"
+    )
 
 
 def test_gpus_of_pods_come_from_the_exporter_of_each_node(gpu_node, deploy, place, serve, api, namespace):

@@ -22,7 +22,7 @@ from runtimes.kubernetes import nodes
 from runtimes.kubernetes.client import KubernetesClient
 from runtimes.launch_plan import LaunchPlan
 from runtimes.specification import PodAffinity, Specification, Toleration
-from tests.cluster.conftest import IMAGE, admin_kubeconfig, end_now
+from tests.cluster.conftest import IMAGE, admin_kubeconfig, clear
 from tests.control.test_reconcile import becomes, live, look
 from tests.waiting import wait_for
 
@@ -52,8 +52,7 @@ def place(
         Endpoint(organization=people.ours, name="main", cluster=cluster), actor=people.operator
     )
     yield SimpleNamespace(cluster=cluster, model=model, endpoint=endpoint)
-    driver = kubernetes_driver(cluster)
-    end_now(driver, api, namespace, *(version.key for version in Version.objects.all()))
+    clear(api, namespace)
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 import pytest
 from django.utils import timezone
 
+from common.service_error import ServiceError
 from deployments import log_store, reconcile
 from deployments.drivers import driver_of
-from deployments.models import Cluster, Event, Instance, Status, Version
-from deployments.services import versions
+from deployments.models import Cluster, Event, Instance, Status, Stranger, Version
+from deployments.services import strangers, versions
 from deployments.watching import LocalWatcher
 from runtimes.specification import Specification
 from tests.conftest import simulator
@@ -107,12 +108,37 @@ def test_gpu_that_is_not_there_waits_then_fails(deploy):
     assert "no GPU" in version.cause.message
 
 
-def test_a_deleted_versions_instances_are_removed(deploy):
+def test_what_no_version_accounts_for_is_listed_and_ended_by_people_alone(deploy, people):
+    """As after a restore of an older copy of the database: it knows nothing of what was started since."""
     version = deploy().versions.get()
     becomes(version, Status.RUNNING)
     cluster = version.deployment.endpoint.cluster
     Version.objects.all().delete()
+    for _ in range(3):
+        reconcile.reconcile_cluster(cluster.pk)
+    (stranger,) = Stranger.objects.all()
+    assert (stranger.version_key, stranger.ready) == (version.key, 1)
+    assert any(item.is_ready for item in driver_of(cluster).observe().instances[version.key]), "it goes on"
+    with pytest.raises(ServiceError, match="Nothing says what it serves"):
+        strangers.adopt(stranger, actor=people.operator)
+    strangers.remove(stranger, actor=people.operator)
     wait_for(lambda: reconcile.reconcile_cluster(cluster.pk) or driver_of(cluster).observe().instances == {})
+    assert not Stranger.objects.exists()
+
+
+def test_a_start_that_was_cut_off_leaves_nothing_behind_a_stopped_version(deploy, people):
+    version = deploy().versions.get()
+    becomes(version, Status.RUNNING)
+    cluster = version.deployment.endpoint.cluster
+    Instance.objects.all().delete()
+    Version.objects.update(status=Status.STOPPED, desired_state="stopped")
+    wait_for(
+        lambda: (
+            reconcile.reconcile_cluster(cluster.pk)
+            or not any(item.is_alive for items in driver_of(cluster).observe().instances.values() for item in items)
+        )
+    )
+    assert not Stranger.objects.exists()
 
 
 def test_a_lost_instance_is_replaced_and_the_version_keeps_running(deploy):

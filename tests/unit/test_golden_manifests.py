@@ -12,6 +12,7 @@ import yaml
 
 from runtimes.engines.registry import engine
 from runtimes.kubernetes import manifest
+from runtimes.kubernetes.abilities import read
 from runtimes.kubernetes.manifest import Workload
 from runtimes.specification import PodAffinity, Specification, Toleration
 
@@ -83,8 +84,8 @@ def objects(name: str) -> list[dict[str, Any]]:
         # The store's key, which is the engine's business no more than the hub's token is the store's.
         fetch = replace(plan.fetch, secret_environment=dict.fromkeys(plan.fetch.credential_variables, TOKEN))
         plan = replace(plan, fetch=fetch, secret_environment={})
-    workload = Workload("golden", "v1", 1, "chat-v1")
-    return [manifest.deployment(workload, plan, 2), *manifest.secrets(workload, plan)]
+    workload = Workload("golden", "here", "v1", 1, "chat-v1")
+    return [manifest.deployment(workload, plan, 2, description="{}"), *manifest.secrets(workload, plan)]
 
 
 class _Plain(yaml.SafeDumper):
@@ -130,6 +131,39 @@ def test_the_key_of_nvidias_registry_is_in_secrets_alone():
     pod = deployment["spec"]["template"]["spec"]
     assert pod["imagePullSecrets"] == [{"name": login["metadata"]["name"]}]
     assert pod["securityContext"]["fsGroup"] == 1000
+
+
+def test_what_a_current_cluster_has_beyond_the_oldest():
+    """Waiting without the image's help (1.30) and budgets under their last version: left out where they aren't there."""
+    workload = manifest.Workload("golden", "here", "v1", 1, "chat-v1")
+    plan = engine("simulator").plan(CASES["simulator"], "kubernetes")
+
+    def before_the_end(sleeps: bool) -> dict[str, Any]:
+        made = manifest.deployment(workload, plan, 2, sleeps=sleeps)
+        (container,) = made["spec"]["template"]["spec"]["containers"]
+        return dict(container["lifecycle"]["preStop"])
+
+    assert before_the_end(True) == {"sleep": {"seconds": manifest.LEAVE_S}}
+    assert before_the_end(False) == {"exec": {"command": ["sleep", str(manifest.LEAVE_S)]}}
+    budget = manifest.disruption_budget(workload, "policy/v1")
+    made = manifest.deployment(workload, plan, 2)
+    assert budget["spec"]["selector"] == made["spec"]["selector"] and budget["apiVersion"] == "policy/v1"
+
+
+@pytest.mark.parametrize(
+    ("version", "groups", "sleeps", "api"),
+    [
+        ({"major": "1", "minor": "20"}, [("policy", "policy/v1beta1")], False, "policy/v1beta1"),
+        ({"major": "1", "minor": "29+"}, [("policy", "policy/v1")], False, "policy/v1"),
+        ({"major": "1", "minor": "30+", "gitVersion": "v1.30.4-eks"}, [("policy", "policy/v1")], True, "policy/v1"),
+        ({"major": "1", "minor": "36"}, [("apps", "apps/v1")], True, ""),
+        ({"major": "x", "minor": None}, [("policy", "policy/v9/../../x")], False, ""),
+    ],
+)
+def test_what_a_version_has_is_read_off_it(version, groups, sleeps, api):
+    told = [{"name": name, "preferredVersion": {"groupVersion": value}} for name, value in groups]
+    found = read(version, told)
+    assert (found.sleeps, found.disruption_api) == (sleeps, api)
 
 
 if __name__ == "__main__":

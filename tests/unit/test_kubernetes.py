@@ -80,13 +80,13 @@ def test_positions_of_lines_are_their_times_and_the_same_when_read_again():
 
 
 def test_names_stay_short_enough_for_pods_and_differ_by_start():
-    long = Workload("i", "v123456", 12, "a" * 80 + "-v3")
+    long = Workload("i", "c", "v123456", 12, "a" * 80 + "-v3")
     assert len(long.object_name) <= 57 and long.object_name.endswith("-v123456-g12")
-    assert Workload("i", "v1", 1, "chat-v1").object_name != Workload("i", "v1", 2, "chat-v1").object_name
+    assert Workload("i", "c", "v1", 1, "chat-v1").object_name != Workload("i", "c", "v1", 2, "chat-v1").object_name
 
 
 def test_gpus_are_replaced_without_a_surge_and_a_command_may_be_the_images_own():
-    workload = Workload("i", "v1", 1, "chat")
+    workload = Workload("i", "c", "v1", 1, "chat")
     deployment = manifest.deployment(workload, LaunchPlan("vllm", (), image="x", gpu=2, shared_memory=2 << 30), 3)
     assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
     pod = deployment["spec"]["template"]["spec"]

@@ -1,0 +1,171 @@
+"""The lease in a cluster's namespace that says which Slipway is in charge there. The decision is pure; the keeper asks and writes.
+
+Nobody is in charge by having come later: whoever finds another claimant's lease steps back, and only a person changes that.
+The one exception is a lease of this very database from before its server's last start, once nobody has renewed it for long
+enough.
+"""
+
+import json
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from runtimes.claim import IN_CHARGE, RENEW_S, SILENT_S, Claim, Claimant
+from runtimes.kubernetes.client import ConflictError, ForbiddenError, KubernetesClient, NotFoundError, path_of
+
+NAME = "slipway"
+_ADDRESS, _CHALLENGER = "slipway.dev/console", "slipway.dev/challenger"
+# A lease that was renewed so long ago is nobody's any more, whatever the clocks: hosts differ by less.
+_LONG_DEAD_S = 600.0
+# A challenger writes itself in again within two rounds; after so many without it, it is gone.
+_ROUNDS_WITHOUT = 4
+_LONGEST_ADDRESS = 200
+
+Verdict = Literal["hold", "take", "wait", "step_back"]
+
+
+def judge(holder: str, me: str, *, earlier: str, unchanged_s: float, age_s: float, was_renewed: bool) -> Verdict:
+    """What to do about a lease that `holder` has. `earlier` is the name under which this database held it last.
+
+    `unchanged_s`: for how long nobody has been seen to renew it; `age_s`: how long ago it was, by the clocks of both;
+    `was_renewed`: whether somebody has been seen doing it, so that `earlier` lives on beside us.
+    """
+    if holder == me:
+        return "hold"
+    if not holder:
+        return "take"
+    if holder != earlier or was_renewed:
+        return "step_back"
+    return "take" if unchanged_s >= SILENT_S or age_s >= _LONG_DEAD_S else "wait"
+
+
+@dataclass
+class _Memory:
+    """What this process has seen of one lease. Lost with the process, which only makes it wait once more."""
+
+    version: str = ""
+    since: float = field(default_factory=time.monotonic)
+    was_renewed: bool = False
+    renewed_at: float = 0.0
+    rounds_without: int = _ROUNDS_WITHOUT
+    challenger: dict[str, str] = field(default_factory=dict)
+
+
+# By API server, namespace and claimant.
+_memories: dict[tuple[str, str, str], _Memory] = {}
+
+
+class LeaseKeeper:
+    """Takes, renews and reads the lease for one claimant."""
+
+    def __init__(self, client: KubernetesClient, namespace: str, me: Claimant) -> None:
+        self._client, self._namespace, self._me = client, namespace, me
+        self._leases = path_of("apis", "coordination.k8s.io", "v1", "namespaces", namespace, "leases")
+        self._memory = _memories.setdefault((client.host, namespace, me.name), _Memory())
+
+    def claim(self, *, earlier: str, by_force: bool) -> Claim:
+        """One round. Without the right to leases nobody can tell who else is there, and things go on as before."""
+        try:
+            lease = self._client.get(f"{self._leases}/{NAME}")
+        except ForbiddenError:
+            return IN_CHARGE
+        except NotFoundError:
+            return self._create()
+        holder, address, age_s = _read(lease)
+        self._see(lease, holder)
+        memory = self._memory
+        verdict = judge(
+            holder,
+            self._me.name,
+            earlier=earlier,
+            unchanged_s=time.monotonic() - memory.since,
+            age_s=age_s,
+            was_renewed=memory.was_renewed,
+        )
+        if verdict == "hold" or verdict == "take" or by_force:
+            return self._hold(lease, is_mine=verdict == "hold")
+        if verdict == "step_back":
+            self._challenge(lease)
+        return Claim(False, holder, address, is_waiting=verdict == "wait")
+
+    def _see(self, lease: dict[str, Any], holder: str) -> None:
+        version = str((lease.get("spec") or {}).get("renewTime") or "")
+        if version != self._memory.version:
+            self._memory.was_renewed = bool(self._memory.version) and holder != self._me.name
+            self._memory.version, self._memory.since = version, time.monotonic()
+
+    def _create(self) -> Claim:
+        try:
+            self._client.create(self._leases, self._body({}))
+        except ConflictError:
+            # Somebody else was faster: the next round says who.
+            return Claim(False, is_waiting=True)
+        except (ForbiddenError, NotFoundError):
+            return IN_CHARGE
+        self._memory.renewed_at = time.monotonic()
+        return IN_CHARGE
+
+    def _hold(self, lease: dict[str, Any], *, is_mine: bool) -> Claim:
+        memory = self._memory
+        told = _challenger(lease)
+        memory.rounds_without = 0 if told else memory.rounds_without + 1
+        memory.challenger = told or (memory.challenger if memory.rounds_without < _ROUNDS_WITHOUT else {})
+        if not is_mine or told or time.monotonic() - memory.renewed_at >= RENEW_S:
+            try:
+                self._client.replace(f"{self._leases}/{NAME}", self._body(lease["metadata"]))
+            except ConflictError:
+                return Claim(is_mine, is_waiting=not is_mine)
+            except ForbiddenError:
+                return IN_CHARGE
+            memory.renewed_at = time.monotonic()
+            memory.was_renewed = False
+        return Claim(True, memory.challenger.get("name", ""), memory.challenger.get("address", ""))
+
+    def _challenge(self, lease: dict[str, Any]) -> None:
+        """Leave a word for whoever is in charge: it takes the word away each time, and sees who writes it anew."""
+        if _challenger(lease):
+            return
+        word = json.dumps({"name": self._me.name, "address": self._me.address})
+        annotations = (lease["metadata"].get("annotations") or {}) | {_CHALLENGER: word}
+        try:
+            self._client.replace(
+                f"{self._leases}/{NAME}", lease | {"metadata": lease["metadata"] | {"annotations": annotations}}
+            )
+        except (ConflictError, ForbiddenError):
+            # The next round tries again; without the right nobody learns of us, and we step back all the same.
+            return
+
+    def _body(self, metadata: dict[str, Any]) -> dict[str, Any]:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        known = {"resourceVersion": metadata["resourceVersion"]} if "resourceVersion" in metadata else {}
+        return {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": NAME, **known, "annotations": {_ADDRESS: self._me.address}},
+            "spec": {"holderIdentity": self._me.name, "leaseDurationSeconds": int(SILENT_S), "renewTime": now},
+        }
+
+
+def _read(lease: dict[str, Any]) -> tuple[str, str, float]:
+    """(holder, where its console is, seconds since it was renewed). Anyone may have written it."""
+    spec, annotations = lease.get("spec") or {}, (lease.get("metadata") or {}).get("annotations") or {}
+    try:
+        renewed = datetime.fromisoformat(str(spec.get("renewTime")).replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        renewed = 0.0
+    return str(spec.get("holderIdentity") or ""), _text(annotations.get(_ADDRESS)), time.time() - renewed
+
+
+def _challenger(lease: dict[str, Any]) -> dict[str, str]:
+    try:
+        told = json.loads(((lease.get("metadata") or {}).get("annotations") or {}).get(_CHALLENGER) or "{}")
+    except (ValueError, TypeError):
+        return {}
+    if not isinstance(told, dict) or not told.get("name"):
+        return {}
+    return {name: _text(told.get(name)) for name in ("name", "address")}
+
+
+def _text(value: Any) -> str:
+    return str(value or "")[:_LONGEST_ADDRESS]
