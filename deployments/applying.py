@@ -1,6 +1,5 @@
 """Writes what was seen and decided: instances, status, events. Where nothing has changed nothing is written, not even begun."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 from django.db import transaction
@@ -11,6 +10,7 @@ from deployments import lifecycle
 from deployments.decide import Plan, start_again_at
 from deployments.models import DesiredState, DirectoryVersion, Event, Instance, Rollout, Status, Version
 from runtimes import observation
+from runtimes.cause import Cause
 from runtimes.observation import InstanceObservation
 
 Row = tuple[InstanceObservation, Instance | None, dict[str, object]]
@@ -100,14 +100,15 @@ def _tell(version: Version, item: InstanceObservation, before: Instance | None) 
     elif item.phase == observation.FAILED and before.phase != observation.FAILED:
         record("instance", f"Instance {item.name} failed. {why}", Event.Severity.ERROR)
     elif item.phase == observation.GONE and before.phase != observation.GONE:
-        _tell_end(record, item)
+        _tell_end(version, item.uid, item.name, item.cause)
 
 
-def _tell_end(record: Callable[..., None], item: InstanceObservation) -> None:
-    if item.cause and item.cause.is_outside:
-        record("instance", f"Instance {item.name} ended. {item.cause.message}", Event.Severity.WARNING)
-    else:
-        record("instance", f"Instance {item.name} ended.")
+def _tell_end(version: Version, uid: str, name: str, cause: Cause | None) -> None:
+    """With the cause, where something else than the version has ended it."""
+    is_disturbance = cause is not None and cause.is_outside
+    message = f"Instance {name} ended. {cause.message}" if cause and is_disturbance else f"Instance {name} ended."
+    severity = Event.Severity.WARNING if is_disturbance else Event.Severity.INFO
+    lifecycle.record_event(version, "instance", message, severity=severity, instance_uid=uid)
 
 
 def _status_changes(version: Version, plan: Plan) -> dict[str, object]:

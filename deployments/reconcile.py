@@ -14,10 +14,10 @@ from django.utils import timezone
 
 from common.broadcast import valkey
 from common.database_lock import try_lock
-from deployments import charge, cluster_health, rollouts, starting_again, steering, strangers
+from deployments import charge, cluster_health, last_words, rollouts, starting_again, steering, strangers
 from deployments.applying import apply
 from deployments.crash_streak import Streak, crashes_in_a_row
-from deployments.decide import Wanted, decide
+from deployments.decide import Plan, Wanted, decide
 from deployments.drivers import driver_of
 from deployments.launch import Launch
 from deployments.models import Cluster, DesiredState, DirectoryVersion, Status, Version
@@ -118,22 +118,26 @@ def _reconcile_version(version: Version, driver: Driver, seen: Observation, *, m
     workloads = seen.workloads.get(version.key, []) if seen.workloads is not None else None
     wants_to_run = version.desired_state == DesiredState.RUNNING or (is_held and version.status == Status.RUNNING)
     launch = Launch(version)
-    instances = [_remembered(version, item, now) for item in instances]
-    if workloads is not None:
-        instances = [steering.diagnosed(version, item) for item in instances]
+    heard, instances = _remembered(version, driver, instances, now)
     wanted = _wanted(version, launch, instances, workloads, wants_to_run=wants_to_run, may_start=may_start)
     plan = decide(wanted, instances, now)
     if plan.status == Status.SHUTTING_DOWN and not _traffic_has_left(version):
         # First nobody is sent there any more, then it is told to end; the next look, which comes at once, does that.
-        apply(version, replace(plan, end=(), discard=()), instances)
+        _store(version, replace(plan, end=(), discard=()), instances, heard)
         _leave_note(version.deployment.endpoint.cluster_id)
         time.sleep(ROLLOUT_STEP_S)
         return
     blocked = steering.steer(version, driver, plan, launch, instances, workloads, blocked=wanted.blocked)
     if blocked != wanted.blocked:
         plan = decide(replace(wanted, blocked=blocked), instances, now)
-    apply(version, plan, instances)
+    _store(version, plan, instances, heard)
     steering.discard(version, driver, plan.discard)
+
+
+def _store(version: Version, plan: Plan, instances: list[InstanceObservation], heard: list[last_words.Heard]) -> None:
+    apply(version, plan, instances)
+    for words in heard:
+        last_words.keep(words)
 
 
 def _wanted(
@@ -171,15 +175,21 @@ def _wanted(
     )
 
 
-def _remembered(version: Version, item: InstanceObservation, now: float) -> InstanceObservation:
-    """With the number of ends in a row, which takes a memory that a cluster doesn't have."""
-    before = next((known for known in version.known_instances if known.uid == item.uid), None)
-    streak = (
-        Streak(before.crashes, before.ends, before.ready_at.timestamp() if before.ready_at else None)
-        if before
-        else None
-    )
-    return replace(item, crashes=crashes_in_a_row(streak, item, now))
+def _remembered(
+    version: Version, driver: Driver, instances: list[InstanceObservation], now: float
+) -> tuple[list[last_words.Heard], list[InstanceObservation]]:
+    """What was heard of runs that have ended, and the instances with what takes a memory that a cluster doesn't have."""
+    known = {instance.uid: instance for instance in version.known_instances}
+    heard, remembered = [], []
+    for item in instances:
+        before = known.get(item.uid)
+        words = last_words.hear(version, driver, item, before)
+        ready_at = before.ready_at.timestamp() if before and before.ready_at else None
+        streak = Streak(before.crashes, before.ends, ready_at) if before else None
+        item = replace(item, crashes=crashes_in_a_row(streak, item, now))
+        remembered.append(last_words.explained(version, item, before, words))
+        heard += [words] if words else []
+    return heard, remembered
 
 
 def _traffic_has_left(version: Version) -> bool:

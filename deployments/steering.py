@@ -1,7 +1,5 @@
 """Asks a driver for what a plan says: more instances, fewer, none; and reads what it tells of those that ended."""
 
-from dataclasses import replace
-
 import orjson
 
 from deployments.decide import Plan
@@ -9,7 +7,6 @@ from deployments.launch import Launch
 from deployments.models import Instance, Status, Version
 from runtimes.cause import Cause
 from runtimes.driver import Driver, DriverError, UnschedulableError
-from runtimes.engines.registry import UnknownEngineError, engine
 from runtimes.observation import InstanceObservation, WorkloadObservation
 
 
@@ -92,17 +89,6 @@ def described(version: Version) -> str:
         },
         option=orjson.OPT_SORT_KEYS,
     ).decode()
-
-
-def diagnosed(version: Version, item: InstanceObservation) -> InstanceObservation:
-    """With the engine's own reading of the last words, where it has one; a cluster knows nothing of engines."""
-    if item.cause is None or item.cause.code != "crashed":
-        return item
-    try:
-        cause = engine(version.specification.engine).diagnose(item.cause.evidence, item.exit_code)
-    except UnknownEngineError:
-        return item
-    return replace(item, cause=cause) if cause else item
 
 
 def discard(version: Version, driver: Driver, uids: tuple[str, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from deployments.views import catalog, create, detail, lists, logs, settings, testing
+from deployments.views import catalog, clusters, create, detail, forget, lists, logs, settings, testing
 
 app_name = "deployments"
 _DEPLOYMENT = "deployments/<slug:organization>/<slug:name>/"
@@ -25,6 +25,12 @@ urlpatterns = [
         detail.version_action,
         name="version-action",
     ),
+    re_path(
+        r"^deployments/(?P<organization>[-a-z0-9_]+)/(?P<name>[-a-z0-9_]+)/versions/(?P<number>\d{1,9})/forget/$",
+        forget.version,
+        name="forget-version",
+    ),
+    path(_DEPLOYMENT + "forget/", forget.deployment, name="forget-deployment"),
     path(_DEPLOYMENT + "logs/", logs.logs, name="logs"),
     path(_DEPLOYMENT + "testing/", testing.testing, name="testing"),
     path(_DEPLOYMENT + "testing/send/", testing.send_test, name="send-test"),
@@ -37,6 +43,14 @@ urlpatterns = [
     path(_DEPLOYMENT + "settings/delete/", settings.delete, name="delete"),
     path("instances/<slug:uid>/log/", logs.earlier_lines, name="log-lines"),
     path("instances/<slug:uid>/log/download/", logs.download, name="log-download"),
+    path("clusters/<int:pk>/take-charge/", clusters.take_charge, name="take-charge"),
+    re_path(
+        r"^clusters/(?P<pk>\d{1,15})/strangers/(?P<stranger_id>\d{1,15})/(?P<action>adopt|remove)/$",
+        clusters.stranger,
+        name="stranger",
+    ),
+    re_path(r"^(?P<noun>endpoints|clusters)/(?P<pk>\d{1,15})/forget/$", forget.catalog, name="catalog-forget"),
+    path("instances/<slug:uid>/ends/<int:end>/", logs.last_words, name="last-words"),
     re_path(_NOUN + r"$", catalog.index, name="catalog"),
     re_path(_NOUN + r"new/$", catalog.create, name="catalog-new"),
     re_path(_NOUN + r"(?P<pk>\d{1,15})/$", catalog.detail, name="catalog-detail"),

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from runtimes.claim import IN_CHARGE, Claim, Claimant
 from runtimes.launch_plan import LaunchPlan
-from runtimes.observation import Observation
+from runtimes.observation import InstanceObservation, Observation
+
+# So many lines of a run that ended are kept apart: an engine's own error may stand far above its last traceback.
+LAST_LINES = 200
 
 
 class DriverError(Exception):
@@ -105,6 +108,10 @@ class Driver(ABC):
     @abstractmethod
     def read_log(self, version_key: str, uid: str, *, after: int) -> Iterator[LogLine]:
         """The lines behind position `after` that exist now."""
+
+    @abstractmethod
+    def last_words(self, version_key: str, item: InstanceObservation) -> list[str]:
+        """The last lines, LAST_LINES at most, of the run of an instance's program that ended last, without their times."""
 
     @abstractmethod
     def discard(self, version_key: str, uid: str) -> None:

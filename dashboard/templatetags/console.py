@@ -52,13 +52,15 @@ def icon(name: str) -> SafeString:
 
 @register.simple_tag
 def status_badge(version: Any) -> SafeString:
-    """The status of a version; amber when it runs with fewer instances than wanted."""
+    """The status of a version; amber when it runs with fewer instances than wanted, red when with none."""
     if version is None:
         return mark_safe('<span class="badge bg-secondary-lt">No version</span>')
     status = Status(version.status)
     colour = STATUS_COLOURS[status]
     ready = getattr(version, "ready", None)
-    if status == Status.RUNNING and ready is not None and ready < version.replicas:
+    if status == Status.RUNNING and version.unready_since:
+        colour = "red"
+    elif status == Status.RUNNING and ready is not None and ready < version.replicas:
         colour = "yellow"
     blink = " status-dot-animated" if status in (Status.PREPARING, Status.SHUTTING_DOWN) else ""
     return format_html(
@@ -95,6 +97,19 @@ def seconds_text(seconds: float | None) -> str:
         if seconds >= size:
             return f"{int(seconds // size)} {unit}"
     return f"{int(seconds)} s"
+
+
+@register.simple_tag
+def until(moment: datetime) -> str:
+    """How long until then, short."""
+    seconds = (moment - timezone.now()).total_seconds()
+    return f"in {seconds_text(seconds)}" if seconds >= 1 else "now"
+
+
+@register.filter
+def duration(seconds: float) -> str:
+    """A time that something took: `340 ms`, `12 s`."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else seconds_text(seconds)
 
 
 @register.filter

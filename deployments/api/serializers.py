@@ -53,8 +53,11 @@ class ClusterSerializer(_Strict, serializers.ModelSerializer):
             "created_at",
             "seen_at",
             "unreachable_reason",
+            "charge",
+            "charge_of",
+            "charge_address",
         )
-        read_only_fields = ("created_at", "seen_at", "unreachable_reason")
+        read_only_fields = ("created_at", "seen_at", "unreachable_reason", "charge", "charge_of", "charge_address")
         # The service checks names, so that form and API say the same.
         extra_kwargs = {"name": {"validators": []}}
 
@@ -213,6 +216,8 @@ class VersionSerializer(serializers.ModelSerializer):
             "created_at",
             "ready_at",
             "status_since",
+            "unready_since",
+            "start_again_at",
         )
 
     def get_ready(self, version: Version) -> int:
@@ -235,6 +240,7 @@ class DeploymentSerializer(serializers.ModelSerializer):
             "name",
             "description",
             "environment",
+            "starts_again",
             "model",
             "endpoint",
             "status",
@@ -306,6 +312,7 @@ class ScaleSerializer(_Strict):
 class ChangeSerializer(_Strict):
     description = serializers.CharField(max_length=2000, allow_blank=True, required=False)
     environment = serializers.ChoiceField(choices=Deployment.Environment.choices, required=False)
+    starts_again = serializers.BooleanField(required=False)
 
 
 class EventSerializer(serializers.ModelSerializer):

@@ -59,6 +59,11 @@ class DeploymentForm(forms.Form):
 class SettingsForm(forms.Form):
     description = forms.CharField(max_length=2000, required=False, widget=forms.Textarea(attrs={"rows": 2}))
     environment = forms.ChoiceField(choices=Deployment.Environment.choices)
+    starts_again = forms.BooleanField(
+        label="Try failed starts again",
+        required=False,
+        help_text="When a start fails for want of room, or because of a node, a registry or the cluster: after 1 to 30 minutes, until it succeeds.",
+    )
 
 
 class AccessForm(forms.Form):

@@ -8,6 +8,7 @@ from deployments.models.event import Event
 from deployments.models.gateway_process import GatewayProcess
 from deployments.models.installation import Installation
 from deployments.models.instance import Instance
+from deployments.models.last_words import LastWords
 from deployments.models.left_behind import LeftBehind
 from deployments.models.log_chunk import LogChunk
 from deployments.models.model import Model
@@ -27,6 +28,7 @@ __all__ = [
     "GatewayProcess",
     "Installation",
     "Instance",
+    "LastWords",
     "LeftBehind",
     "LogChunk",
     "Model",

@@ -39,12 +39,17 @@ def create_deployment(
 
 
 def update_deployment(
-    deployment: Deployment, *, description: str | None = None, environment: str | None = None, actor: Actor
+    deployment: Deployment,
+    *,
+    description: str | None = None,
+    environment: str | None = None,
+    starts_again: bool | None = None,
+    actor: Actor,
 ) -> None:
     """Change what is given; the rest stays as it is, whoever has changed it meanwhile."""
     if not may_manage(actor, deployment.organization_id):
         raise ForbiddenError("You may not change this deployment.")
-    given = {"description": description, "environment": environment}
+    given = {"description": description, "environment": environment, "starts_again": starts_again}
     wanted = {name: value for name, value in given.items() if value is not None}
     with change():
         before = Deployment.objects.select_for_update(no_key=True).filter(pk=deployment.pk).first()

@@ -102,6 +102,19 @@ def _make(
     )
 
 
+def told_by(stranger: Stranger) -> dict[str, Any] | None:
+    """What it says of itself, for people; None where that is not enough to adopt it."""
+    try:
+        told = _told(stranger)
+    except ServiceError:
+        return None
+    known = told.get("known")
+    if known is None:
+        return told
+    deployment = known.deployment
+    return {"organization": deployment.organization.name, "deployment": deployment.name, "number": known.number}
+
+
 def _told(stranger: Stranger) -> dict[str, Any]:
     """The description, checked: anybody in the namespace may have written it."""
     known = Version.objects.filter(key=stranger.version_key).select_related("deployment__organization").first()

@@ -13,9 +13,10 @@ from django.views.decorators.http import require_POST
 
 from accounts.permissions import managed_organizations, may_manage_clusters
 from common.service_error import ServiceError
+from deployments import cluster_health
 from deployments.drivers import driver_of
 from deployments.forms.catalog import ClusterForm, EndpointForm, ModelForm
-from deployments.models import Cluster, Endpoint, Model
+from deployments.models import Cluster, Endpoint, LeftBehind, Model, Stranger
 from deployments.selectors import (
     attach_current_versions,
     manageable_endpoints,
@@ -26,6 +27,8 @@ from deployments.selectors import (
     visible_models,
 )
 from deployments.services import catalog as services
+from deployments.services.forget import forgettable
+from deployments.services.strangers import told_by
 from runtimes.driver import DriverError
 from runtimes.kubernetes import access
 from runtimes.kubernetes.driver import KubernetesDriver
@@ -73,9 +76,14 @@ def index(request: HttpRequest, noun: str) -> HttpResponse:
     count = Count("deployments") if kind.model is not Cluster else Count("endpoints__deployments")
     found = found.annotate(deployment_count=count)
     related = {Model: ("organization",), Endpoint: ("organization", "cluster"), Cluster: ()}[kind.model]
+    rows = list(found.select_related(*related)[:LIST_LIMIT])
+    if kind.model is Cluster:
+        looks = cluster_health.last_looks([row.pk for row in rows])
+        for row in rows:
+            row.last_look = looks.get(row.pk)
     context = {
         "noun": kind,
-        "rows": found.select_related(*related)[:LIST_LIMIT],
+        "rows": rows,
         "search": search,
         "exists_any": exists_any,
         "may_create": kind.may_create(request.user),
@@ -101,7 +109,12 @@ def detail(request: HttpRequest, noun: str, pk: int) -> HttpResponse:
         "may_manage": _may_manage(kind, request, thing),
     }
     if isinstance(thing, Cluster):
-        context |= _cluster_facts(thing)
+        context |= _cluster_facts(thing) | {
+            "strangers": _strangers(thing),
+            "last_look": cluster_health.last_look(thing.pk),
+        }
+    if not isinstance(thing, Model):
+        context["is_forgettable"] = forgettable(thing if isinstance(thing, Cluster) else thing.cluster)
     return render(request, "catalog/detail.html", context)
 
 
@@ -167,6 +180,18 @@ def _cluster_facts(cluster: Cluster) -> dict[str, Any]:
         return facts
     except DriverError as error:
         return {"unreachable": str(error)}
+
+
+def _strangers(cluster: Cluster) -> list[Stranger]:
+    """With `left`, where a person had it forgotten, and `told`, what it says of itself."""
+    found = list(cluster.strangers.all()[:LIST_LIMIT])
+    left = {
+        item.version_key: item for item in LeftBehind.objects.filter(version_key__in=[row.version_key for row in found])
+    }
+    for row in found:
+        row.left = left.get(row.version_key)
+        row.told = told_by(row)
+    return found
 
 
 def _secrets_of(form: Any, is_new: bool) -> dict[str, str | None]:

@@ -13,8 +13,10 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from common.service_error import ServiceError
+from deployments import disturbances
 from deployments.models import Cluster, Deployment, DesiredState, Rollout, Status, Version
 from deployments.services import versions as version_services
+from deployments.services.forget import forgettable
 from deployments.views.access import get_deployment, get_managed_deployment, get_version, tab_context
 
 STEP_LABELS = {
@@ -62,7 +64,7 @@ def header(request: HttpRequest, organization: str, name: str) -> HttpResponse:
 def versions(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     deployment = get_deployment(request, organization, name)
     return render(
-        request, "deployments/versions.html", tab_context(deployment, "versions", versions=_versions(deployment))
+        request, "deployments/versions.html", tab_context(deployment, "versions", **_versions_context(deployment))
     )
 
 
@@ -72,7 +74,7 @@ def versions_body(request: HttpRequest, organization: str, name: str) -> HttpRes
     return render(
         request,
         "deployments/partials/_versions.html",
-        tab_context(deployment, "versions", versions=_versions(deployment)),
+        tab_context(deployment, "versions", **_versions_context(deployment)),
     )
 
 
@@ -87,7 +89,9 @@ def version_action(request: HttpRequest, organization: str, name: str, number: i
         "delete": (version_services.delete_version, f"Version {number} is deleted."),
     }
     act, done = actions[action]
-    if action == "stop" and version.desired_state == DesiredState.STOPPED:
+    if action == "stop" and version.start_again_at:
+        done = f"Version {number} is not tried again by itself."
+    elif action == "stop" and version.desired_state == DesiredState.STOPPED:
         done = f"Version {number} was to stop already: it is {version.get_status_display()}."
     strategy = {"strategy": request.POST["strategy"]} if action == "start" and request.POST.get("strategy") else {}
     try:
@@ -107,6 +111,7 @@ def _overview(deployment: Deployment) -> dict[str, Any]:
     live = list(version.instances.filter(ended_at=None))
     ended = list(version.instances.exclude(ended_at=None).order_by("-ended_at")[:5])
     values |= {"live_instances": live, "ended_instances": ended, "specification": version.specification}
+    values["disturbances"] = disturbances.recent(version)
     if version.status == Status.PREPARING:
         values |= {"steps": _steps(version, live), "usual": _usual_start(deployment), "waits_for": _waits_for(version)}
     newest = deployment.versions.order_by("-number").first()
@@ -159,6 +164,10 @@ def _waits_for(version: Version) -> Version | None:
 
 def _last_good(deployment: Deployment, version: Version) -> Version | None:
     return deployment.versions.exclude(pk=version.pk).filter(ready_at__isnull=False, status=Status.STOPPED).first()
+
+
+def _versions_context(deployment: Deployment) -> dict[str, Any]:
+    return {"versions": _versions(deployment), "is_forgettable": forgettable(deployment.endpoint.cluster)}
 
 
 def _versions(deployment: Deployment) -> list[Version]:

@@ -9,11 +9,13 @@ from django.shortcuts import get_object_or_404, render
 
 from common.numbers import whole
 from deployments import log_store
-from deployments.models import Instance
+from deployments.last_words import lines_of
+from deployments.models import Instance, LastWords
 from deployments.selectors import visible_instances
 from deployments.views.access import get_deployment, tab_context
 
 INSTANCES_SHOWN = 50
+ENDS_SHOWN = 10
 
 
 @login_required
@@ -26,7 +28,9 @@ def logs(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     chosen = next((item for item in instances if item.uid == wanted), None)
     if chosen is None:
         chosen = next((item for item in instances if item.is_live), instances[0] if instances else None)
-    return render(request, "deployments/logs.html", tab_context(deployment, "logs", instances=instances, chosen=chosen))
+    ends = list(LastWords.objects.filter(instance=chosen).defer("data")[:ENDS_SHOWN]) if chosen else []
+    context = tab_context(deployment, "logs", instances=instances, chosen=chosen, ends=ends)
+    return render(request, "deployments/logs.html", context)
 
 
 @login_required
@@ -36,6 +40,14 @@ def earlier_lines(request: HttpRequest, uid: str) -> JsonResponse:
     before = request.GET.get("before", "")
     page = log_store.read_before(instance.uid, whole(before), 500)
     return JsonResponse({"lines": [[line.position, line.text] for line in page.lines], "has_earlier": page.has_earlier})
+
+
+@login_required
+def last_words(request: HttpRequest, uid: str, end: int) -> HttpResponse:
+    """The last lines of one run of an instance's program, as text."""
+    instance = get_object_or_404(visible_instances(request.user), uid=uid)
+    words = get_object_or_404(LastWords, instance=instance, end=end)
+    return HttpResponse("\n".join(lines_of(words)) + "\n", content_type="text/plain; charset=utf-8")
 
 
 @login_required

@@ -19,6 +19,7 @@ from deployments.models import Deployment, Price
 from deployments.services import deployments as deployment_services
 from deployments.services import versions as version_services
 from deployments.services.access import set_access
+from deployments.services.forget import forgettable
 from deployments.services.limits import set_limits
 from deployments.services.pricing import current_price, set_price, withdraw_price
 from deployments.views.access import get_managed_deployment, tab_context
@@ -30,7 +31,7 @@ PRICES_SHOWN = 20
 def settings(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     deployment = get_managed_deployment(request, organization, name)
     data = request.POST if request.method == "POST" else None
-    form = SettingsForm(data, initial={"description": deployment.description, "environment": deployment.environment})
+    form = SettingsForm(data, initial=_details(deployment))
     if data is not None and form.is_valid():
         try:
             deployment_services.update_deployment(deployment, **form.cleaned_data, actor=request.user)
@@ -41,12 +42,15 @@ def settings(request: HttpRequest, organization: str, name: str) -> HttpResponse
     return _settings_page(request, deployment, form=form)
 
 
+def _details(deployment: Deployment) -> dict[str, object]:
+    return {name: getattr(deployment, name) for name in ("description", "environment", "starts_again")}
+
+
 def _settings_page(request: HttpRequest, deployment: Deployment, **forms: Form) -> HttpResponse:
     """All cards; a form that was refused comes with what was typed and its errors."""
-    details = {"description": deployment.description, "environment": deployment.environment}
     price = current_price(deployment)
     shown = {
-        "form": SettingsForm(initial=details),
+        "form": SettingsForm(initial=_details(deployment)),
         "access": AccessForm(deployment=deployment),
         "limits": LimitsForm(deployment=deployment),
         "pricing": PriceForm(price=price),
@@ -58,6 +62,7 @@ def _settings_page(request: HttpRequest, deployment: Deployment, **forms: Form) 
         "settings",
         **shown,
         deletion_refusal=refusal,
+        is_forgettable=forgettable(deployment.endpoint.cluster),
         price=price,
         prices=list(deployment.prices.select_related("created_by")[:PRICES_SHOWN]),
         now=timezone.now(),

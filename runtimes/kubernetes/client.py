@@ -19,6 +19,8 @@ from runtimes.driver import ClusterUnreachableError, DriverError
 
 TIMEOUT_S = (3.0, 20.0)
 PAGE = 500
+# Of a watch an event holds a whole pod.
+_LONGEST_LINE = 4 << 20
 
 
 class NotFoundError(DriverError):
@@ -88,14 +90,16 @@ class KubernetesClient:
         return self._json("DELETE", path, body=body)
 
     @contextmanager
-    def stream(self, path: str, *, read_timeout_s: float, **query: str) -> Iterator[Iterator[bytes]]:
+    def stream(
+        self, path: str, query: dict[str, str], *, read_timeout_s: float, longest: int = _LONGEST_LINE
+    ) -> Iterator[Iterator[bytes]]:
         """The lines of an answer as they come, for logs and watches. The stream ends when the server ends it."""
         with _translated():
             answer = self._send("GET", path, query=query, timeout=(TIMEOUT_S[0], read_timeout_s))
             try:
                 if answer.status >= 400:
                     raise ApiException(status=answer.status, reason=answer.data.decode(errors="replace"))
-                yield _lines(answer)
+                yield _lines(answer, longest)
             finally:
                 answer.close()
                 answer.release_conn()
@@ -198,10 +202,18 @@ def _plainly(error: Exception) -> str:
     return text.partition("): ")[2] or text
 
 
-def _lines(answer: Any) -> Iterator[bytes]:
-    rest = b""
+def _lines(answer: Any, longest: int) -> Iterator[bytes]:
+    """Whole lines as they come. One that is too long is cut into several: a program may never end its line."""
+    rest = bytearray()
     for part in answer.stream(1 << 16, decode_content=True):
-        *lines, rest = (rest + part).split(b"\n")
-        yield from lines
+        *lines, last = part.split(b"\n")
+        for line in lines:
+            rest += line
+            yield bytes(rest)
+            rest.clear()
+        rest += last
+        if len(rest) >= longest:
+            yield bytes(rest)
+            rest.clear()
     if rest:
-        yield rest
+        yield bytes(rest)

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from runtimes.claim import Claim, Claimant
-from runtimes.driver import Capacity, ClusterUnreachableError, Driver, DriverError, LogLine
+from runtimes.driver import LAST_LINES, Capacity, ClusterUnreachableError, Driver, DriverError, LogLine
 from runtimes.gpu_sample import GpuSample
 from runtimes.kubernetes import access, gpus, logs, manifest, nodes, pods
 from runtimes.kubernetes.abilities import abilities
@@ -20,10 +20,11 @@ from runtimes.kubernetes.manifest import CLUSTER, DESCRIPTION, INSTALLATION, VER
 from runtimes.kubernetes.ownership import SELECTOR, Owner, is_ready, labels_of, sort
 from runtimes.kubernetes.usage import PodTotal, PodUsage, parse, parse_totals
 from runtimes.launch_plan import LaunchPlan
-from runtimes.observation import Observation
+from runtimes.observation import BACKING_OFF, InstanceObservation, Observation
 
 # As NVIDIA's operator and the exporter's own chart name them.
 _EXPORTERS = ("app=nvidia-dcgm-exporter", "app.kubernetes.io/name=dcgm-exporter")
+_LAST_BYTES, _LONGEST_LINE = 512 << 10, 16 << 10
 _EXPORTER_PORT, _EXPORTER_LIMIT, _EXPORTER_WITHIN_S, _AT_ONCE = 9400, 8 << 20, 5.0, 16
 
 
@@ -223,10 +224,8 @@ class KubernetesDriver(Driver):
 
     def changes(self, timeout_s: float) -> Iterator[None]:
         """One item for each change of one of our pods, for at most `timeout_s`; what it was, `observe` tells."""
-        query = {"watch": "true", "labelSelector": SELECTOR}
-        with self._client.stream(
-            self._pods, read_timeout_s=timeout_s + 10, timeoutSeconds=str(int(timeout_s)), **query
-        ) as lines:
+        query = {"watch": "true", "labelSelector": SELECTOR, "timeoutSeconds": str(int(timeout_s))}
+        with self._client.stream(self._pods, query, read_timeout_s=timeout_s + 10) as lines:
             for _ in lines:
                 yield None
 
@@ -255,6 +254,22 @@ class KubernetesDriver(Driver):
             for line in logs.positioned(text.encode().splitlines(), after=after):
                 after = line.position
                 yield line
+
+    def follow_log(self, pod: str, *, after: int, fetching: bool, within_s: float) -> Iterator[LogLine]:
+        """The lines of a pod's container that runs, or ran last, as they come; ends with the container, or after a silence of
+        `within_s` seconds with ClusterUnreachableError. DriverError where there is no such log."""
+        container = manifest.FETCHING if fetching else manifest.CONTAINER
+        query = {"container": container, "timestamps": "true", "follow": "true"}
+        query |= {"sinceTime": logs.since(after)} if after else {}
+        path = f"{self._pods}/{quote(pod)}/log"
+        with self._client.stream(path, query, read_timeout_s=within_s, longest=_LONGEST_LINE) as lines:
+            yield from logs.positioned(lines, after=after)
+
+    def last_words(self, version_key: str, item: InstanceObservation) -> list[str]:
+        # While it is down the container is still there; when it runs again, it is the one before.
+        previous = "false" if item.phase == BACKING_OFF else "true"
+        query = {"container": manifest.CONTAINER, "tailLines": str(LAST_LINES), "limitBytes": str(_LAST_BYTES)}
+        return self._client.text(f"{self._pods}/{quote(item.name)}/log", previous=previous, **query).splitlines()
 
     def discard(self, version_key: str, uid: str) -> None:
         """A pod that ended goes with its Deployment; one that was thrown out stays until somebody removes it."""

@@ -127,6 +127,9 @@ class LocalDriver(Driver):
     def read_log(self, version_key: str, uid: str, *, after: int) -> Iterator[LogLine]:
         return InstanceFolder(self._root / version_key / uid).read_log(after)
 
+    def last_words(self, version_key: str, item: InstanceObservation) -> list[str]:
+        return InstanceFolder(self._root / version_key / item.uid).read_last_words(item.ends)
+
     def discard(self, version_key: str, uid: str) -> None:
         shutil.rmtree(self._root / version_key / uid, ignore_errors=True)
 

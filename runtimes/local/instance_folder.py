@@ -2,12 +2,13 @@
 
 {root}/{version key}/{uid}/state.json    what the shim says, replaced whole at each change
 {root}/{version key}/{uid}/log/{start}   log segments, named by the position of their first byte
+{root}/{version key}/{uid}/last-words    the last lines of the run that ended last, below the number of that end
 {root}/{version key}/{uid}/work/         the program's working directory
 """
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,17 @@ class InstanceFolder:
                         break
                     position += len(line)
                     yield LogLine(position, line[:-1].decode("utf-8", "replace"))
+
+    def write_last_words(self, end: int, lines: Sequence[str]) -> None:
+        atomic_file.write_bytes(self.path / "last-words", "\n".join((str(end), *lines)).encode())
+
+    def read_last_words(self, end: int) -> list[str]:
+        """Those of that end; none where another one has come since."""
+        try:
+            number, *lines = (self.path / "last-words").read_text(errors="replace").split("\n")
+        except OSError:
+            return []
+        return lines if number == str(end) else []
 
     def log_tail(self, count: int) -> list[str]:
         """The last `count` lines without their times."""

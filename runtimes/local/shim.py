@@ -24,6 +24,7 @@ import psutil
 from common.backoff import restart_delay
 from runtimes import observation
 from runtimes.cause import Cause
+from runtimes.driver import LAST_LINES
 from runtimes.engines.registry import engine
 from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan
 from runtimes.local import identity
@@ -89,6 +90,8 @@ class Shim:
             if self._stop.is_set():
                 break
             self._crashes += 1
+            words = _of_this_run(self._folder.log_tail(LAST_LINES))
+            self._folder.write_last_words(self._state.get("ends", 0) + 1, words)
             ended = {"ends": self._state.get("ends", 0) + 1, "crashes": self._crashes, "last_end_at": time.time()}
             self._log.say(f"{cause.message} {f'Restart {self._crashes} follows.' if cause.retryable else 'Given up.'}")
             if not cause.retryable:
@@ -277,7 +280,7 @@ class Shim:
         psutil.wait_procs(children, timeout=2)
 
     def _cause_of_end(self, code: int, *, out_of_memory: bool) -> Cause:
-        tail = _of_this_run(self._folder.log_tail(40))[-20:]
+        tail = _of_this_run(self._folder.log_tail(LAST_LINES))
         if out_of_memory:
             allowed = self._plan.memory / 2**20
             return Cause(

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
-from deployments import kubernetes_watching, log_store
+from deployments import kubernetes_watching, last_words, log_store, reconcile
 from deployments.drivers import kubernetes_driver
-from deployments.models import Cluster, Deployment, Endpoint, Instance, Model, Status, Version
+from deployments.models import Cluster, Deployment, Endpoint, Instance, LastWords, Model, Status, Version
 from deployments.services import catalog, versions
 from deployments.services.deployments import create_deployment
 from gateway.directory import read_snapshot
@@ -136,10 +138,10 @@ def test_every_field_of_the_form_reaches_the_pod(deploy, api, namespace):
 
 def test_an_image_that_is_not_there_waits_then_fails_with_the_clusters_words(deploy):
     version = deploy(command("x", image="registry.example.invalid/none:1", deadline_s=15))
-    cause = cause_is(version, "image_pull")
+    cause = cause_is(version, "registry_unreachable")
     assert version.status == Status.PREPARING and cause.field == "image" and cause.evidence
     becomes(version, Status.ERROR, within_s=60)
-    assert version.cause.code == "image_pull"
+    assert version.cause.code == "registry_unreachable" and version.start_again_at
 
 
 def test_no_node_that_fits_is_told_in_the_schedulers_words(deploy):
@@ -331,3 +333,50 @@ def test_a_refused_deployment_leaves_no_secret_behind(kubernetes, api, namespace
         kubernetes.run("v9", 1, plan, 1, name="refused")
     names = [item["metadata"]["name"] for item in api.list(f"/api/v1/namespaces/{namespace}/secrets")]
     assert not [name for name in names if name.startswith("refused")]
+
+
+def test_pods_that_wait_cost_no_log_requests_and_nothing_is_written(deploy, place, people, monkeypatch):
+    """Ten that find no room and one that runs: after the first look nothing is written, and one log is asked for, once."""
+    runs = becomes(deploy(simulator()), Status.RUNNING, within_s=90)
+    for number in range(10):
+        deploy(simulator(cpu=500), name=f"large-{number}")
+    waiting = Version.objects.exclude(pk=runs.pk)
+    wait_for(
+        lambda: look(runs) and all(item.cause and item.cause.code == "unschedulable" for item in waiting.all()),
+        within_s=60,
+        what="all told why they wait",
+    )
+    asked: list[str] = []
+    sent = KubernetesClient._send
+
+    def counted(self, method, path, **options):
+        if path.endswith("/log"):
+            asked.append(path)
+        return sent(self, method, path, **options)
+
+    monkeypatch.setattr(KubernetesClient, "_send", counted)
+    watcher = kubernetes_watching.KubernetesWatcher(place.cluster)
+    watcher.start()
+    try:
+        wait_for(lambda: asked, within_s=20, what="the log of the one that runs")
+        with CaptureQueriesContext(connection) as queries:
+            for _ in range(10):
+                reconcile._reconcile_once(Cluster.objects.get(pk=place.cluster.pk))
+                time.sleep(0.3)
+        written = [item["sql"] for item in queries if not item["sql"].startswith("SELECT")]
+        assert not written, written
+        assert len(asked) == 1, asked
+    finally:
+        watcher.stop()
+        watcher.finish()
+
+
+def test_the_last_lines_of_each_run_are_kept_and_diagnosed(deploy, place):
+    """The root cause stands far above the last lines, as vLLM's does above its API server's traceback."""
+    text = 'print("the root of it"); [print("noise", n) for n in range(60)]; raise SystemExit(4)'
+    version = deploy(command(f"python3 -uc '{text}'"))
+    cause_is(version, "crashed")
+    wait_for(lambda: look(version) and LastWords.objects.count() >= 2, within_s=90, what="two ends")
+    for words in LastWords.objects.all():
+        lines = last_words.lines_of(words)
+        assert lines[0] == "the root of it" and len(lines) == 61 and words.exit_code == 4

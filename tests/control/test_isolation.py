@@ -13,11 +13,13 @@ from typing import Any
 
 import httpx
 import pytest
+import zstandard
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
+from django.utils import timezone
 
 from accounts.models import Member, Organization, User
 from accounts.services import add_member, create_api_token, create_organization, invite
@@ -26,7 +28,7 @@ from apikeys.services import create_key
 from async_inference.models import AsyncRequest, AsyncResult
 from common.broadcast import valkey
 from deployments import relay
-from deployments.models import Cluster, Instance, Price
+from deployments.models import Cluster, Instance, LastWords, Price, Stranger
 from deployments.services.access import set_access
 from deployments.websocket_urls import websocket_urlpatterns as deployments_sockets
 from gateway import own_answers, routes
@@ -98,6 +100,10 @@ def world(people, deploy) -> SimpleNamespace:
     key, _ = create_key(people.member, people.ours, "key")
     token, _ = create_api_token(people.member, "token")
     invitation, _ = invite(people.ours, "member", "x", actor=people.admin)
+    stranger = Stranger.objects.create(cluster=made.endpoint.cluster, name="chat-v1-x")
+    LastWords.objects.create(
+        instance=instance, end=1, at=timezone.now(), line_count=1, data=zstandard.compress(b"out of luck")
+    )
     request = AsyncRequest.objects.create(
         uid="ab12" * 8, deployment=made, api_id=made.api_id, organization_id=people.ours.pk, user_id=people.member.pk,
         priority=1, state="completed", retries=0, queue_s=600, payload_bytes=0, fingerprint=b"", expires_at="2099-01-01T00:00Z",
@@ -105,7 +111,7 @@ def world(people, deploy) -> SimpleNamespace:
     AsyncResult.objects.create(request=request, content_type="text/plain", body=b"hello")
     price = Price.objects.create(deployment=made, since="2099-01-01T00:00Z", currency="EUR")
     return SimpleNamespace(
-        deployment=made, instance=instance, key=key, token=token, invitation=invitation, price=price,
+        deployment=made, instance=instance, key=key, token=token, invitation=invitation, price=price, stranger=stranger,
         membership=Member.objects.get(user=people.member),
         persons={"anonymous": None, "stranger": people.stranger, "friend": friend, "member": people.member,
                  "admin": people.admin, "operator": people.operator},
@@ -134,6 +140,8 @@ def filled(route: str, world: SimpleNamespace, *, real: bool = True) -> list[str
         "uidb36": "1",
         "key": "nonsense",
         "action": "deactivate",
+        "stranger_id": str(world.stranger.pk) if real else "999999",
+        "end": "1" if real else "99",
     }
     if not real:
         values |= {"organization": "nobody", "name": "nothing", "uid": "ffff"}

@@ -1,0 +1,43 @@
+"""What operators decide on a cluster's page: who is in charge there, and what becomes of strangers."""
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.views.decorators.http import require_POST
+
+from common.service_error import ServiceError
+from deployments.models import Cluster, Stranger
+from deployments.selectors import visible_clusters
+from deployments.services import strangers as services
+
+
+@login_required
+@require_POST
+def take_charge(request: HttpRequest, pk: int) -> HttpResponse:
+    cluster = _cluster(request, pk)
+    services.take_charge(cluster, actor=request.user)
+    messages.success(request, f"This Slipway is taking charge of {cluster}. It acts there within a few seconds.")
+    return redirect("deployments:catalog-detail", "clusters", pk)
+
+
+@login_required
+@require_POST
+def stranger(request: HttpRequest, pk: int, stranger_id: int, action: str) -> HttpResponse:
+    found = get_object_or_404(Stranger, cluster=_cluster(request, pk), pk=stranger_id)
+    try:
+        if action == "adopt":
+            version = services.adopt(found, actor=request.user)
+            messages.success(
+                request, f"{found.name} is now version {version.number} of {version.deployment.api_id}; it runs on."
+            )
+        else:
+            services.remove(found, actor=request.user)
+            messages.success(request, f"{found.name} is being removed.")
+    except ServiceError as error:
+        messages.error(request, str(error))
+    return redirect("deployments:catalog-detail", "clusters", pk)
+
+
+def _cluster(request: HttpRequest, pk: int) -> Cluster:
+    return get_object_or_404(visible_clusters(request.user), pk=pk)
