@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 import xmlrpc.client
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -15,6 +16,37 @@ from dashboard.home import Home
 from dashboard.processes import supervisord_command
 
 PR_SET_PDEATHSIG = 1
+
+
+class Progress:
+    """Whether a process that is waited for still gets somewhere: it works, and does not start anew again and again.
+
+    On a busy machine a start may take minutes; a clock alone would give up what only needs its turn.
+    """
+
+    PATIENCE_S, STARTS = 60.0, 5
+    # What a process that waits for nothing more uses by itself.
+    _LEAST_WORK_S = 0.05
+
+    def __init__(
+        self, work_of: Callable[[], tuple[int, float] | None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._work_of, self._clock = work_of, clock
+        self._since = clock()
+        self._pids: set[int] = set()
+        self._work = 0.0
+
+    def has_ended(self) -> bool:
+        """Asked after each attempt that failed."""
+        now, found = self._clock(), self._work_of()
+        if found is not None:
+            pid, work = found
+            if pid not in self._pids:
+                self._pids.add(pid)
+                self._work = 0.0
+            if work - self._work >= self._LEAST_WORK_S:
+                self._work, self._since = work, now
+        return now - self._since > self.PATIENCE_S or len(self._pids) > self.STARTS
 
 
 class Supervision:
@@ -59,6 +91,18 @@ class Supervision:
 
     def state(self, name: str) -> str:
         return self._call("getProcessInfo", name)["statename"]
+
+    def work_of(self, name: str) -> tuple[int, float] | None:
+        """(process id, seconds of CPU that it and its children have used); None where it isn't ours, or doesn't run now."""
+        try:
+            pid = self._call("getProcessInfo", name)["pid"]
+            leader = psutil.Process(pid) if pid else None
+            if leader is None:
+                return None
+            times = [process.cpu_times() for process in [leader, *leader.children(recursive=True)]]
+        except (xmlrpc.client.Fault, psutil.Error, OSError):
+            return None
+        return pid, sum(item.user + item.system for item in times)
 
     def is_alive(self) -> bool:
         return self._daemon is not None and self._daemon.poll() is None

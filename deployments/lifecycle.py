@@ -34,7 +34,7 @@ def record_readiness(version: Version, *, is_ready: bool) -> None:
         record_event(version, "ready", f"Version {version.number} serves again.")
         return
     why = version.cause.message if version.cause else "No instance is ready."
-    message = f"Version {version.number} doesn't serve: {why} It stays wanted and goes on by itself."
+    message = f"Version {version.number} stopped serving: {why} Slipway keeps trying."
     record_event(version, "unready", message, severity=Event.Severity.WARNING)
 
 

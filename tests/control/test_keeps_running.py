@@ -99,7 +99,7 @@ def test_one_that_hangs_is_started_again_and_stays_running(deploy, monkeypatch):
 
     wait_for(serves_again, within_s=40, what="another start of the same instance")
     said = " ".join(Event.objects.values_list("message", flat=True))
-    assert "doesn't serve" in said and "serves again" in said and "stopped answering" in said
+    assert "stopped serving" in said and "serves again" in said and "stopped answering" in said
 
 
 def test_a_quiet_look_writes_nothing_and_asks_no_more_for_more_versions(deploy):

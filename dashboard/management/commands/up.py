@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -24,7 +25,7 @@ from dashboard.processes import (
     server_processes,
     supervisor_configuration,
 )
-from dashboard.supervision import Supervision
+from dashboard.supervision import Progress, Supervision
 from deployments.drivers import local_driver
 
 BUSY_PROCESSES = ["beat", "worker", "dispatcher"]
@@ -74,7 +75,7 @@ class Command(BaseCommand):
         supervision.start()
         try:
             supervision.start_processes([process.name for process in servers])
-            self._await_stores()
+            self._await_stores(supervision)
             call_command("migrate", verbosity=0, interactive=False)
             password = ensure_operator()
             if not options["no_demo"]:
@@ -82,7 +83,7 @@ class Command(BaseCommand):
             connections.close_all()
             names = [process.name for process in applications]
             supervision.start_processes(names)
-            self._await_console(public_url)
+            self._await_console(public_url, supervision)
             self._announce(public_url, password)
             while not self._stopping and supervision.is_alive():
                 time.sleep(0.3)
@@ -119,29 +120,34 @@ class Command(BaseCommand):
                     return port
         raise CommandError(f"No free port for the {what} on {host}.")
 
-    def _await_stores(self) -> None:
-        self._await(
-            "PostgreSQL", lambda: psycopg.connect(settings.DATABASE_URL, connect_timeout=2).close(), psycopg.Error
-        )
-        self._await(
-            "Valkey", lambda: redis.Redis.from_url(settings.REDIS_URL, socket_timeout=2).ping(), redis.RedisError
-        )
+    def _await_stores(self, supervision: Supervision) -> None:
+        def postgres() -> None:
+            psycopg.connect(settings.DATABASE_URL, connect_timeout=2).close()
 
-    def _await_console(self, url: str) -> None:
+        def valkey() -> None:
+            redis.Redis.from_url(settings.REDIS_URL, socket_timeout=2).ping()
+
+        self._await("PostgreSQL", postgres, psycopg.Error, supervision, "postgres")
+        self._await("Valkey", valkey, redis.RedisError, supervision, "valkey")
+
+    def _await_console(self, url: str, supervision: Supervision) -> None:
         def check() -> None:
             httpx.get(f"{url}/healthz", timeout=5, trust_env=False).raise_for_status()
 
         if url.startswith("http://"):
-            self._await("The console", check, httpx.HTTPError)
+            self._await("The console", check, httpx.HTTPError, supervision, "web")
 
-    def _await(self, what: str, check: Any, error: type[Exception]) -> None:
-        deadline = time.monotonic() + 60
+    def _await(
+        self, what: str, check: Callable[[], None], error: type[Exception], supervision: Supervision, process: str
+    ) -> None:
+        """Until it answers, however long a busy machine takes; not when its process does nothing, or dies again and again."""
+        progress = Progress(lambda: supervision.work_of(process))
         while not self._stopping:
             try:
                 check()
                 return
             except error as problem:
-                if time.monotonic() > deadline:
+                if progress.has_ended():
                     raise CommandError(
                         f"{what} does not answer: {problem}. Its log is in {settings.HOME.logs}."
                     ) from None
