@@ -81,7 +81,11 @@ def _write_lists(folder: Path, versions: list[Version]) -> None:
     for version in versions:
         labels = manifest.Workload("bench", "bench", version.key, 1, "d").labels
         deployments.append(
-            {"metadata": {"name": version.key, "labels": labels}, "spec": {"replicas": PODS}, "status": {}}
+            {
+                "metadata": {"name": version.key, "labels": labels},
+                "spec": {"replicas": PODS, "selector": {"matchLabels": {manifest.VERSION: version.key}}},
+                "status": {},
+            }
         )
         pods += [_pod(version, labels) for _ in range(PODS)]
     (folder / "pods.json").write_bytes(orjson.dumps(pods))

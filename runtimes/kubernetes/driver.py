@@ -45,7 +45,7 @@ class KubernetesDriver(Driver):
             system = self._client.get(path_of("api", "v1", "namespaces", "kube-system"))
         except (ForbiddenError, NotFoundError):
             return ""
-        return str(system["metadata"]["uid"])
+        return str((system.get("metadata") or {}).get("uid") or "")
 
     def claim(self, me: Claimant, *, earlier: str, by_force: bool) -> Claim:
         return LeaseKeeper(self._client, self._namespace, me).claim(earlier=earlier, by_force=by_force)
