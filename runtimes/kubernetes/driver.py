@@ -70,8 +70,8 @@ class KubernetesDriver(Driver):
         # Where it is there already, only its number of instances may change. Asked first: of an object that exists a quota that
         # is used up says "too many", not "it exists".
         with contextlib.suppress(NotFoundError):
-            self._client.patch(f"{self._deployments}/{workload.object_name}", {"spec": {"replicas": replicas}})
-            self._budget(workload, replicas)
+            path = f"{self._deployments}/{workload.object_name}"
+            self._budget(self._client.patch(path, {"spec": {"replicas": replicas}}))
             return
         made: list[str] = []
         try:
@@ -93,15 +93,15 @@ class KubernetesDriver(Driver):
                 with contextlib.suppress(DriverError):
                     self._client.delete(f"{self._secrets}/{name}")
             raise
-        self._budget(workload, replicas)
+        self._budget(wanted)
 
-    def _budget(self, workload: Workload, replicas: int) -> None:
+    def _budget(self, made: dict[str, Any]) -> None:
         """Drains leave some of several instances. Where the cluster or our rights have no such thing, things go without it."""
         api = abilities(self._client).disruption_api
-        if replicas < 2 or not api:
+        if int((made.get("spec") or {}).get("replicas") or 0) < 2 or not api:
             return
         with contextlib.suppress(DriverError):
-            self._client.create(self._budgets(api), manifest.disruption_budget(workload, api))
+            self._client.create(self._budgets(api), manifest.disruption_budget(made, api))
 
     def _budgets(self, api: str) -> str:
         return path_of("apis", *api.split("/"), "namespaces", self._namespace, "poddisruptionbudgets")
@@ -118,7 +118,7 @@ class KubernetesDriver(Driver):
     def _take(self, name: str, description: str) -> None:
         labels = {INSTALLATION: self._owner.installation, CLUSTER: self._owner.cluster}
         metadata = {"labels": labels} | ({"annotations": {DESCRIPTION: description}} if description else {})
-        self._client.patch(f"{self._deployments}/{quote(name)}", {"metadata": metadata})
+        self._budget(self._client.patch(f"{self._deployments}/{quote(name)}", {"metadata": metadata}))
 
     def secret_values(self, stranger: str) -> dict[str, str]:
         for item in self._client.list(self._secrets, labelSelector=SELECTOR):

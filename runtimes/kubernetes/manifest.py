@@ -17,6 +17,7 @@ INSTALLATION = "slipway.dev/installation"
 CLUSTER = "slipway.dev/cluster"
 # What a Deployment serves, as JSON: enough to take it into a database that knows nothing of it.
 DESCRIPTION = "slipway.dev/description"
+_OWN_LABELS = frozenset({MANAGED_BY, VERSION, GENERATION, INSTALLATION, CLUSTER})
 CONTAINER, FETCHING = "engine", "fetch-model"
 DEFAULT_PORT = 8000
 GPU_RESOURCE = "nvidia.com/gpu"
@@ -123,13 +124,14 @@ def _pull_secret(workload: Workload, plan: LaunchPlan) -> dict[str, Any] | None:
     }
 
 
-def disruption_budget(workload: Workload, api: str) -> dict[str, Any]:
-    """Drains and upgrades of nodes take one instance at a time."""
+def disruption_budget(made: dict[str, Any], api: str) -> dict[str, Any]:
+    """For the Deployment `made`: drains and upgrades of nodes take one instance at a time."""
+    labels = {name: value for name, value in made["metadata"]["labels"].items() if name in _OWN_LABELS}
     return {
         "apiVersion": api,
         "kind": "PodDisruptionBudget",
-        "metadata": {"name": workload.object_name, "labels": workload.labels},
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": _selector(workload)}},
+        "metadata": {"name": made["metadata"]["name"], "labels": labels},
+        "spec": {"maxUnavailable": 1, "selector": made["spec"]["selector"]},
     }
 
 

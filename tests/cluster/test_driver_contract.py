@@ -129,6 +129,35 @@ class TestContract:
         assert "the last words" in "\n".join(crashed.cause.evidence)
         assert crashed.phase in (observation.BACKING_OFF, observation.STARTING, observation.LOADING)
 
+    def test_one_that_hangs_is_started_again_and_says_so(self, place):
+        text = (
+            "import http.server, os, time\n"
+            "began = time.time()\n"
+            "class Handler(http.server.BaseHTTPRequestHandler):\n"
+            "    def do_GET(self):\n"
+            "        time.sleep(0 if time.time() - began < 4 else 600)\n"
+            "        self.send_response(200); self.end_headers()\n"
+            "http.server.HTTPServer(('', int(os.environ['PORT'])), Handler).serve_forever()"
+        )
+        place.run(place.program(text, hang_after_s=10.0))
+        (ready,) = place.until_ready(1)
+        found = place.until(lambda found: any(item.restarts for item in found), "another start", within_s=120)
+        assert [item.uid for item in found if item.restarts] == [ready.uid], "the same instance"
+        hung = place.until(
+            lambda found: (
+                any(item.cause and item.cause.code == "hung" for item in found) or any(item.is_ready for item in found)
+            ),
+            "its cause, or an answer again",
+        )
+        assert hung
+
+    def test_the_last_words_of_a_run_are_all_there(self, place):
+        place.run(place.program("print('the root'); [print('noise', n) for n in range(99)]; raise SystemExit(3)"))
+        found = place.until(lambda found: any(item.ends for item in found), "an end")
+        (ended,) = [item for item in found if item.ends]
+        words = wait_for(lambda: place.driver.last_words(KEY, ended), within_s=20)
+        assert words[0] == "the root" and words[-1] == "noise 98"
+
     def test_memory_is_enforced(self, place):
         place.run(
             place.program("x = bytearray(300 << 20); x[::4096] = b'x' * len(x[::4096]); import time; time.sleep(60)")

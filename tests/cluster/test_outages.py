@@ -11,11 +11,12 @@ import httpx
 import psutil
 import pytest
 
+from deployments import disturbances
 from deployments.models import Cluster, Status
 from gateway.core import Timeouts
 from gateway.directory import read_snapshot
 from tests.cluster.conftest import frozen
-from tests.cluster.test_pods import cause_is, deploy, place, simulator
+from tests.cluster.test_pods import cause_is, command, deploy, place, simulator
 from tests.control.test_reconcile import becomes, look
 from tests.gateway.conftest import RunningGateway
 from tests.waiting import wait_for
@@ -83,6 +84,36 @@ def test_an_instance_that_hangs_ends_in_its_timeout_and_rests(deploy, tmp_path):
         return told
 
     assert asyncio.run(main()) == [(504, "first_byte_timeout")] * 3 + [(503, "breakers_open")]
+
+
+def test_a_loop_of_evictions_ends_nothing_and_is_counted(deploy, api, namespace, client, people):
+    """Each instance writes more to its node's disk than it may, and the node throws it out."""
+    text = (
+        "import http.server, threading, time\\n"
+        "def fill():\\n"
+        '    time.sleep(4); open("/tmp/full", "wb").write(b"x" * (30 << 20)); time.sleep(600)\\n'
+        "threading.Thread(target=fill, daemon=True).start()\\n"
+        "http.server.test(http.server.SimpleHTTPRequestHandler, port=8000)"
+    )
+    version = becomes(deploy(command(f'python3 -uc \'exec("""{text}""")\'')), Status.RUNNING, within_s=90)
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+    (made,) = [item for item in api.list(path) if item["metadata"]["labels"].get("slipway.dev/version") == version.key]
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    container["resources"]["limits"]["ephemeral-storage"] = "5Mi"
+    spec = {"template": {"spec": {"containers": [container]}}}
+    api.patch(f"{path}/{made['metadata']['name']}", {"spec": spec})
+
+    def evicted_three_times() -> bool:
+        look(version)
+        assert (version.status, version.desired_state) == (Status.RUNNING, "running")
+        return version.instances.filter(cause_json__code="evicted").exclude(ended_at=None).count() >= 3
+
+    wait_for(evicted_three_times, within_s=150, what="three evictions")
+    (told,) = disturbances.recent(version)
+    assert told.count >= 3 and told.name == "evictions" and "ephemeral" in told.said
+    client.force_login(people.operator)
+    page = client.get("/console/deployments/acme/chat/").content.decode()
+    assert "evictions in" in page
 
 
 @contextlib.contextmanager

@@ -145,8 +145,8 @@ def test_what_a_current_cluster_has_beyond_the_oldest():
 
     assert before_the_end(True) == {"sleep": {"seconds": manifest.LEAVE_S}}
     assert before_the_end(False) == {"exec": {"command": ["sleep", str(manifest.LEAVE_S)]}}
-    budget = manifest.disruption_budget(workload, "policy/v1")
     made = manifest.deployment(workload, plan, 2)
+    budget = manifest.disruption_budget(made, "policy/v1")
     assert budget["spec"]["selector"] == made["spec"]["selector"] and budget["apiVersion"] == "policy/v1"
 
 
