@@ -16,6 +16,11 @@ REMEDIES = {
 }
 
 
+# How an engine says that its reason stands further up.
+_POINTS_ABOVE = "See root cause above"
+_EXCEPTION = re.compile(r"\b((?:\w{1,80}\.){0,8}\w{0,80}(?:Error|Exception): .{1,2000})")
+
+
 @dataclass(frozen=True)
 class Signature:
     """Words that tell a cause; their first group is put into `message`.
@@ -68,6 +73,24 @@ def diagnose(log_tail: Sequence[str], signatures: Iterable[Signature]) -> Cause 
             cause = signature.cause(line)
             if cause is not None:
                 return cause
+    return None
+
+
+def root_cause(log_tail: Sequence[str]) -> Cause | None:
+    """The error that a process's last words point back to: its traceback stands above that of who started the process."""
+    pointing = next((index for index, line in enumerate(log_tail) if _POINTS_ABOVE in line), None)
+    if pointing is None:
+        return None
+    for index in range(pointing - 1, -1, -1):
+        found = _EXCEPTION.search(log_tail[index])
+        if found is not None and _POINTS_ABOVE not in log_tail[index]:
+            return Cause(
+                "crashed",
+                f"The engine ended with {found[1][:300]}",
+                "Mend what it names in a new version; its own words are below, the log has the rest.",
+                tuple(log_tail[max(0, index - 5) : index + 1]),
+                retryable=True,
+            )
     return None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from runtimes.cause import Cause
 from runtimes.engines.base import Default, Engine, Example, Setting, openai_examples
-from runtimes.engines.signatures import GPU_MEMORY, HUGGING_FACE, Signature, diagnose, unknown_argument
+from runtimes.engines.signatures import GPU_MEMORY, HUGGING_FACE, Signature, diagnose, root_cause, unknown_argument
 from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan
 from runtimes.specification import Specification
 
@@ -122,7 +122,7 @@ class Vllm(Engine):
         return openai_examples(specification.served_model_name, embeddings=False)
 
     def diagnose(self, log_tail: Sequence[str], exit_code: int | None) -> Cause | None:
-        return diagnose(log_tail, _SIGNATURES)
+        return diagnose(log_tail, _SIGNATURES) or root_cause(log_tail)
 
 
 def _drains(image: str) -> bool:

@@ -268,3 +268,20 @@ def test_weights_lead_to_the_same_place_whatever_they_come_from():
 def test_who_can_not_take_weights_from_there_says_so(name, driver):
     specification = Specification(name, "acme/chat", "s3://weights/llama")
     assert "can't take its model" in engine(name).source_error(specification, driver)
+
+
+def test_vllms_root_cause_is_found_above_its_api_servers_traceback():
+    """As it says it: the engine's own process first, then forty lines of the one that started it."""
+    engine_core = [
+        "(EngineCore pid=71) ERROR [core.py:866] EngineCore failed to start.",
+        "(EngineCore pid=71) ERROR [core.py:866] Traceback (most recent call last):",
+        '(EngineCore pid=71) ERROR [core.py:866]   File "core.py", line 857, in run_engine_core',
+        "(EngineCore pid=71) ERROR [core.py:866] RuntimeError: NCCL error: unhandled system error",
+    ]
+    server = ["(APIServer pid=1) Traceback (most recent call last):"]
+    server += [f'(APIServer pid=1)   File "x.py", line {number}, in start' for number in range(40)]
+    server += ["(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above."]
+    cause = engine("vllm").diagnose([*engine_core, *server], 1)
+    assert cause.code == "crashed" and "NCCL error: unhandled system error" in cause.message
+    assert cause.evidence[-1] == engine_core[-1]
+    assert engine("vllm").diagnose(server, 1) is None
