@@ -79,6 +79,7 @@ def _store_instances(version: Version, changed: list[Row], vanished: list[Instan
     for instance in vanished:
         routes_changed |= instance.is_ready
         Instance.objects.filter(pk=instance.pk).update(phase=observation.GONE, ended_at=timezone.now(), ready_at=None)
+        _tell_end(version, instance.uid, instance.name, instance.cause)
     if changed or vanished:
         publish_on_commit("deployment", version.deployment_id)
     return routes_changed
@@ -92,7 +93,7 @@ def _tell(version: Version, item: InstanceObservation, before: Instance | None) 
 
     why = item.cause.message if item.cause else ""
     if before is None:
-        record("instance", f"Instance {item.name} scheduled.")
+        record("instance", f"Instance {item.name} created.")
     elif item.is_ready and not before.is_ready:
         record("instance", f"Instance {item.name} is ready.")
     elif item.restarts > before.restarts:

@@ -22,7 +22,10 @@ def may_act(cluster: Cluster, driver: Driver) -> bool:
     if not _is_the_one(cluster, driver.identity()):
         return False
     me = Claimant(Installation.name(), Installation.incarnation(), cluster.uid, settings.PUBLIC_URL)
-    claim = driver.claim(me, earlier=cluster.charged_as, by_force=cluster.takes_charge)
+    stepped_back = cluster.charge == Cluster.Charge.OTHERS
+    # Who has stepped back stays out, after a restart of its own too, until a person decides.
+    earlier = "" if stepped_back else cluster.charged_as
+    claim = driver.claim(me, earlier=earlier, by_force=cluster.takes_charge, stepped_back=stepped_back)
     if claim.in_charge:
         _note(
             cluster,

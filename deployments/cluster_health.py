@@ -10,6 +10,8 @@ from deployments.models import Cluster
 
 # A cluster that nobody has looked at for so long has no present figures.
 _KEPT_S = 3600
+# Away for longer than this counts against no start's deadline.
+_ABSENCE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,11 @@ def note_answer(cluster: Cluster, at: float, *, took_s: float) -> None:
     if cluster.seen_since is not None and not cluster.unreachable_reason:
         return
     moment = datetime.fromtimestamp(at, UTC)
-    Cluster.objects.filter(pk=cluster.pk).update(seen_since=moment, seen_at=moment, unreachable_reason="")
-    cluster.seen_since, cluster.seen_at, cluster.unreachable_reason = moment, moment, ""
+    # A single answer that failed is no absence: starts would never reach their deadlines.
+    was_away = cluster.seen_at is None or (moment - cluster.seen_at).total_seconds() > _ABSENCE_S
+    since = moment if was_away or cluster.seen_since is None else cluster.seen_since
+    Cluster.objects.filter(pk=cluster.pk).update(seen_since=since, seen_at=moment, unreachable_reason="")
+    cluster.seen_since, cluster.seen_at, cluster.unreachable_reason = since, moment, ""
     publish("cluster", cluster.pk)
 
 
@@ -35,8 +40,8 @@ def note_silence(cluster: Cluster, reason: str) -> None:
     """It did not answer, or not in a way that tells anything."""
     if cluster.unreachable_reason == reason:
         return
-    changes: dict[str, object] = {"unreachable_reason": reason, "seen_since": None}
-    if cluster.seen_since is not None and (last := last_look(cluster.pk)) is not None:
+    changes: dict[str, object] = {"unreachable_reason": reason}
+    if not cluster.unreachable_reason and (last := last_look(cluster.pk)) is not None:
         changes["seen_at"] = last.at
     Cluster.objects.filter(pk=cluster.pk).update(**changes)
     for name, value in changes.items():

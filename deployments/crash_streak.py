@@ -20,10 +20,10 @@ def crashes_in_a_row(before: Streak | None, item: InstanceObservation, now: floa
         return item.crashes
     if item.is_ready and now - (item.ready_at or now) >= SERVING_CLEARS_S:
         return 0
+    # What ended while nobody looked counts once: it may have served for days in between.
     if before is None:
-        return item.ends
-    fresh = max(0, item.ends - before.ends)
-    if not fresh:
+        return min(1, item.ends)
+    if item.ends <= before.ends:
         return before.crashes
     had_served = before.ready_at is not None and (item.last_end_at or now) - before.ready_at >= SERVING_CLEARS_S
-    return fresh if had_served else before.crashes + fresh
+    return 1 if had_served else before.crashes + 1

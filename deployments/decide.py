@@ -100,7 +100,9 @@ def _serve(
     """At least one is ready: the version runs, whatever the others do."""
     counted = _counted(current)
     ready = sum(item.is_ready for item in counted)
-    troubled = _latest_cause([item for item in current if not item.is_ready and item.phase != observation.GONE])
+    # One that loads fails its probe until it is ready, which is no trouble.
+    others = [item for item in current if not item.is_ready and item.phase != observation.GONE]
+    troubled = _latest_cause([item for item in others if item.cause and item.cause.code != "probe_failed"])
     return _keep_number(
         RUNNING,
         wanted,

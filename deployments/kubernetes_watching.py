@@ -20,6 +20,7 @@ from deployments.models import Cluster, Instance
 from deployments.watching import Follower
 from runtimes import observation
 from runtimes.driver import ClusterUnreachableError, DriverError, LogLine
+from runtimes.kubernetes.client import ForbiddenError
 from runtimes.kubernetes.driver import KubernetesDriver
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class _Reading:
     told: tuple[object, ...] = ()
     read_out: tuple[object, ...] | None = None
     thread: threading.Thread | None = None
+    # Nobody stores what it reads any more.
+    is_over: bool = False
     failures: int = 0
     not_before: float = 0.0
 
@@ -64,7 +67,7 @@ class _Reading:
             is_full = self.waiting_bytes >= MOST_WAITING
             if is_full:
                 self.has_room.clear()
-        while is_full and not stopped.is_set() and not self.has_room.wait(1):
+        while is_full and not stopped.is_set() and not self.is_over and not self.has_room.wait(1):
             pass
 
     def take(self) -> list[LogLine]:
@@ -153,7 +156,7 @@ class KubernetesWatcher:
         found = Instance.objects.filter(log_complete=False, version__deployment__endpoint__cluster=self._cluster)
         instances = {instance.uid: instance for instance in found}
         for uid in set(self._readings) - set(instances):
-            del self._readings[uid]
+            self._readings.pop(uid).is_over = True
         busy = sum(reading.is_busy for reading in self._readings.values())
         for uid, instance in instances.items():
             reading = self._readings.setdefault(
@@ -182,11 +185,11 @@ class KubernetesWatcher:
         try:
             for line in self._lines(driver, reading, instance):
                 reading.add(line, self._stopped)
-                if self._stopped.is_set():
+                if self._stopped.is_set() or reading.is_over:
                     return
             reading.failures = 0
         except DriverError as error:
-            if not isinstance(error, ClusterUnreachableError):
+            if not isinstance(error, ClusterUnreachableError | ForbiddenError):
                 # There is no such log: nothing to ask for until something changes.
                 reading.read_out = told
                 return
@@ -205,7 +208,9 @@ class KubernetesWatcher:
 
     def _lines(self, driver: KubernetesDriver, reading: _Reading, instance: Instance):  # type: ignore[no-untyped-def]
         fetches, name = _fetches(instance), instance.name
-        if not fetches and (instance.ended_at is not None or instance.restarts > 0):
+        # What fetched the model's files may have ended before anybody listened.
+        missed = _is_fetched(instance) and not reading.position
+        if not fetches and (instance.ended_at is not None or instance.restarts > 0 or missed):
             yield from driver.pod_log(
                 name, after=reading.position, restarted=instance.restarts > 0, fetching=_is_fetched(instance)
             )

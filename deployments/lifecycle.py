@@ -11,18 +11,26 @@ SEVERITY = {Status.ERROR: Event.Severity.ERROR}
 
 
 def advance(version: Version, new: str, *, cause: Cause | None = None, **changes: object) -> bool:
-    """Move from `version.status` to `new`; False when someone else moved it meanwhile. Runs inside a transaction."""
+    """Move from `version.status` to `new`; False when someone else moved it, or changed what is wanted, meanwhile.
+
+    Runs inside a transaction.
+    """
     old = version.status
     now = timezone.now()
     changes |= {"status": new, "status_since": now, "cause_json": cause.to_json() if cause else None}
-    moved = Version.objects.filter(pk=version.pk, status=old, generation=version.generation).update(**changes)
+    same = Version.objects.filter(
+        pk=version.pk, status=old, generation=version.generation, desired_state=version.desired_state
+    )
+    moved = same.update(**changes)
     if not moved:
         return False
     for name, value in changes.items():
         setattr(version, name, value)
     label = Status(new).label
     message = f"Version {version.number}: {Status(old).label} → {label}."
-    if cause:
+    if new == Status.PREPARING and version.failed_starts:
+        message += f" Slipway retries the start that failed (attempt {version.failed_starts + 1})."
+    if cause and new != Status.RUNNING:
         message += f" {cause.message}"
     record_event(version, "status", message, severity=SEVERITY.get(Status(new), Event.Severity.INFO), old=old, new=new)
     return True

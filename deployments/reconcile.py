@@ -29,7 +29,7 @@ from runtimes.observation import InstanceObservation, Observation, WorkloadObser
 log = logging.getLogger(__name__)
 # A busy cluster is looked at again at once, but one call doesn't go on for ever.
 MAX_ROUNDS = 20
-REFUSALS = ("unschedulable", "driver_refused")
+REFUSALS = ("unschedulable", "driver_refused", "invalid_objects", "stranger_serves")
 ROLLOUT_STEP_S = 0.2
 TRAFFIC_LEAVES_WITHIN = timedelta(seconds=3)
 
@@ -95,15 +95,17 @@ def _reconcile_once(cluster: Cluster) -> None:
         for version in versions
         if version.pk not in held and _holds_place(version, seen.instances.get(version.key, []))
     }
+    unknown = strangers.serving(seen, {version.key for version in versions})
     for version in versions:
         may_start = busy_deployments.get(version.deployment_id, version.pk) == version.pk
+        beside = unknown.get(version.deployment.api_id, "")
         try:
-            _reconcile_version(version, driver, seen, may_start=may_start, is_held=version.pk in held)
+            _reconcile_version(version, driver, seen, may_start=may_start, is_held=version.pk in held, beside=beside)
         except Exception:
             # One broken version must not stop the others; the next sweep tries again.
             log.exception("reconciling %s failed", version)
-    strangers.look(cluster, driver, seen, {version.key for version in versions})
     starting_again.start_due(cluster)
+    strangers.look(cluster, driver, seen, {version.key: version.generation for version in versions})
 
 
 def _holds_place(version: Version, instances: list[InstanceObservation]) -> bool:
@@ -112,10 +114,18 @@ def _holds_place(version: Version, instances: list[InstanceObservation]) -> bool
     return leaving and (version.status not in INACTIVE or any(item.is_alive for item in instances))
 
 
-def _reconcile_version(version: Version, driver: Driver, seen: Observation, *, may_start: bool, is_held: bool) -> None:
+def _reconcile_version(
+    version: Version, driver: Driver, seen: Observation, *, may_start: bool, is_held: bool, beside: str
+) -> None:
+    """`beside`: what serves the same deployment though no version accounts for it."""
     now = timezone.now().timestamp()
-    instances = seen.instances.get(version.key, [])
-    workloads = seen.workloads.get(version.key, []) if seen.workloads is not None else None
+    # A later start than any that this database knows of is not its to end: it is a stranger.
+    instances = [item for item in seen.instances.get(version.key, []) if item.generation <= version.generation]
+    workloads = (
+        [item for item in seen.workloads.get(version.key, []) if item.generation <= version.generation]
+        if seen.workloads is not None
+        else None
+    )
     wants_to_run = version.desired_state == DesiredState.RUNNING or (is_held and version.status == Status.RUNNING)
     launch = Launch(version)
     heard, instances = _remembered(version, driver, instances, now)
@@ -127,7 +137,7 @@ def _reconcile_version(version: Version, driver: Driver, seen: Observation, *, m
         _leave_note(version.deployment.endpoint.cluster_id)
         time.sleep(ROLLOUT_STEP_S)
         return
-    blocked = steering.steer(version, driver, plan, launch, instances, workloads, blocked=wanted.blocked)
+    blocked = steering.steer(version, driver, plan, launch, instances, workloads, blocked=wanted.blocked, beside=beside)
     if blocked != wanted.blocked:
         plan = decide(replace(wanted, blocked=blocked), instances, now)
     _store(version, plan, instances, heard)

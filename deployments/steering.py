@@ -1,13 +1,19 @@
 """Asks a driver for what a plan says: more instances, fewer, none; and reads what it tells of those that ended."""
 
+import logging
+
 import orjson
 
 from deployments.decide import Plan
 from deployments.launch import Launch
 from deployments.models import Instance, Status, Version
 from runtimes.cause import Cause
-from runtimes.driver import Driver, DriverError, UnschedulableError
+from runtimes.driver import Driver, DriverError, InvalidError, UnschedulableError
 from runtimes.observation import InstanceObservation, WorkloadObservation
+
+log = logging.getLogger(__name__)
+# What is longer is left out: an object takes only so much, and it isn't read back.
+MOST_DESCRIBED = 64 << 10
 
 
 def steer(
@@ -19,10 +25,14 @@ def steer(
     workloads: list[WorkloadObservation] | None,
     *,
     blocked: Cause | None,
+    beside: str,
 ) -> Cause | None:
-    """Act; the cause when more instances were asked for and can't be had now. Where none were, `blocked` still holds."""
+    """Act; the cause when more instances were asked for and can't be had now. Where none were, `blocked` still holds.
+
+    `beside` names what serves the same deployment, though no version accounts for it: nothing is started next to it.
+    """
     if workloads is not None:
-        return _steer_workload(version, driver, plan, launch, workloads, blocked)
+        return _steer_workload(version, driver, plan, launch, instances, workloads, blocked, beside)
     if plan.create:
         living = sum(item.is_alive and item.generation == version.generation for item in instances)
         blocked = _run(version, driver, launch, living + plan.create)
@@ -36,8 +46,10 @@ def _steer_workload(
     driver: Driver,
     plan: Plan,
     launch: Launch,
+    instances: list[InstanceObservation],
     workloads: list[WorkloadObservation],
     blocked: Cause | None,
+    beside: str,
 ) -> Cause | None:
     """Ask a cluster that keeps the number of instances by itself for the right one.
 
@@ -45,17 +57,35 @@ def _steer_workload(
     """
     current = [item for item in workloads if item.generation == version.generation]
     if any(not item.is_marked for item in workloads):
-        driver.mark(version.key, description=described(version))
-    leaving = plan.status not in (Status.PREPARING, Status.RUNNING)
-    if leaving or len(current) < len(workloads):
-        if any(not item.is_ending for item in workloads):
-            driver.end(version.key)
+        _mark(version, driver)
+    if plan.status not in (Status.PREPARING, Status.RUNNING):
+        if any(not item.is_ending for item in workloads) or (plan.end and not workloads):
+            driver.end(version.key, up_to=version.generation)
         return blocked
-    wants_more = bool(plan.create) and not current
+    if any(item.generation < version.generation and not item.is_ending for item in workloads):
+        driver.end(version.key, up_to=version.generation - 1)
+        return blocked
+    living = any(item.is_alive and item.generation == version.generation for item in instances)
+    wants_more = not current and bool(plan.create or living)
     wrong_number = any(item.replicas != version.replicas for item in current)
+    if wants_more and not living and beside:
+        return Cause(
+            "stranger_serves",
+            f"{beside} serves this deployment, though no version accounts for it.",
+            "Adopt or remove it on the cluster's page; this version then starts by itself.",
+            retryable=True,
+        )
     if wants_more or wrong_number:
         return _run(version, driver, launch, version.replicas)
     return blocked
+
+
+def _mark(version: Version, driver: Driver) -> None:
+    try:
+        driver.mark(version.key, description=described(version))
+    except DriverError as error:
+        # The next look tries again; everything else goes on without it.
+        log.warning("%s can't be marked as ours: %s", version, error)
 
 
 def _run(version: Version, driver: Driver, launch: Launch, replicas: int) -> Cause | None:
@@ -68,6 +98,9 @@ def _run(version: Version, driver: Driver, launch: Launch, replicas: int) -> Cau
     except UnschedulableError as error:
         remedy = "Free the resource, or start a version that asks for less."
         return Cause("unschedulable", str(error), remedy, retryable=True)
+    except InvalidError as error:
+        message = f"The cluster finds this version invalid: {error}"
+        return Cause("invalid_objects", message, "Correct what it names in a new version.", (str(error),))
     except (DriverError, OSError) as error:
         message = f"The cluster refused to start an instance: {error}"
         return Cause("driver_refused", message, "It is tried again.", (str(error),), retryable=True)
@@ -77,7 +110,7 @@ def _run(version: Version, driver: Driver, launch: Launch, replicas: int) -> Cau
 def described(version: Version) -> str:
     """What a database that knows nothing of the version would need to take it in: everything but secret values."""
     deployment = version.deployment
-    return orjson.dumps(
+    text = orjson.dumps(
         {
             "organization": deployment.organization.name,
             "deployment": deployment.name,
@@ -89,6 +122,7 @@ def described(version: Version) -> str:
         },
         option=orjson.OPT_SORT_KEYS,
     ).decode()
+    return text if len(text) <= MOST_DESCRIBED else ""
 
 
 def discard(version: Version, driver: Driver, uids: tuple[str, ...]) -> None:

@@ -1,48 +1,82 @@
 """What runs in a cluster and belongs to no version of ours: listed, for people to decide. No sweep ends it."""
 
-from common.broadcast import publish
-from deployments.models import Cluster, Instance, Stranger, Version
-from runtimes.driver import Driver
-from runtimes.observation import Observation, StrangerObservation
+import orjson
 
+from common.broadcast import publish
+from deployments.models import Cluster, DesiredState, Instance, Stranger, Version
+from deployments.models.version import INACTIVE
+from runtimes.driver import Driver
+from runtimes.observation import ENDING, Observation, StrangerObservation
+
+# A start that no cluster has seen.
+_ANY = 1 << 62
 _FACTS = ("version_key", "generation", "replicas", "ready", "installation", "description")
 
 
-def look(cluster: Cluster, driver: Driver, seen: Observation, watched: set[str]) -> None:
-    """Note the strangers of this look. `watched`: the keys of versions that the reconciler looks after by itself.
+def look(cluster: Cluster, driver: Driver, seen: Observation, watched: dict[str, int]) -> None:
+    """Note the strangers of this look. `watched`: the last start of each version that the reconciler looks after by itself.
 
-    What belongs to a version that people have stopped is no stranger: a start that was cut off has left it, and it goes.
+    What belongs to a start that people have stopped is no stranger: it was cut off, and goes. A later start than any that the
+    database knows of is one: the database is older than what runs.
     """
-    keys = (set(seen.instances) | set(seen.workloads or {})) - watched
-    known = set(Version.objects.filter(key__in=keys, deployment__endpoint__cluster=cluster).values_list("key", flat=True)) if keys else set()  # fmt: skip
-    for key in known:
-        if _lives(seen, key):
-            driver.end(key)
-    unknown = keys - known
-    found = {item.name: item for item in (*seen.strangers, *_unaccounted(seen, unknown))}
-    _discard_ended(driver, seen, keys)
+    keys = set(seen.instances) | set(seen.workloads or {})
+    others = keys - set(watched)
+    # Read now, and of those that nobody wants alone: what was adopted or started a moment ago is looked after next time.
+    rows = Version.objects.filter(
+        key__in=others, deployment__endpoint__cluster=cluster, desired_state=DesiredState.STOPPED, status__in=INACTIVE
+    )
+    known = dict(rows.values_list("key", "generation")) if others else {}
+    for key, generation in known.items():
+        if _lives(seen, key, generation):
+            driver.end(key, up_to=generation)
+    found = {item.name: item for item in (*seen.strangers, *_unaccounted(seen, watched | known))}
+    _discard_ended(driver, seen, others)
     _store(cluster, found)
 
 
-def _lives(seen: Observation, key: str) -> bool:
-    workloads = (seen.workloads or {}).get(key, [])
-    return any(not item.is_ending for item in workloads) or any(item.is_alive for item in seen.instances.get(key, []))
+def serving(seen: Observation, watched: set[str]) -> dict[str, str]:
+    """By a deployment's API id: the name of a stranger that says that it serves it, and has instances."""
+    found = {}
+    for item in (*seen.strangers, *_unaccounted(seen, dict.fromkeys(watched, _ANY))):
+        told = _described(item.description)
+        if told and item.ready:
+            found[told] = item.name
+    return found
 
 
-def _unaccounted(seen: Observation, keys: set[str]) -> list[StrangerObservation]:
-    """What says that it is ours, though the database knows nothing of it: it may be older than what runs."""
+def _described(description: str) -> str:
+    """The API id of the deployment that it says it serves; anybody may have written it."""
+    try:
+        told = orjson.loads(description or b"null")
+        return f"{told['organization']}/{told['deployment']}"
+    except (orjson.JSONDecodeError, TypeError, KeyError):
+        return ""
+
+
+def _lives(seen: Observation, key: str, generation: int) -> bool:
+    workloads = [item for item in (seen.workloads or {}).get(key, []) if item.generation <= generation]
+    instances = [item for item in seen.instances.get(key, []) if item.generation <= generation]
+    return any(not item.is_ending for item in workloads) or any(
+        item.is_alive and item.phase != ENDING for item in instances
+    )
+
+
+def _unaccounted(seen: Observation, known: dict[str, int]) -> list[StrangerObservation]:
+    """What says that it is ours, though the database knows nothing of it, or not of this start: it may be older than what runs."""
     found = []
-    for key in keys:
-        living = [item for item in seen.instances.get(key, []) if item.is_alive]
-        ready = sum(item.is_ready for item in living)
-        workloads = (seen.workloads or {}).get(key, [])
-        if workloads:
-            found += [
-                StrangerObservation(item.name, key, item.generation, item.replicas, ready, description=item.description)
-                for item in workloads
-                if not item.is_ending
-            ]
-        elif living and seen.workloads is None:
+    for key in set(seen.instances) | set(seen.workloads or {}):
+        last = known.get(key, -1)
+        living = [item for item in seen.instances.get(key, []) if item.is_alive and item.generation > last]
+        for item in (seen.workloads or {}).get(key, []):
+            if item.generation > last and not item.is_ending:
+                ready = sum(one.is_ready and one.generation == item.generation for one in living)
+                found.append(
+                    StrangerObservation(
+                        item.name, key, item.generation, item.replicas, ready, description=item.description
+                    )
+                )
+        if living and seen.workloads is None:
+            ready = sum(item.is_ready for item in living)
             found.append(StrangerObservation(key, key, living[0].generation, len(living), ready))
     return found
 

@@ -6,11 +6,13 @@ from typing import Any
 # Evidence comes from programs and clusters: a line of theirs may have any length.
 _LONGEST_TEXT = 4000
 
-# What no change of the version would mend, and what ends without one: the cluster, its nodes, room, and the network.
+# What no change of the version would mend, and what ends without one: the cluster, its nodes, room, and the network. A hang is
+# healed by another start, however often.
 OUTSIDE = frozenset(
     {
         "driver_refused",
         "evicted",
+        "hung",
         "instance_lost",
         "node_problem",
         "node_unreachable",

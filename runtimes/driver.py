@@ -20,6 +20,10 @@ class UnschedulableError(DriverError):
     """There is no room for the instance now; it is tried again until the start deadline."""
 
 
+class InvalidError(DriverError):
+    """The cluster finds what it was given wrong: it would say so each time."""
+
+
 class ClusterUnreachableError(DriverError):
     """Nothing is known about the cluster now; statuses are frozen until it answers."""
 
@@ -58,13 +62,17 @@ class Driver(ABC):
     def observe(self) -> Observation:
         """All instances of this cluster, with a fixed number of calls. Raises ClusterUnreachableError."""
 
+    def address(self) -> str:
+        """Where it is reached; two entries with the same one are the same place. Empty where there is but one."""
+        return ""
+
     def identity(self) -> str:
         """What place this is, whatever way leads to it; empty where it can't be told. Raises ClusterUnreachableError."""
         return ""
 
-    def claim(self, me: Claimant, *, earlier: str, by_force: bool) -> Claim:
-        """Be in charge here, or learn who is. `earlier`: the name under which this database was in charge last;
-        `by_force`: a person says so. Raises ClusterUnreachableError."""
+    def claim(self, me: Claimant, *, earlier: str, by_force: bool = False, stepped_back: bool = False) -> Claim:
+        """Be in charge here, or learn who is. `earlier`: the name under which this database was in charge last; `by_force`:
+        a person says so; `stepped_back`: another one was found before. Raises ClusterUnreachableError."""
         return IN_CHARGE
 
     @abstractmethod
@@ -98,8 +106,9 @@ class Driver(ABC):
         """Begin one instance's orderly end: drain, then stop. Returns at once."""
 
     @abstractmethod
-    def end(self, version_key: str) -> None:
-        """Begin the orderly end of all instances of a version, of whatever start, and leave nothing of it behind."""
+    def end(self, version_key: str, *, up_to: int | None = None) -> None:
+        """Begin the orderly end of all instances of a version, and leave nothing of it behind; with `up_to` only of that
+        start and earlier ones."""
 
     @abstractmethod
     def capacity(self) -> list[Capacity]:

@@ -1,5 +1,6 @@
 """Template tags of the console: icons, statuses, ages, amounts. Unknown is "–", never 0."""
 
+import math
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -23,7 +24,7 @@ STATUS_COLOURS = {
     Status.ERROR: "red",
 }
 PHASES = {
-    "scheduled": ("Scheduled", "azure"),
+    "scheduled": ("Pending", "azure"),
     "fetching": ("Fetching the model", "azure"),
     "starting": ("Starting", "azure"),
     "loading": ("Loading", "azure"),
@@ -103,7 +104,11 @@ def seconds_text(seconds: float | None) -> str:
 def until(moment: datetime) -> str:
     """How long until then, short."""
     seconds = (moment - timezone.now()).total_seconds()
-    return f"in {seconds_text(seconds)}" if seconds >= 1 else "now"
+    # Rounded up: what is said must not be over before it comes.
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds > size:
+            return f"in {math.ceil(seconds / size)} {unit}"
+    return f"in {math.ceil(seconds)} s" if seconds > 0 else "now"
 
 
 @register.filter

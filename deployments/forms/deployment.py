@@ -60,9 +60,9 @@ class SettingsForm(forms.Form):
     description = forms.CharField(max_length=2000, required=False, widget=forms.Textarea(attrs={"rows": 2}))
     environment = forms.ChoiceField(choices=Deployment.Environment.choices)
     starts_again = forms.BooleanField(
-        label="Try failed starts again",
+        label="Retry failed starts",
         required=False,
-        help_text="When a start fails for want of room, or because of a node, a registry or the cluster: after 1 to 30 minutes, until it succeeds.",
+        help_text="After a start fails because there is no room, or because of a node, a registry or the cluster. Waits 1 to 30 minutes between tries.",
     )
 
 

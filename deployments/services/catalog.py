@@ -119,11 +119,12 @@ def _identity(cluster: Cluster) -> str:
         found = ""
     known = Cluster.objects.filter(pk=cluster.pk).values_list("identity", flat=True).first() or ""
     if not found:
+        _check_address(cluster)
         return known
     twin = Cluster.objects.exclude(pk=cluster.pk).filter(identity=found, namespace=cluster.namespace).first()
     if twin is not None:
         raise ServiceError(
-            f"This cluster and namespace are entered already, as “{twin.name}”. Use that entry, or another namespace.",
+            f"This cluster and namespace are already entered, as “{twin.name}”. Use that entry, or another namespace.",
             code="duplicate",
             field="namespace",
         )
@@ -133,6 +134,24 @@ def _identity(cluster: Cluster) -> str:
             field="kubeconfig",
         )
     return found
+
+
+def _check_address(cluster: Cluster) -> None:
+    """Where the cluster's own identity can't be read, the address that leads to it stands in for it."""
+    try:
+        address = driver_of(cluster).address()
+        others = Cluster.objects.exclude(pk=cluster.pk).filter(
+            driver=Cluster.Driver.KUBERNETES, namespace=cluster.namespace
+        )
+        twins = [other for other in others if driver_of(other).address() == address]
+    except DriverError:
+        return
+    if twins:
+        raise ServiceError(
+            f"This address and namespace are already entered, as “{twins[0].name}”. Use that entry, or another namespace.",
+            code="duplicate",
+            field="namespace",
+        )
 
 
 def _sealed_kubeconfig(text: str) -> str:

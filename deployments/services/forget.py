@@ -19,8 +19,30 @@ def forgettable(cluster: Cluster) -> bool:
 
 
 def may_be_left(thing: Thing) -> list[str]:
-    """What may go on running when `thing` is forgotten, a line each."""
-    return [_describe(version) for version in _unfinished(_versions_of(thing))]
+    """What may go on running when `thing` is forgotten, a line each; of a cluster with what was unknown there already."""
+    left = [_describe(version) for version in _unfinished(_versions_of(thing))]
+    if isinstance(thing, Cluster):
+        listed = {stranger.version_key for stranger in thing.strangers.all()}
+        left += [f"{item.description}, forgotten before" for item in forgotten(thing) if item.version_key not in listed]
+        left += [f"{stranger.name}, which no version accounts for" for stranger in thing.strangers.all()]
+    return left
+
+
+def is_deleted(thing: Thing) -> list[str]:
+    """What is deleted here with `thing`, a line each."""
+    if isinstance(thing, Version):
+        return []
+    deployments = Deployment.objects.filter(_within(thing)).select_related("organization")
+    lines = [f"deployment {item.api_id}, with its versions, limits and events" for item in deployments]
+    if isinstance(thing, Cluster):
+        lines += [f"endpoint /{item}" for item in Endpoint.objects.filter(cluster=thing)]
+    return lines
+
+
+def forgotten(cluster: Cluster) -> list[LeftBehind]:
+    """What may still run there though it was forgotten here, the latest first."""
+    found = LeftBehind.objects.filter(cluster_name=cluster.name, namespace=cluster.namespace)
+    return list(found.order_by("-forgotten_at")[:50])
 
 
 def forget(thing: Thing, *, actor: Actor) -> None:

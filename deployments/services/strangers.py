@@ -13,10 +13,10 @@ from common.encryption import Cipher
 from common.service_error import ForbiddenError, ServiceError
 from deployments import lifecycle
 from deployments.drivers import driver_of
-from deployments.models import Cluster, Deployment, DesiredState, Endpoint, Model, Stranger, Version
+from deployments.models import Cluster, Deployment, DesiredState, Endpoint, Model, Status, Stranger, Version
 from deployments.services import catalog
 from deployments.services.change import change
-from deployments.services.versions import specification_errors
+from deployments.services.versions import MAX_REPLICAS, specification_errors
 from runtimes.driver import DriverError
 from runtimes.specification import Specification
 
@@ -58,6 +58,8 @@ def adopt(stranger: Stranger, *, actor: Actor) -> Version:
         raise ServiceError(
             f"It says that it is {known}, which runs elsewhere. It can only be removed.", code="conflict"
         )
+    if stranger.generation < 1 or not stranger.version_key or not 1 <= stranger.replicas <= MAX_REPLICAS:
+        raise ServiceError(_NOT_DESCRIBED, code="not_described")
     driver = driver_of(cluster)
     values = _ask(lambda: driver.secret_values(stranger.name))
     # First there, then here: when this is cut off it is listed again, as ours but unknown.
@@ -67,8 +69,14 @@ def adopt(stranger: Stranger, *, actor: Actor) -> Version:
         now = timezone.now()
         Version.objects.filter(pk=version.pk).update(
             desired_state=DesiredState.RUNNING,
-            generation=max(1, stranger.generation),
-            replicas=max(1, stranger.replicas),
+            status=Status.PREPARING,
+            status_since=now,
+            cause_json=None,
+            unready_since=None,
+            start_again_at=None,
+            failed_starts=0,
+            generation=stranger.generation,
+            replicas=stranger.replicas,
             changed_at=now,
             start_requested_at=now,
         )
@@ -93,7 +101,7 @@ def _make(
         key=stranger.version_key,
         specification_json=told["specification"],
         encrypted_secrets=Cipher(settings.SECRET_KEY).encrypt(values),
-        replicas=max(1, stranger.replicas),
+        replicas=stranger.replicas,
         desired_state=DesiredState.STOPPED,
         created_by=actor,
         start_requested_at=now,

@@ -113,6 +113,7 @@ def stop_version(version: Version, *, actor: Actor) -> None:
         if version.desired_state == DesiredState.STOPPED:
             _stop_trying(version, actor)
             return
+        _try_none_again(version.deployment)
         _unwant(version)
         lifecycle.record_event(version, "stop", f"Version {version.number} is to stop.", actor=actor)
         _audit(actor, "stop", version)
@@ -142,7 +143,7 @@ def _stop_trying(version: Version, actor: Actor) -> None:
         return
     Version.objects.filter(pk=version.pk).update(start_again_at=None)
     version.start_again_at = None
-    message = f"Version {version.number} is not tried again by itself."
+    message = f"Slipway won't retry version {version.number}."
     lifecycle.record_event(version, "stop", message, actor=actor)
     _audit(actor, "stop", version)
 
@@ -259,12 +260,18 @@ def _unwant_current(deployment: Deployment, actor: Actor, strategy: str) -> Vers
     if strategy not in Rollout.Strategy.values:
         raise ServiceError(f"The strategy is one of {', '.join(Rollout.Strategy.values)}.", field="strategy")
     old = Version.objects.filter(deployment=deployment, desired_state=DesiredState.RUNNING).first()
+    _try_none_again(deployment)
     if old:
         _unwant(old)
         when = "when" if strategy == Rollout.Strategy.ZERO_DOWNTIME else "so that"
         message = f"Version {old.number} is to stop {when} another version takes its place."
         lifecycle.record_event(old, "stop", message, actor=actor)
     return old
+
+
+def _try_none_again(deployment: Deployment) -> None:
+    """Somebody has decided what is wanted: failed starts of before are left as they are."""
+    Version.objects.filter(deployment=deployment).exclude(start_again_at=None).update(start_again_at=None)
 
 
 def _unwant(version: Version) -> None:

@@ -27,7 +27,7 @@ from deployments.selectors import (
     visible_models,
 )
 from deployments.services import catalog as services
-from deployments.services.forget import forgettable
+from deployments.services.forget import forgettable, forgotten
 from deployments.services.strangers import told_by
 from runtimes.driver import DriverError
 from runtimes.kubernetes import access
@@ -113,6 +113,8 @@ def detail(request: HttpRequest, noun: str, pk: int) -> HttpResponse:
             "strangers": _strangers(thing),
             "last_look": cluster_health.last_look(thing.pk),
         }
+    if isinstance(thing, Cluster) and thing.unreachable_reason:
+        context["forgotten"] = forgotten(thing)
     if not isinstance(thing, Model):
         context["is_forgettable"] = forgettable(thing if isinstance(thing, Cluster) else thing.cluster)
     return render(request, "catalog/detail.html", context)

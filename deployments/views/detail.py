@@ -90,7 +90,7 @@ def version_action(request: HttpRequest, organization: str, name: str, number: i
     }
     act, done = actions[action]
     if action == "stop" and version.start_again_at:
-        done = f"Version {number} is not tried again by itself."
+        done = f"Slipway won't retry version {number}."
     elif action == "stop" and version.desired_state == DesiredState.STOPPED:
         done = f"Version {number} was to stop already: it is {version.get_status_display()}."
     strategy = {"strategy": request.POST["strategy"]} if action == "start" and request.POST.get("strategy") else {}

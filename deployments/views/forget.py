@@ -49,13 +49,14 @@ def _page(request: HttpRequest, thing: Any, label: str, cluster: Cluster, back: 
         except ServiceError as error:
             messages.error(request, str(error))
             return redirect(back)
-        messages.success(request, f"The {label} is forgotten.")
+        messages.success(request, f"{label[0].upper()}{label[1:]} was forgotten.")
         return redirect(done)
     context = {
         "label": label,
         "cluster": cluster,
         "back": back,
         "left": services.may_be_left(thing),
+        "deleted": services.is_deleted(thing),
         "is_allowed": services.forgettable(cluster),
     }
     return render(request, "deployments/forget.html", context)

@@ -24,6 +24,7 @@ PROXY = ("", "pods/proxy", ("get", "create", "update", "patch", "delete"))
 # (API group, resource, verbs, what is missing without it) within the namespace.
 GUARDS = (
     ("coordination.k8s.io", "leases", ("get", "create", "update"), "nobody notices another Slipway that acts in this namespace, as a restored copy of the database would"),
+    ("apps", "replicasets", ("delete",), "pods whose Deployment was deleted by hand without them can't be ended"),
     ("policy", "poddisruptionbudgets", ("create", "delete"), "a drain of nodes may take all instances of a version at once"),
 )  # fmt: skip
 # The same, over the whole cluster.

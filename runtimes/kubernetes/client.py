@@ -15,7 +15,7 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 
-from runtimes.driver import ClusterUnreachableError, DriverError
+from runtimes.driver import ClusterUnreachableError, DriverError, InvalidError
 
 TIMEOUT_S = (3.0, 20.0)
 PAGE = 500
@@ -180,6 +180,8 @@ def _translated() -> Iterator[None]:
         message = str(error.reason)
         if kind is not None:
             raise kind(message) from None
+        if error.status in (400, 422):
+            raise InvalidError(message) from None
         if error.status == 429 or error.status >= 500:
             raise ClusterUnreachableError(f"The API server answered {error.status}: {message}") from None
         raise DriverError(message) from None

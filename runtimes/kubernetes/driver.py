@@ -3,7 +3,7 @@
 import base64
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from runtimes.kubernetes.access import Check
 from runtimes.kubernetes.client import ConflictError, ForbiddenError, KubernetesClient, NotFoundError, path_of
 from runtimes.kubernetes.lease import LeaseKeeper
 from runtimes.kubernetes.manifest import CLUSTER, DESCRIPTION, INSTALLATION, VERSION, Workload
-from runtimes.kubernetes.ownership import SELECTOR, Owner, is_ready, labels_of, sort
+from runtimes.kubernetes.ownership import SELECTOR, Owner, generation_of, is_ready, labels_of, sort
 from runtimes.kubernetes.usage import PodTotal, PodUsage, parse, parse_totals
 from runtimes.launch_plan import LaunchPlan
 from runtimes.observation import BACKING_OFF, InstanceObservation, Observation
@@ -40,6 +40,9 @@ class KubernetesDriver(Driver):
         self._events = path_of("api", "v1", "namespaces", namespace, "events")
         self._deployments = path_of("apis", "apps", "v1", "namespaces", namespace, "deployments")
 
+    def address(self) -> str:
+        return self._client.host
+
     def identity(self) -> str:
         try:
             system = self._client.get(path_of("api", "v1", "namespaces", "kube-system"))
@@ -47,8 +50,9 @@ class KubernetesDriver(Driver):
             return ""
         return str((system.get("metadata") or {}).get("uid") or "")
 
-    def claim(self, me: Claimant, *, earlier: str, by_force: bool) -> Claim:
-        return LeaseKeeper(self._client, self._namespace, me).claim(earlier=earlier, by_force=by_force)
+    def claim(self, me: Claimant, *, earlier: str, by_force: bool = False, stepped_back: bool = False) -> Claim:
+        keeper = LeaseKeeper(self._client, self._namespace, me)
+        return keeper.claim(earlier=earlier, by_force=by_force, stepped_back=stepped_back)
 
     def observe(self) -> Observation:
         """Two lists, however many versions there are, and two of events where a pod is not ready."""
@@ -69,9 +73,13 @@ class KubernetesDriver(Driver):
         secrets = manifest.secrets(workload, plan)
         # Where it is there already, only its number of instances may change. Asked first: of an object that exists a quota that
         # is used up says "too many", not "it exists".
+        path = f"{self._deployments}/{workload.object_name}"
         with contextlib.suppress(NotFoundError):
-            path = f"{self._deployments}/{workload.object_name}"
-            self._budget(self._client.patch(path, {"spec": {"replicas": replicas}}))
+            if not self._owner.owns(labels_of(self._client.get(path))):
+                raise DriverError(f"{workload.object_name} says that it is another Slipway's")
+            # The labels too: without them, taken away by hand, it would be seen no more.
+            wanted = {"metadata": {"labels": workload.labels}, "spec": {"replicas": replicas}}
+            self._budget(self._client.patch(path, wanted))
             return
         made: list[str] = []
         try:
@@ -79,11 +87,11 @@ class KubernetesDriver(Driver):
                 with contextlib.suppress(ConflictError):
                     self._client.create(self._secrets, secret)
                     made.append(secret["metadata"]["name"])
-            wanted = manifest.deployment(
+            made_of = manifest.deployment(
                 workload, plan, replicas, description=description, sleeps=abilities(self._client).sleeps
             )
             with contextlib.suppress(ConflictError):
-                self._client.create(self._deployments, wanted)
+                self._client.create(self._deployments, made_of)
         except ClusterUnreachableError:
             # It may have been made all the same: the next sweep sees it, and its Secrets have to be there.
             raise
@@ -93,7 +101,7 @@ class KubernetesDriver(Driver):
                 with contextlib.suppress(DriverError):
                     self._client.delete(f"{self._secrets}/{name}")
             raise
-        self._budget(wanted)
+        self._budget(made_of)
 
     def _budget(self, made: dict[str, Any]) -> None:
         """Drains leave some of several instances. Where the cluster or our rights have no such thing, things go without it."""
@@ -136,15 +144,49 @@ class KubernetesDriver(Driver):
             with contextlib.suppress(NotFoundError):
                 self._client.delete(f"{self._pods}/{pod['metadata']['name']}")
 
-    def end(self, version_key: str) -> None:
-        found = self._client.list(self._deployments, labelSelector=f"{SELECTOR},{VERSION}={version_key}")
-        mine = [item["metadata"]["name"] for item in found if self._owner.owns(labels_of(item))]
-        # What a start that was cut off has left: Secrets whose Deployment was never made.
-        secrets = self._client.list(self._secrets, labelSelector=f"{SELECTOR},{VERSION}={version_key}")
-        left = [item["metadata"]["name"] for item in secrets if self._owner.owns(labels_of(item))]
-        self._delete_named(mine, secrets=left)
+    def end(self, version_key: str, *, up_to: int | None = None) -> None:
+        selector = f"{SELECTOR},{VERSION}={version_key}"
 
-    def _delete_named(self, names: list[str], *, secrets: Iterable[str] = ()) -> None:
+        def is_meant(item: dict[str, Any]) -> bool:
+            return self._owner.owns(labels_of(item)) and (up_to is None or generation_of(labels_of(item)) <= up_to)
+
+        found = [item for item in self._client.list(self._deployments, labelSelector=selector) if is_meant(item)]
+        pods = [item for item in self._client.list(self._pods, labelSelector=selector) if is_meant(item)]
+        names = {item["metadata"]["name"] for item in found}
+        if pods and not found:
+            names |= self._end_leftovers(pods)
+        # What a start that was cut off has left: Secrets whose Deployment was never made.
+        secrets = self._client.list(self._secrets, labelSelector=selector)
+        self._delete_named(names, secrets=[item["metadata"]["name"] for item in secrets if is_meant(item)])
+
+    def _end_leftovers(self, pods: list[dict[str, Any]]) -> set[str]:
+        """Pods whose Deployment was deleted without them, or had its labels taken away by hand: the names of such Deployments.
+
+        Their ReplicaSets, where our rights reach so far, and the pods themselves are deleted here.
+        """
+        owners = {
+            owner.get("name", "")
+            for pod in pods
+            for owner in pod["metadata"].get("ownerReferences") or []
+            if owner.get("kind") == "ReplicaSet"
+        }
+        names = set()
+        for name in {owner.rpartition("-")[0] for owner in owners} - {""}:
+            with contextlib.suppress(NotFoundError):
+                made = self._client.get(f"{self._deployments}/{quote(name)}")
+                if labels_of(made).get(VERSION) == labels_of(pods[0]).get(VERSION):
+                    names.add(name)
+        if not names:
+            sets = path_of("apis", "apps", "v1", "namespaces", self._namespace, "replicasets")
+            for owner in owners - {""}:
+                with contextlib.suppress(NotFoundError, ForbiddenError):
+                    self._client.delete(f"{sets}/{quote(owner)}")
+            for pod in pods:
+                with contextlib.suppress(NotFoundError):
+                    self._client.delete(f"{self._pods}/{quote(pod['metadata']['name'])}")
+        return names
+
+    def _delete_named(self, names: Collection[str], *, secrets: Iterable[str] = ()) -> None:
         """Deployments of these names and what goes with them.
 
         One by one: a right to delete collections is more than most service accounts have.
@@ -246,7 +288,7 @@ class KubernetesDriver(Driver):
             query = {"container": container, "timestamps": "true"} | ({"sinceTime": logs.since(after)} if after else {})
             try:
                 text = self._client.text(f"{self._pods}/{quote(pod)}/log", previous=previous, **query)
-            except ClusterUnreachableError:
+            except (ClusterUnreachableError, ForbiddenError):
                 raise
             except DriverError:
                 # The pod is gone, no container of it has run yet, or none before this one: no lines, no fault.

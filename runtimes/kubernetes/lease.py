@@ -25,17 +25,17 @@ _LONGEST_ADDRESS = 200
 Verdict = Literal["hold", "take", "wait", "step_back"]
 
 
-def judge(holder: str, me: str, *, earlier: str, unchanged_s: float, age_s: float, was_renewed: bool) -> Verdict:
+def judge(holder: str, me: str, *, earlier: str, unchanged_s: float, age_s: float, renewals: int) -> Verdict:
     """What to do about a lease that `holder` has. `earlier` is the name under which this database held it last.
 
     `unchanged_s`: for how long nobody has been seen to renew it; `age_s`: how long ago it was, by the clocks of both;
-    `was_renewed`: whether somebody has been seen doing it, so that `earlier` lives on beside us.
+    `renewals`: how often somebody has been seen doing it, so that `earlier` lives on beside us; once may be its last word.
     """
     if holder == me:
         return "hold"
     if not holder:
         return "take"
-    if holder != earlier or was_renewed:
+    if holder != earlier or renewals > 1:
         return "step_back"
     return "take" if unchanged_s >= SILENT_S or age_s >= _LONG_DEAD_S else "wait"
 
@@ -46,7 +46,8 @@ class _Memory:
 
     version: str = ""
     since: float = field(default_factory=time.monotonic)
-    was_renewed: bool = False
+    renewals: int = 0
+    absent_since: float = 0.0
     renewed_at: float = 0.0
     rounds_without: int = _ROUNDS_WITHOUT
     challenger: dict[str, str] = field(default_factory=dict)
@@ -64,14 +65,15 @@ class LeaseKeeper:
         self._leases = path_of("apis", "coordination.k8s.io", "v1", "namespaces", namespace, "leases")
         self._memory = _memories.setdefault((client.host, namespace, me.name), _Memory())
 
-    def claim(self, *, earlier: str, by_force: bool) -> Claim:
+    def claim(self, *, earlier: str, by_force: bool, stepped_back: bool) -> Claim:
         """One round. Without the right to leases nobody can tell who else is there, and things go on as before."""
         try:
             lease = self._client.get(f"{self._leases}/{NAME}")
         except ForbiddenError:
             return IN_CHARGE
         except NotFoundError:
-            return self._create()
+            return self._create(at_once=by_force or not stepped_back)
+        self._memory.absent_since = 0.0
         holder, address, age_s = _read(lease)
         self._see(lease, holder)
         memory = self._memory
@@ -81,7 +83,7 @@ class LeaseKeeper:
             earlier=earlier,
             unchanged_s=time.monotonic() - memory.since,
             age_s=age_s,
-            was_renewed=memory.was_renewed,
+            renewals=memory.renewals,
         )
         if verdict == "hold" or verdict == "take" or by_force:
             return self._hold(lease, is_mine=verdict == "hold")
@@ -92,10 +94,16 @@ class LeaseKeeper:
     def _see(self, lease: dict[str, Any], holder: str) -> None:
         version = str((lease.get("spec") or {}).get("renewTime") or "")
         if version != self._memory.version:
-            self._memory.was_renewed = bool(self._memory.version) and holder != self._me.name
+            if self._memory.version and holder != self._me.name:
+                self._memory.renewals += 1
             self._memory.version, self._memory.since = version, time.monotonic()
 
-    def _create(self) -> Claim:
+    def _create(self, *, at_once: bool) -> Claim:
+        """Who has stepped back leaves another one the time to make it anew."""
+        now = time.monotonic()
+        self._memory.absent_since = self._memory.absent_since or now
+        if not at_once and now - self._memory.absent_since < SILENT_S:
+            return Claim(False, is_waiting=True)
         try:
             self._client.create(self._leases, self._body({}))
         except ConflictError:
@@ -109,6 +117,9 @@ class LeaseKeeper:
     def _hold(self, lease: dict[str, Any], *, is_mine: bool) -> Claim:
         memory = self._memory
         told = _challenger(lease)
+        if told.get("name") == self._me.name:
+            # Our own word, from before we took charge.
+            told = {}
         memory.rounds_without = 0 if told else memory.rounds_without + 1
         memory.challenger = told or (memory.challenger if memory.rounds_without < _ROUNDS_WITHOUT else {})
         if not is_mine or told or time.monotonic() - memory.renewed_at >= RENEW_S:
@@ -119,7 +130,7 @@ class LeaseKeeper:
             except ForbiddenError:
                 return IN_CHARGE
             memory.renewed_at = time.monotonic()
-            memory.was_renewed = False
+            memory.renewals = 0
         return Claim(True, memory.challenger.get("name", ""), memory.challenger.get("address", ""))
 
     def _challenge(self, lease: dict[str, Any]) -> None:
@@ -154,7 +165,7 @@ def _read(lease: dict[str, Any]) -> tuple[str, str, float]:
         renewed = datetime.fromisoformat(str(spec.get("renewTime")).replace("Z", "+00:00")).timestamp()
     except ValueError:
         renewed = 0.0
-    return str(spec.get("holderIdentity") or ""), _text(annotations.get(_ADDRESS)), time.time() - renewed
+    return _text(spec.get("holderIdentity")), _address(annotations.get(_ADDRESS)), time.time() - renewed
 
 
 def _challenger(lease: dict[str, Any]) -> dict[str, str]:
@@ -164,8 +175,14 @@ def _challenger(lease: dict[str, Any]) -> dict[str, str]:
         return {}
     if not isinstance(told, dict) or not told.get("name"):
         return {}
-    return {name: _text(told.get(name)) for name in ("name", "address")}
+    return {"name": _text(told["name"]), "address": _address(told.get("address"))}
 
 
 def _text(value: Any) -> str:
-    return str(value or "")[:_LONGEST_ADDRESS]
+    return "".join(char for char in str(value or "")[:_LONGEST_ADDRESS] if char.isprintable())
+
+
+def _address(value: Any) -> str:
+    """Where a console is; a page links it, so nothing but the web will do."""
+    text = _text(value)
+    return text if text.startswith(("http://", "https://")) else ""

@@ -13,8 +13,8 @@ from runtimes.observation import StrangerObservation
 
 Json = dict[str, Any]
 SELECTOR = f"{MANAGED_BY}=slipway"
-# An annotation may be as long as 256 KiB; what a Slipway writes is a few.
-_LONGEST_DESCRIPTION = 64 << 10
+# All annotations of an object may take 256 KiB; what a Slipway writes is a few.
+LONGEST_DESCRIPTION = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,10 @@ def sort(owner: Owner, deployments: list[Json], pods: list[Json]) -> Sorted:
 
 
 def labels_of(thing: Json) -> dict[str, str]:
-    return (thing.get("metadata") or {}).get("labels") or {}
+    """Of a Deployment those by which it selects its pods count more: nobody can change them by hand."""
+    labels: dict[str, str] = (thing.get("metadata") or {}).get("labels") or {}
+    selected = _selector(thing)
+    return labels | {name: selected[name] for name in (VERSION, GENERATION) if name in selected}
 
 
 def generation_of(labels: dict[str, str]) -> int:
@@ -78,7 +81,7 @@ def generation_of(labels: dict[str, str]) -> int:
 def description_of(deployment: Json) -> str:
     """What whoever made it wrote about it; too long for that is nobody's."""
     text = str((deployment["metadata"].get("annotations") or {}).get(DESCRIPTION) or "")
-    return text if len(text) <= _LONGEST_DESCRIPTION else ""
+    return text if len(text) <= LONGEST_DESCRIPTION and "\0" not in text else ""
 
 
 def is_ready(pod: Json) -> bool:
@@ -90,8 +93,9 @@ def _start(labels: dict[str, str]) -> tuple[str, str]:
     return labels.get(VERSION, ""), labels.get(GENERATION, "")
 
 
-def _selector(deployment: Json) -> dict[str, str]:
-    return ((deployment.get("spec") or {}).get("selector") or {}).get("matchLabels") or {}
+def _selector(thing: Json) -> dict[str, str]:
+    selector = (thing.get("spec") or {}).get("selector")
+    return (selector.get("matchLabels") or {}) if isinstance(selector, dict) else {}
 
 
 def _stranger(deployment: Json, ready: int) -> StrangerObservation:

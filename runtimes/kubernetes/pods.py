@@ -180,7 +180,7 @@ def _workload(deployment: Json) -> WorkloadObservation:
         )
     return WorkloadObservation(
         name=metadata["name"],
-        generation=generation_of(metadata.get("labels") or {}),
+        generation=generation_of(labels_of(deployment)),
         replicas=int((deployment.get("spec") or {}).get("replicas") or 0),
         is_ending=bool(metadata.get("deletionTimestamp")),
         is_marked=CLUSTER in (metadata.get("labels") or {}),

@@ -65,9 +65,10 @@ class LocalDriver(Driver):
         for _ in range(replicas - len(living)):
             self._start(version_key, generation, plan, name=f"{name}-{secrets.token_hex(3)}")
 
-    def end(self, version_key: str) -> None:
+    def end(self, version_key: str, *, up_to: int | None = None) -> None:
         for state in self._states_of(version_key):
-            self.end_instance(version_key, state["uid"])
+            if up_to is None or state["generation"] <= up_to:
+                self.end_instance(version_key, state["uid"])
 
     def remove_stranger(self, stranger: str) -> None:
         self.end(stranger)

@@ -58,6 +58,8 @@ class TestLease:
         claims(LIVING)
         assert claims(COPY, earlier=LIVING.name).is_waiting
         claims(LIVING)
+        assert claims(COPY, earlier=LIVING.name).is_waiting, "it may have been its last word"
+        claims(LIVING)
         told = claims(COPY, earlier=LIVING.name)
         assert not told.in_charge and not told.is_waiting and told.other == LIVING.name
         time.sleep(1.2)
@@ -80,15 +82,15 @@ class TestLease:
 
 def test_a_cluster_is_entered_once(place, people, client):
     twin = Cluster(name="again", driver=Cluster.Driver.KUBERNETES, namespace=place.cluster.namespace)
-    with pytest.raises(ServiceError, match="entered already, as “pods”") as refused:
+    with pytest.raises(ServiceError, match="already entered, as “pods”") as refused:
         catalog.save_cluster(twin, actor=people.operator, kubeconfig=admin_kubeconfig())
     assert refused.value.field == "namespace"
     client.force_login(people.operator)
     values = {"name": "again", "driver": "kubernetes", "namespace": place.cluster.namespace, "kubeconfig": admin_kubeconfig()}  # fmt: skip
     answer = client.post("/api/v1/clusters/", values, content_type="application/json")
-    assert answer.status_code == 409 and "entered already, as “pods”" in answer.content.decode()
+    assert answer.status_code == 409 and "already entered, as “pods”" in answer.content.decode()
     page = client.post("/console/clusters/new/", values | {"reach": "address"})
-    assert page.status_code == 422 and "entered already, as “pods”" in page.content.decode()
+    assert page.status_code == 422 and "already entered, as “pods”" in page.content.decode()
     elsewhere = Cluster(name="elsewhere", driver=Cluster.Driver.KUBERNETES, namespace="default")
     catalog.save_cluster(elsewhere, actor=people.operator, kubeconfig=admin_kubeconfig())
     assert Cluster.objects.get(name="elsewhere").identity == Cluster.objects.get(name="pods").identity
@@ -218,3 +220,105 @@ def test_a_dead_cluster_is_forgotten_with_all_that_was_on_it(deploy, place, peop
     forget.forget(Cluster.objects.get(pk=place.cluster.pk), actor=people.operator)
     assert not Cluster.objects.exists() and not Version.objects.exists()
     assert LeftBehind.objects.get().version_key == version.key
+
+
+def test_a_database_that_is_older_than_what_runs_ends_nothing(deploy, people, place):
+    """Started again since the copy was made, where it was stopped: a later start than any that it knows of."""
+    version = becomes(deploy(simulator()), Status.RUNNING, within_s=90)
+    versions.stop_version(version, actor=people.operator)
+    becomes(version, Status.STOPPED, within_s=90)
+    versions.start_version(version, actor=people.operator)
+    becomes(version, Status.RUNNING, within_s=90)
+    before = live(version)
+    Instance.objects.all().delete()
+    Version.objects.update(generation=1, status=Status.STOPPED, desired_state="stopped")
+    for _ in range(3):
+        reconcile.reconcile_cluster(place.cluster.pk)
+    (stranger,) = Stranger.objects.all()
+    assert (stranger.generation, stranger.ready) == (2, 1)
+    assert {item.uid for item in kubernetes_driver(Cluster.objects.get()).observe().instances[version.key]} == before
+    # Another version of the deployment that it still wants is not started beside it.
+    second = versions.create_version(version.deployment, simulator(), 1, actor=people.operator)
+    look(second)
+    look(second)
+    assert second.status == Status.PREPARING and second.cause.code == "stranger_serves"
+    versions.stop_version(second, actor=people.operator)
+    becomes(second, Status.STOPPED)
+    stranger.cluster.refresh_from_db()
+    strangers.adopt(Stranger.objects.get(), actor=people.operator)
+    becomes(version, Status.RUNNING)
+    assert live(version) == before and version.generation == 2
+
+
+def test_labels_taken_away_by_hand_end_nothing_and_stop_all_the_same(deploy, people, api, namespace):
+    version = becomes(deploy(simulator()), Status.RUNNING, within_s=90)
+    before = live(version)
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+    (made,) = [item for item in api.list(path) if item["metadata"]["labels"].get("slipway.dev/version") == version.key]
+    name = made["metadata"]["name"]
+    for label in ("slipway.dev/generation", "app.kubernetes.io/managed-by"):
+        api.patch(f"{path}/{name}", {"metadata": {"labels": {label: None}}})
+        for _ in range(2):
+            becomes(version, Status.RUNNING)
+        assert live(version) == before
+    api.patch(f"{path}/{name}", {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}})
+    versions.stop_version(version, actor=people.operator)
+    becomes(version, Status.STOPPED, within_s=90)
+
+
+def test_pods_whose_deployment_was_deleted_without_them_are_taken_back_and_stopped(deploy, people, api, namespace):
+    version = becomes(deploy(simulator()), Status.RUNNING, within_s=90)
+    before = live(version)
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+
+    def orphan() -> None:
+        (made,) = [
+            item for item in api.list(path) if item["metadata"]["labels"].get("slipway.dev/version") == version.key
+        ]
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Orphan"}
+        api._json("DELETE", f"{path}/{made['metadata']['name']}", body=body)
+        wait_for(lambda: not api.list(path, labelSelector=f"slipway.dev/version={version.key}"), within_s=30)
+
+    orphan()
+    wait_for(lambda: look(version) and api.list(path, labelSelector=f"slipway.dev/version={version.key}"), within_s=30)
+    becomes(version, Status.RUNNING)
+    assert live(version) == before, "a Deployment of the same selectors takes them over"
+    orphan()
+    versions.stop_version(version, actor=people.operator)
+    becomes(version, Status.STOPPED, within_s=90)
+
+
+def test_what_says_that_it_is_anothers_is_not_touched(deploy, api, namespace, place):
+    version = becomes(deploy(simulator(), replicas=1), Status.RUNNING, within_s=90)
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+    (made,) = [item for item in api.list(path) if item["metadata"]["labels"].get("slipway.dev/version") == version.key]
+    name = made["metadata"]["name"]
+    api.patch(f"{path}/{name}", {"metadata": {"labels": {CLUSTER: "zzz"}}, "spec": {"replicas": 2}})
+    for _ in range(3):
+        look(version)
+    assert api.get(f"{path}/{name}")["spec"]["replicas"] == 2, "it is somebody else's to scale"
+    assert Stranger.objects.get().name == name
+    assert version.status == Status.RUNNING and version.cause.code in ("stranger_serves", "driver_refused")
+
+
+def test_a_stranger_that_says_anything_harms_nobody(deploy, api, namespace, place):
+    version = becomes(deploy(simulator()), Status.RUNNING, within_s=90)
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+    (made,) = [item for item in api.list(path) if item["metadata"]["labels"].get("slipway.dev/version") == version.key]
+    odd = {"matchLabels": {"app": "odd"}}
+    template = {"metadata": {"labels": {"app": "odd"}}, "spec": made["spec"]["template"]["spec"]}
+    for number, (generation, description) in enumerate(
+        [("abc", "{"), ("99999999999", "null"), ("1", '{"organization": 5}'), ("2", "a\0b"), ("99", "x" * 100_000)]
+    ):
+        labels = made["metadata"]["labels"] | {"slipway.dev/generation": generation}
+        if number % 2:
+            labels[CLUSTER] = "elsewhere"
+        api.create(path, {
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": f"odd-{number}", "labels": labels, "annotations": {"slipway.dev/description": description}},
+            "spec": {"replicas": 0, "selector": odd, "template": template},
+        })  # fmt: skip
+    before = live(version)
+    for _ in range(3):
+        becomes(version, Status.RUNNING)
+    assert live(version) == before and Stranger.objects.count() >= 3

@@ -58,7 +58,7 @@ def test_what_lies_in_the_version_is_not_tried_again(deploy):
 def test_the_deployments_setting_and_people_have_the_last_word(failed, people):
     versions.stop_version(failed, actor=people.operator)
     assert failed.start_again_at is None
-    assert Event.objects.filter(message__contains="not tried again", actor=people.operator).exists()
+    assert Event.objects.filter(message__contains="won't retry", actor=people.operator).exists()
     Deployment.objects.update(starts_again=False)
     versions.start_version(failed, actor=people.operator)
     look(failed)

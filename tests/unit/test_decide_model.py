@@ -18,7 +18,7 @@ from runtimes import observation
 from runtimes.cause import OUTSIDE, Cause
 from runtimes.observation import CRASHES_IN_A_ROW, InstanceObservation
 
-INSIDE = ("crashed", "out_of_memory", "hung", "probe_failed")
+INSIDE = ("crashed", "out_of_memory", "probe_failed")
 DEADLINE_S = 300.0
 VERSIONS = (1, 2)
 
