@@ -26,7 +26,7 @@ from runtimes.kubernetes.driver import KubernetesDriver
 log = logging.getLogger(__name__)
 
 # What was read is shown and stored this often; which instances there are is asked less often.
-STORE_S, LOOK_S = 0.2, 1.0
+STORE_S, LOOK_S = 0.2, 0.5
 RETRY_S = 2.0
 WATCH_S = 300.0
 # A log that says nothing for so long is asked for anew: the connection may be dead.
