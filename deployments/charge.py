@@ -48,12 +48,15 @@ def _is_the_one(cluster: Cluster, identity: str) -> bool:
     if cluster.identity and not cluster.takes_charge:
         _note(cluster, charge=Cluster.Charge.ANOTHER, charge_of=identity, charge_address="")
         return False
+    twin = Cluster.objects.filter(identity=identity, namespace=cluster.namespace).exclude(pk=cluster.pk).first()
+    if twin is not None:
+        _note(cluster, charge=Cluster.Charge.SAME, charge_of=twin.name, charge_address="")
+        return False
     try:
         with transaction.atomic():
             Cluster.objects.filter(pk=cluster.pk).update(identity=identity)
     except IntegrityError:
-        twin = Cluster.objects.filter(identity=identity, namespace=cluster.namespace).first()
-        _note(cluster, charge=Cluster.Charge.SAME, charge_of=twin.name if twin else "", charge_address="")
+        # Another entry was faster: the next look finds it.
         return False
     cluster.identity = identity
     return True
