@@ -105,7 +105,10 @@ def _reconcile_once(cluster: Cluster) -> None:
             # One broken version must not stop the others; the next sweep tries again.
             log.exception("reconciling %s failed", version)
     starting_again.start_due(cluster)
-    strangers.look(cluster, driver, seen, {version.key: version.generation for version in versions})
+    try:
+        strangers.look(cluster, driver, seen, {version.key: version.generation for version in versions})
+    except Exception:
+        log.exception("strangers of %s could not be looked at", cluster)
 
 
 def _holds_place(version: Version, instances: list[InstanceObservation]) -> bool:

@@ -62,7 +62,9 @@ def _steer_workload(
         if any(not item.is_ending for item in workloads) or (plan.end and not workloads):
             driver.end(version.key, up_to=version.generation)
         return blocked
-    if any(item.generation < version.generation and not item.is_ending for item in workloads):
+    earlier = [item for item in workloads if item.generation < version.generation]
+    left = any(item.uid in plan.end and item.generation < version.generation for item in instances)
+    if any(not item.is_ending for item in earlier) or (left and not earlier):
         driver.end(version.key, up_to=version.generation - 1)
         return blocked
     living = any(item.is_alive and item.generation == version.generation for item in instances)
