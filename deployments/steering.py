@@ -105,7 +105,7 @@ def _run(version: Version, driver: Driver, launch: Launch, replicas: int) -> Cau
         return Cause("invalid_objects", message, "Correct what it names in a new version.", (str(error),))
     except (DriverError, OSError) as error:
         message = f"The cluster refused to start an instance: {error}"
-        return Cause("driver_refused", message, "It is tried again.", (str(error),), retryable=True)
+        return Cause("driver_refused", message, "Slipway keeps trying.", (str(error),), retryable=True)
     return None
 
 

@@ -19,6 +19,7 @@ OUTSIDE = frozenset(
         "preempted",
         "quota_exceeded",
         "registry_unreachable",
+        "stranger_serves",
         "unschedulable",
     }
 )
