@@ -105,7 +105,7 @@ class LeaseKeeper:
         if not at_once and now - self._memory.absent_since < SILENT_S:
             return Claim(False, is_waiting=True)
         try:
-            self._client.create(self._leases, self._body({}))
+            self._client.create(self._leases, body(self._me, {}))
         except ConflictError:
             # Somebody else was faster: the next round says who.
             return Claim(False, is_waiting=True)
@@ -124,7 +124,7 @@ class LeaseKeeper:
         memory.challenger = told or (memory.challenger if memory.rounds_without < _ROUNDS_WITHOUT else {})
         if not is_mine or told or time.monotonic() - memory.renewed_at >= RENEW_S:
             try:
-                self._client.replace(f"{self._leases}/{NAME}", self._body(lease["metadata"]))
+                self._client.replace(f"{self._leases}/{NAME}", body(self._me, lease["metadata"]))
             except ConflictError:
                 return Claim(is_mine, is_waiting=not is_mine)
             except ForbiddenError:
@@ -147,15 +147,17 @@ class LeaseKeeper:
             # The next round tries again; without the right nobody learns of us, and we step back all the same.
             return
 
-    def _body(self, metadata: dict[str, Any]) -> dict[str, Any]:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        known = {"resourceVersion": metadata["resourceVersion"]} if "resourceVersion" in metadata else {}
-        return {
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": {"name": NAME, **known, "annotations": {_ADDRESS: self._me.address}},
-            "spec": {"holderIdentity": self._me.name, "leaseDurationSeconds": int(SILENT_S), "renewTime": now},
-        }
+
+def body(claimant: Claimant, metadata: dict[str, Any]) -> dict[str, Any]:
+    """The lease as held by `claimant` from now on; `metadata` of the one that is there, empty for a new one."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    known = {"resourceVersion": metadata["resourceVersion"]} if "resourceVersion" in metadata else {}
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": NAME, **known, "annotations": {_ADDRESS: claimant.address}},
+        "spec": {"holderIdentity": claimant.name, "leaseDurationSeconds": int(SILENT_S), "renewTime": now},
+    }
 
 
 def _read(lease: dict[str, Any]) -> tuple[str, str, float]:

@@ -72,7 +72,7 @@ CASES = {
 }  # fmt: skip
 
 
-def objects(name: str) -> list[dict[str, Any]]:
+def objects(name: str, *, sleeps: bool = False) -> list[dict[str, Any]]:
     """The Deployment and the Secrets of a case, with the model's token as the reconciler puts it in."""
     specification = CASES[name]
     chosen = engine(specification.engine)
@@ -85,7 +85,7 @@ def objects(name: str) -> list[dict[str, Any]]:
         fetch = replace(plan.fetch, secret_environment=dict.fromkeys(plan.fetch.credential_variables, TOKEN))
         plan = replace(plan, fetch=fetch, secret_environment={})
     workload = Workload("golden", "here", "v1", 1, "chat-v1")
-    return [manifest.deployment(workload, plan, 2, description="{}"), *manifest.secrets(workload, plan)]
+    return [manifest.deployment(workload, plan, 2, description="{}", sleeps=sleeps), *manifest.secrets(workload, plan)]
 
 
 class _Plain(yaml.SafeDumper):
