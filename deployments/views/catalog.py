@@ -73,8 +73,10 @@ def index(request: HttpRequest, noun: str) -> HttpResponse:
     exists_any = found.exists()
     if search:
         found = found.filter(Q(name__icontains=search) | Q(description__icontains=search))
-    count = Count("deployments") if kind.model is not Cluster else Count("endpoints__deployments")
+    count = Count("deployments" if kind.model is not Cluster else "endpoints__deployments", distinct=True)
     found = found.annotate(deployment_count=count)
+    if kind.model is Cluster:
+        found = found.annotate(stranger_count=Count("strangers", distinct=True))
     related = {Model: ("organization",), Endpoint: ("organization", "cluster"), Cluster: ()}[kind.model]
     rows = list(found.select_related(*related)[:LIST_LIMIT])
     if kind.model is Cluster:

@@ -31,6 +31,8 @@ def stranger(request: HttpRequest, pk: int, stranger_id: int, action: str) -> Ht
             messages.success(
                 request, f"{found.name} is now version {version.number} of {version.deployment.api_id}; it runs on."
             )
+            deployment = version.deployment
+            return redirect("deployments:detail", deployment.organization.name, deployment.name)
         else:
             services.remove(found, actor=request.user)
             messages.success(request, f"{found.name} is being removed.")

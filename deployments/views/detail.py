@@ -84,8 +84,8 @@ def version_action(request: HttpRequest, organization: str, name: str, number: i
     deployment = get_managed_deployment(request, organization, name)
     version = get_version(deployment, number)
     actions: dict[str, tuple[Callable[..., Any], str]] = {
-        "start": (version_services.start_version, f"Version {number} is starting."),
-        "stop": (version_services.stop_version, f"Version {number} is shutting down."),
+        "start": (version_services.start_version, _said(version, "is starting", "will start")),
+        "stop": (version_services.stop_version, _said(version, "is shutting down", "will shut down")),
         "delete": (version_services.delete_version, f"Version {number} is deleted."),
     }
     act, done = actions[action]
@@ -100,6 +100,16 @@ def version_action(request: HttpRequest, organization: str, name: str, number: i
     except ServiceError as error:
         messages.error(request, str(error))
     return redirect("deployments:versions", organization, name)
+
+
+def _said(version: Version, now: str, later: str) -> str:
+    """What a click brings about: at once, or when its cluster answers to this Slipway again."""
+    cluster = version.deployment.endpoint.cluster
+    if cluster.unreachable_reason:
+        return f"Version {version.number} {later} once the cluster {cluster} can be reached."
+    if not cluster.is_ours:
+        return f"Version {version.number} {later} once this Slipway is in charge of the cluster {cluster}."
+    return f"Version {version.number} {now}."
 
 
 def _overview(deployment: Deployment) -> dict[str, Any]:

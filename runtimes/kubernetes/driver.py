@@ -25,6 +25,8 @@ from runtimes.observation import BACKING_OFF, InstanceObservation, Observation
 # As NVIDIA's operator and the exporter's own chart name them.
 _EXPORTERS = ("app=nvidia-dcgm-exporter", "app.kubernetes.io/name=dcgm-exporter")
 _LAST_BYTES, _LONGEST_LINE = 512 << 10, 16 << 10
+# A log of what has ended comes at once.
+_LOG_SILENCE_S = 20.0
 _EXPORTER_PORT, _EXPORTER_LIMIT, _EXPORTER_WITHIN_S, _AT_ONCE = 9400, 8 << 20, 5.0, 16
 
 
@@ -285,17 +287,17 @@ class KubernetesDriver(Driver):
         if fetching:
             turns.insert(0, (manifest.FETCHING, "false"))
         for container, previous in turns:
-            query = {"container": container, "timestamps": "true"} | ({"sinceTime": logs.since(after)} if after else {})
+            query = {"container": container, "timestamps": "true", "previous": previous}
+            query |= {"sinceTime": logs.since(after)} if after else {}
             try:
-                text = self._client.text(f"{self._pods}/{quote(pod)}/log", previous=previous, **query)
+                for line in self._log(pod, query, after, _LOG_SILENCE_S):
+                    after = line.position
+                    yield line
             except (ClusterUnreachableError, ForbiddenError):
                 raise
             except DriverError:
                 # The pod is gone, no container of it has run yet, or none before this one: no lines, no fault.
                 continue
-            for line in logs.positioned(text.encode().splitlines(), after=after):
-                after = line.position
-                yield line
 
     def follow_log(self, pod: str, *, after: int, fetching: bool, within_s: float) -> Iterator[LogLine]:
         """The lines of a pod's container that runs, or ran last, as they come; ends with the container, or after a silence of
@@ -303,8 +305,12 @@ class KubernetesDriver(Driver):
         container = manifest.FETCHING if fetching else manifest.CONTAINER
         query = {"container": container, "timestamps": "true", "follow": "true"}
         query |= {"sinceTime": logs.since(after)} if after else {}
+        yield from self._log(pod, query, after, within_s)
+
+    def _log(self, pod: str, query: dict[str, str], after: int, silence_s: float) -> Iterator[LogLine]:
+        """As it comes: a log may be longer than memory."""
         path = f"{self._pods}/{quote(pod)}/log"
-        with self._client.stream(path, query, read_timeout_s=within_s, longest=_LONGEST_LINE) as lines:
+        with self._client.stream(path, query, read_timeout_s=silence_s, longest=_LONGEST_LINE) as lines:
             yield from logs.positioned(lines, after=after)
 
     def last_words(self, version_key: str, item: InstanceObservation) -> list[str]:

@@ -123,3 +123,26 @@ def test_last_lines_are_kept_once_for_each_end_and_shown(operator, version):
     assert f"end {last_words.KEPT_PER_INSTANCE + 2}" in page
     answer = operator.get(reverse("deployments:last-words", args=[instance.uid, 10]))
     assert answer.content.decode() == "first\nend 10 <b>\n" and answer["Content-Type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({}, "Version 1 is shutting down."),
+        ({"unreachable_reason": "Nobody answers."}, "Version 1 will shut down once the cluster"),
+        ({"charge": "others"}, "Version 1 will shut down once this Slipway is in charge of"),
+    ],
+)
+def test_a_click_says_when_it_takes_effect(operator, version, state, said):
+    Version.objects.update(desired_state="running")
+    Cluster.objects.update(**state)
+    answer = operator.post(reverse("deployments:version-action", args=["acme", "chat", 1, "stop"]), follow=True)
+    assert said in answer.content.decode()
+
+
+def test_the_list_of_clusters_counts_what_is_in_no_record(operator, version):
+    cluster = Cluster.objects.get()
+    for name in ("a", "b"):
+        Stranger.objects.create(cluster=cluster, name=name, replicas=1, ready=1, version_key=name, generation=1)
+    page = text(operator, "deployments:catalog", "clusters")
+    assert "2 workloads not in this Slipway's records" in page and '<td data-label="Deployments">1</td>' in page
