@@ -106,8 +106,11 @@ class AnswerSide(ABC):
         if body:
             if not self.first_byte:
                 self.first_byte = now
+            if len(body) > 1:
+                # What came together goes on together: an instance may send each byte as a chunk of its own.
+                body = [b"".join(body)]
             if self._usage is not None:
-                body = [kept for data in body if (kept := self._usage.feed(data))]
+                body = [kept] if (kept := self._usage.feed(body[0])) else []
             if self._chunked:
                 for data in body:
                     out += (b"%x\r\n" % len(data), data, b"\r\n")

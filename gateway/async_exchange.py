@@ -127,7 +127,7 @@ class AsyncExchange:
         if target.startswith(routes.OPENAI_PREFIX):
             if not body:
                 raise GatewayError(400, "model_missing", "This path needs a JSON body with the field “model”.")
-            model, _ = model_of(body, self.head.content_type.lower())
+            model, _ = model_of(body, self.head.content_type)
             return snapshot.by_model(model, self._caller), target
         deployment, path = routes.resolve(snapshot, target)
         if not self._caller.may_call(deployment):

@@ -52,11 +52,14 @@ def kind_of(name: bytes) -> int:
     return kind
 
 
-def looks_like_head(part: bytes) -> bool:
-    """Whether a part of a head may still become one. Else whoever sent it would wait for an answer until it times out."""
-    pairs = part.count(b"\r\n")
-    bare_returns = part.count(b"\r") - pairs - part.endswith(b"\r")
-    return 65 <= part[0] <= 90 and part.count(b"\n") == pairs and not bare_returns
+def looks_like_head(part: bytearray, since: int) -> bool:
+    """Whether a part of a head may still become one, by its bytes from `since` on: what is before has been looked at. Else
+    whoever sent it would wait for an answer until it times out."""
+    pairs = part.count(b"\r\n", since)
+    # Each return has its newline behind it, but for one at the very end, whose newline may still come.
+    returns = part.count(b"\r", since) - part.endswith(b"\r")
+    newlines = part.count(b"\n", since) - (since > 0 and part[since] == 10)
+    return 65 <= part[0] <= 90 and newlines == pairs == returns
 
 
 class RequestHead:

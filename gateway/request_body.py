@@ -1,18 +1,16 @@
 """What a body that was read whole tells: its deployment, whether its stream has to be asked for usage, how long an answer."""
 
-import re
-
-import orjson
-
+from gateway import json_fields, multipart
 from gateway.callers import Caller
 from gateway.errors import GatewayError, bad_request
 from gateway.framing import RequestHead
+from gateway.json_fields import RequestFields
 from gateway.routes import Route
 from gateway.snapshot import Snapshot, Target
 from gateway.usage import ask_for_usage
 
 RESERVED_ANSWER = 1024
-_MULTIPART_MODEL = re.compile(rb'name=(?:"model"|model)\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n')
+_NO_FIELDS = RequestFields()
 
 
 def read(
@@ -23,51 +21,55 @@ def read(
     Raises GatewayError.
     """
     target = route.target
-    parsed: dict[str, object] | None = None
+    fields = _NO_FIELDS
     if target is None:
         if not body:
             raise GatewayError(400, "model_missing", "This path needs a JSON body with the field “model”.")
-        model, parsed = model_of(body, head.content_type.lower())
+        model, fields = model_of(body, head.content_type)
         target = snapshot.by_model(model, caller)
     elif route.tells_usage:
         try:
-            loaded = orjson.loads(body)
-            parsed = loaded if isinstance(loaded, dict) else None
-        except orjson.JSONDecodeError:
-            parsed = None
+            fields = json_fields.of_request(body)
+        except ValueError:
+            # Its engine says what is wrong with it.
+            fields = _NO_FIELDS
     if not route.tells_usage:
         return target, body, False, 0
-    answer_tokens = longest_answer(parsed or {}) if route.answers_text else 0
-    if parsed is not None and b"completions" in route.path:
-        asking = ask_for_usage(body, parsed)
+    answer_tokens = longest_answer(fields) if route.answers_text else 0
+    if b"completions" in route.path:
+        asking = ask_for_usage(body, fields)
         if asking is not None:
             return target, asking, True, answer_tokens
     return target, body, False, answer_tokens
 
 
-def longest_answer(parsed: dict[str, object]) -> int:
+def longest_answer(fields: RequestFields) -> int:
     """How many tokens to reserve for an answer: what the request allows, at most RESERVED_ANSWER."""
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
-        value = parsed.get(name)
+    for given in (fields.max_completion_tokens, fields.max_tokens, fields.max_output_tokens):
+        value = json_fields.value_of(given)
         if type(value) is int and value > 0:
             return min(value, RESERVED_ANSWER)
     return RESERVED_ANSWER
 
 
-def model_of(body: bytes, content_type: bytes) -> tuple[str, dict[str, object] | None]:
-    """(the model that an OpenAI-style body names, the parsed JSON body or None for a form)."""
-    if content_type.startswith(b"multipart/form-data"):
-        found = _MULTIPART_MODEL.search(body)
-        if not found:
+def model_of(body: bytes, content_type: bytes) -> tuple[str, RequestFields]:
+    """(the model that an OpenAI-style body names, the fields of a JSON body: none of a form's)."""
+    if content_type[:19].lower() == b"multipart/form-data":
+        found = multipart.field(body, content_type, b"model")
+        if found is None:
             raise bad_request("The form has no field “model”.", "model_missing")
-        return found.group(1).decode("utf-8", "replace"), None
+        return found.decode("utf-8", "replace"), _NO_FIELDS
+    model = None
+    fields = _NO_FIELDS
     try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        fields = json_fields.of_request(body)
+        model = json_fields.value_of(fields.model)
+    except json_fields.NotAnObjectError:
+        pass
+    except ValueError as error:
         raise bad_request(f"The body is not JSON: {error}.", "body_not_json") from None
-    model = parsed.get("model") if isinstance(parsed, dict) else None
     if not isinstance(model, str) or not model:
         raise bad_request(
             "The body needs a field “model” with the id of a deployment, for example “demo/chat”.", "model_missing"
         )
-    return model, parsed
+    return model, fields

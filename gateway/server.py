@@ -32,7 +32,7 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = monotonic() + gateway.timeouts.header_s
         self._exchange: Exchange | AsyncExchange | None = None
         # A head that has not come whole.
-        self._held = b""
+        self._held = bytearray()
         # The head that came last, whole: the next one on a connection is mostly the same, to the letter.
         self._last_raw = b""
         self._last_head: RequestHead | None = None
@@ -123,16 +123,25 @@ class ClientConnection(asyncio.Protocol):
         if last and data.startswith(last) and not self._held:
             self._begin(self._last_head)  # type: ignore[arg-type]
             return data[len(last) :]
-        searched = 0
-        if self._held:
-            searched = max(0, len(self._held) - 3)
-            data = self._held + data
-        end = data.find(_END, searched) + 4
-        if end < 4:
-            self._hold(data)
-            return b""
+        held = self._held
+        if held:
+            # Only what is new is looked at: a head may come byte by byte.
+            searched = max(0, len(held) - 3)
+            held += data
+            end = held.find(_END, searched) + 4
+            if end < 4:
+                self._check_held(searched)
+                return b""
+            data = bytes(held)
+            held.clear()
+        else:
+            end = data.find(_END) + 4
+            if end < 4:
+                self.deadline = monotonic() + self.gateway.timeouts.header_s
+                held += data
+                self._check_held(0)
+                return b""
         raw = data if end == len(data) else data[:end]
-        self._held = b""
         head = _KNOWN_HEADS.get(raw)
         if head is None:
             head = self._read_head(raw)
@@ -142,14 +151,12 @@ class ClientConnection(asyncio.Protocol):
             self._begin(head)
         return data[end:]
 
-    def _hold(self, data: bytes) -> None:
+    def _check_held(self, since: int) -> None:
         """A part of a head is here: it may be neither too large nor too slow, and must look like one."""
-        if not self._held:
-            self.deadline = monotonic() + self.gateway.timeouts.header_s
-        self._held = data
-        if len(data) > framing.MAX_HEAD_BYTES:
+        held = self._held
+        if len(held) > framing.MAX_HEAD_BYTES:
             self._refuse(_head_too_large())
-        elif not framing.looks_like_head(data):
+        elif not framing.looks_like_head(held, since):
             self._refuse(
                 bad_request("The request is not HTTP/1.1: it begins with a method, and its lines end with CR LF.")
             )
@@ -206,16 +213,27 @@ class ClientConnection(asyncio.Protocol):
     def _parse_chunks(self, data: bytes, parser: httptools.HttpRequestParser) -> bytes:
         """Hand on a part of a body in chunks; what came behind it.
 
-        The parser would read on into the next request, so it gets no more than what can end one: up to an empty line.
+        The parser would read on into the next request, so it gets no more at a time than what can end one: up to an empty
+        line, of which a body may hold any number.
         """
-        tail = self._tail
-        end = (tail + data).find(_END) + 4 - len(tail)
-        piece = data[:end] if end > 3 - len(tail) else data
-        self._tail = b"" if end > 3 - len(tail) else (tail + data)[-3:]
-        self._parse(parser, piece)
-        return data[len(piece) :]
+        view, start, tail = memoryview(data), 0, self._tail
+        if tail:
+            # An end may lie across two reads.
+            first = (tail + data[:3]).find(_END) + 4 - len(tail)
+            if first > 0:
+                self._parse(parser, view[:first])
+                start = first
+        while start < len(data) and self._parser is parser and not (self._closing or self._lingering):
+            end = data.find(_END, start) + 4
+            if end < 4:
+                end = len(data)
+            self._parse(parser, view[start:end])
+            start = end
+        if self._parser is parser:
+            self._tail = data[-3:] if len(data) >= 3 else (tail + data)[-3:]
+        return data[start:]
 
-    def _parse(self, parser: httptools.HttpRequestParser, data: bytes) -> None:
+    def _parse(self, parser: httptools.HttpRequestParser, data: bytes | memoryview) -> None:
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade:

@@ -10,11 +10,17 @@ from typing import Any
 
 import orjson
 
+from gateway import json_fields
+from gateway.json_fields import RequestFields
+
 TAIL_BYTES = 4096
+# An event that is longer passes on as it comes, and its tokens are estimated from its length.
+MOST_EVENT_BYTES = 1 << 20
 ASK = b'"stream_options":{"include_usage":true}'
 # A rough figure where usage never came: four bytes a token.
 BYTES_PER_TOKEN = 4
 _BRACE = re.compile(rb"[{}]")
+_EVENT_END = re.compile(rb"\n\r?\n")
 
 
 @dataclass
@@ -26,23 +32,20 @@ class Tokens:
     estimated: bool = False
 
 
-def ask_for_usage(body: bytes, parsed: dict[str, Any]) -> bytes | None:
-    """The body that asks for usage; None when the client asked itself or doesn't stream."""
-    if parsed.get("stream") is not True:
+def ask_for_usage(body: bytes, fields: RequestFields) -> bytes | None:
+    """The body that asks for usage; None when the client asked itself or doesn't stream, or can't be asked for."""
+    if bytes(fields.stream) != b"true":
         return None
-    options = parsed.get("stream_options")
-    if isinstance(options, dict) and options.get("include_usage"):
+    if not json_fields.is_given(fields.stream_options):
+        start = body.index(b"{") + 1
+        return body[:start] + ASK + b"," + body[start:]
+    given = json_fields.value_of(fields.stream_options)
+    options = given if isinstance(given, dict) else {}
+    if options.get("include_usage"):
         return None
-    if "stream_options" in parsed:
-        asked = options if isinstance(options, dict) else {}
-        try:
-            return orjson.dumps({**parsed, "stream_options": {**asked, "include_usage": True}})
-        except orjson.JSONEncodeError:
-            # Nested deeper than is written, though not than is read: its tokens are estimated.
-            return None
-    start = body.index(b"{") + 1
-    separator = b"," if parsed else b""
-    return body[:start] + ASK + separator + body[start:]
+    if memoryview(fields.stream_options).nbytes > json_fields.LONGEST_VALUE:
+        return None
+    return json_fields.replaced(body, fields.stream_options, orjson.dumps({**options, "include_usage": True}))
 
 
 class BodyUsage:
@@ -82,9 +85,12 @@ class StreamUsage:
 
     def __init__(self, *, strip: bool) -> None:
         self._strip = strip
-        self._buffer = b""
+        # Of an event that isn't whole yet; and its last bytes, once it is too long to be kept.
+        self._held = bytearray()
+        self._tail = b""
+        self._is_too_long = False
         self._usage: dict[str, Any] | None = None
-        self._content_events = 0
+        self._content_events = self._unread_bytes = 0
 
     def counted(self, raw: bytes, start: int) -> bool:
         """Count the chunk `raw`, data from `start` to before its CRLF, if it is one whole event that tells no usage.
@@ -95,7 +101,8 @@ class StreamUsage:
         if (
             raw.find(b"\n\n", start) == len(raw) - 4
             and raw.startswith(b"data: {", start)
-            and not self._buffer
+            and not self._held
+            and not self._is_too_long
             and (raw.find(b'"usage"', start) < 0 or b'"usage":null' in raw)
         ):
             self._content_events += 1
@@ -104,14 +111,60 @@ class StreamUsage:
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the stream; the bytes to pass on now (whole events when something may have to be stripped)."""
-        self._buffer += data
-        *events, self._buffer = self._split(self._buffer)
-        passed = [event for event in events if self._keep(event)]
+        unread = b""
+        if self._is_too_long:
+            end = self._end_of_long(data)
+            unread, data = data[:end], data[end:]
+            self._unread_bytes += len(unread)
+        passed = self._read(data) if data else b""
+        return unread + passed if unread else passed
+
+    def _read(self, data: bytes) -> bytes:
+        held = self._held
+        searched = 0
+        if held:
+            # Only what is new is searched: an event may come byte by byte.
+            searched = max(0, len(held) - 2)
+            held += data
+        source = held or data
+        passed = []
+        start = 0
+        while (found := _EVENT_END.search(source, searched)) is not None:
+            searched = found.end()
+            event = bytes(source[start:searched])
+            if self._keep(event):
+                passed.append(event)
+            start = searched
+        if held:
+            del held[:start]
+        else:
+            held += data[start:]
+        if len(held) > MOST_EVENT_BYTES:
+            passed.append(self._give_up())
         return b"".join(passed) if self._strip else data
+
+    def _give_up(self) -> bytes:
+        """Hand on what is held of an event that is too long to be read."""
+        rest = bytes(self._held)
+        self._held.clear()
+        self._is_too_long, self._tail = True, rest[-2:]
+        self._unread_bytes += len(rest)
+        return rest
+
+    def _end_of_long(self, data: bytes) -> int:
+        """Where in `data` the event ends that is too long to be read; all of it when it doesn't."""
+        known = len(self._tail)
+        found = _EVENT_END.search(self._tail + data)
+        if found is None:
+            self._tail = (self._tail + data[-2:])[-2:]
+            return len(data)
+        self._is_too_long, self._tail = False, b""
+        return found.end() - known
 
     def finish(self) -> bytes:
         """What is left of a stream that ended without an empty line."""
-        rest, self._buffer = self._buffer, b""
+        rest = bytes(self._held)
+        self._held.clear()
         if rest:
             keep = self._keep(rest)
             return rest if self._strip and keep else b""
@@ -120,30 +173,22 @@ class StreamUsage:
     def tokens(self, prompt_bytes: int) -> Tokens:
         if self._usage is not None:
             return _told(self._usage)
-        if not self._content_events:
+        if not self._content_events and not self._unread_bytes:
             return Tokens()
-        return Tokens(max(1, prompt_bytes // BYTES_PER_TOKEN), self._content_events, estimated=True)
-
-    @staticmethod
-    def _split(buffer: bytes) -> list[bytes]:
-        """Whole events with their empty line, then the incomplete rest."""
-        separator = b"\r\n\r\n" if b"\r\n\r\n" in buffer else b"\n\n"
-        parts = buffer.split(separator)
-        return [part + separator for part in parts[:-1]] + [parts[-1]]
+        output = self._content_events + self._unread_bytes // BYTES_PER_TOKEN
+        return Tokens(max(1, prompt_bytes // BYTES_PER_TOKEN), output, estimated=True)
 
     def _keep(self, event: bytes) -> bool:
         if b"data:" not in event or b"[DONE]" in event:
             return True
         if b'"usage"' in event:
-            payload = event[event.index(b"data:") + 5 :].strip()
-            try:
-                value = orjson.loads(payload)
-            except orjson.JSONDecodeError:
+            fields = json_fields.of_event(event[event.index(b"data:") + 5 :].strip())
+            if fields is None:
                 return True
-            usage = _usage_in(value)
-            if isinstance(usage, dict):
+            usage = _usage_in(fields)
+            if usage is not None:
                 self._usage = usage
-                if isinstance(value, dict) and value.get("choices") == []:
+                if bytes(fields.choices).translate(None, b" \t\r\n") == b"[]":
                     return not self._strip
         self._content_events += 1
         return True
@@ -166,12 +211,13 @@ def _object_at(text: bytes, start: int) -> dict[str, Any] | None:
     return None
 
 
-def _usage_in(event: Any) -> Any:
+def _usage_in(fields: json_fields.EventFields) -> dict[str, Any] | None:
     """The usage of an event: at the top for chats and completions, below `response` for responses."""
-    if not isinstance(event, dict):
-        return None
-    response = event.get("response")
-    return event.get("usage") or (response.get("usage") if isinstance(response, dict) else None)
+    usage = json_fields.value_of(fields.usage)
+    if not usage and json_fields.is_given(fields.response):
+        response = json_fields.of_event(bytes(fields.response))
+        usage = json_fields.value_of(response.usage) if response is not None else None
+    return usage if isinstance(usage, dict) else None
 
 
 def _told(usage: dict[str, Any]) -> Tokens:
