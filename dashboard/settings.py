@@ -8,6 +8,7 @@ SLIPWAY_GATEWAY_URL    where clients find the gateway
 SLIPWAY_WEBHOOK_NETWORKS      networks inside (10.0.0.0/8,…) that webhooks may call; none by default
 SLIPWAY_ASYNC_QUEUE_REQUESTS  how many asynchronous requests may wait for one deployment
 SLIPWAY_ASYNC_QUEUE_BYTES     how large their bodies may be together
+SLIPWAY_GATEWAY_BODY_BYTES    how many bytes of request bodies one gateway holds
 SLIPWAY_HOME           folder for everything that Slipway writes (default: .slipway in the project)
 """
 
@@ -37,6 +38,7 @@ GATEWAY_URL = env.str("SLIPWAY_GATEWAY_URL", default="http://127.0.0.1:8080").rs
 WEBHOOK_NETWORKS = [ip_network(text) for text in env.list("SLIPWAY_WEBHOOK_NETWORKS", default=[])]
 ASYNC_QUEUE_REQUESTS = env.int("SLIPWAY_ASYNC_QUEUE_REQUESTS", default=1_000_000)
 ASYNC_QUEUE_BYTES = env.int("SLIPWAY_ASYNC_QUEUE_BYTES", default=10 << 30)
+GATEWAY_BODY_BYTES = env.int("SLIPWAY_GATEWAY_BODY_BYTES", default=256 << 20)
 DEBUG = env.bool("SLIPWAY_DEBUG", default=False)
 HTTPS = PUBLIC_URL.startswith("https://")
 ALLOWED_HOSTS = [

@@ -20,7 +20,9 @@ django.setup()
 
 from django.conf import settings  # noqa: E402
 
-from gateway.async_requests import AsyncRequests, Bounds  # noqa: E402
+from common.file_limit import raise_file_limit  # noqa: E402
+from gateway.async_requests import AsyncRequests, QueueBounds  # noqa: E402
+from gateway.bounds import Bounds  # noqa: E402
 from gateway.core import Gateway, settle_earlier_epochs  # noqa: E402
 from gateway.counters import Counters  # noqa: E402
 from gateway.directory import Directory  # noqa: E402
@@ -38,7 +40,8 @@ async def serve(host: str, port: int, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = await _own(folder)
     epoch = time.time_ns() // 1_000_000
-    gateway = Gateway(folder, settings.SECRET_KEY.encode(), name=name, epoch=epoch)
+    bounds = Bounds.of(raise_file_limit(), settings.GATEWAY_BODY_BYTES)
+    gateway = Gateway(folder, settings.SECRET_KEY.encode(), name=name, epoch=epoch, bounds=bounds)
     recorder = Recorder(folder, name, epoch, _Marks(gateway), address=f"{host}:{port}")
     settle_earlier_epochs(folder, epoch, recorder)
     recorder.start()
@@ -61,7 +64,7 @@ async def serve(host: str, port: int, name: str) -> None:
     gateway.queue = queue = AsyncRequests(
         settings.DATABASE_URL,
         settings.SECRET_KEY,
-        Bounds(settings.ASYNC_QUEUE_REQUESTS, settings.ASYNC_QUEUE_BYTES, settings.WEBHOOK_NETWORKS),
+        QueueBounds(settings.ASYNC_QUEUE_REQUESTS, settings.ASYNC_QUEUE_BYTES, settings.WEBHOOK_NETWORKS),
     )
     await queue.open()
     # Several gateways may share a port on one machine: the kernel spreads connections over them.

@@ -67,6 +67,10 @@ class AnswerSide(ABC):
         """The instance closed the connection before its answer was whole."""
 
     @abstractmethod
+    def answer_began(self) -> None:
+        """The instance's answer is here: its request is not sent again."""
+
+    @abstractmethod
     def tunnel_opened(self, connection: UpstreamConnection) -> None:
         """The instance agreed to the websocket."""
 
@@ -204,6 +208,7 @@ class AnswerSide(ABC):
         status, head = connection.status, self.head
         self.status = status
         self.has_begun = True
+        self.answer_began()
         if not self.client.is_writable and not self.paused_at:
             # The answer before this one still fills the client's buffer.
             self.client_writable(False)

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from gateway import framing, routes
+from gateway.bounds import UNCOUNTED_BODY, Holder, holders
 from gateway.callers import ANONYMOUS, Caller, by_key
 from gateway.core import Queue, QueueAnswer
 from gateway.errors import GatewayError, bad_request
@@ -38,7 +39,8 @@ class AsyncExchange:
         self.deadline = math.inf
         self._caller: Caller = ANONYMOUS
         self._body: list[bytes] = []
-        self._size = 0
+        self._size = self._counted = 0
+        self._holders: tuple[Holder, ...] = ()
         self._working: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -68,8 +70,24 @@ class AsyncExchange:
         self._size += len(data)
         self._body.append(data)
         self.deadline = monotonic() + self._gateway.timeouts.body_idle_s
-        if self._size > MAX_BODY:
-            self.fail(_too_large())
+        if self._size > UNCOUNTED_BODY:
+            self._count_held()
+
+    def _count_held(self) -> None:
+        try:
+            if self._size > MAX_BODY:
+                raise _too_large()
+            self._holders = self._holders or holders(self._caller, self.client.address)
+            self._gateway.bodies.take(self._holders, self._size - self._counted)
+            self._counted = self._size
+        except GatewayError as error:
+            self.fail(error)
+
+    def _let_go(self) -> None:
+        self._body = []
+        if self._counted:
+            self._gateway.bodies.give_back(self._holders, self._counted)
+            self._counted = 0
 
     def request_complete(self) -> None:
         self.request_done = True
@@ -85,6 +103,8 @@ class AsyncExchange:
     def client_lost(self) -> None:
         """What is being stored may be stored: the client's idempotency key is how it asks again."""
         self.done = True
+        if self._working is None:
+            self._let_go()
 
     def check_deadline(self, now: float) -> None:
         if not self.request_done and self.deadline < now:
@@ -101,6 +121,8 @@ class AsyncExchange:
         except Exception:
             log.exception("%s", self.request_id.decode())
             self.fail(GatewayError(500, "internal", "The gateway could not do this. Its log says why."))
+        finally:
+            self._let_go()
 
     async def _ask(self) -> QueueAnswer:
         target = self.head.target
@@ -145,6 +167,8 @@ class AsyncExchange:
         if self.done:
             return
         self.done = True
+        if self._working is None:
+            self._let_go()
         self.keep_alive = self.keep_alive and self.request_done
         lines = [(b"content-type", answer.content_type), (b"x-request-id", self.request_id), *answer.lines]
         data = framing.own_answer(

@@ -46,7 +46,7 @@ def _pool(database_url: str, name: str, wait_s: float) -> AsyncConnectionPool:
 
 
 @dataclass(frozen=True)
-class Bounds:
+class QueueBounds:
     """Of one deployment's queue: how many may wait and how large their bodies may be together; the networks
     inside that webhooks may call, over http too."""
 
@@ -58,7 +58,7 @@ class Bounds:
 class AsyncRequests:
     """Two pools of connections; `open` returns at once, whether the database is there or not."""
 
-    def __init__(self, database_url: str, secret: str, bounds: Bounds, *, wait_s: float = WAIT_S) -> None:
+    def __init__(self, database_url: str, secret: str, bounds: QueueBounds, *, wait_s: float = WAIT_S) -> None:
         self._bounds, self._cipher = bounds, Cipher(secret)
         # Apart: however many ask how far theirs are, new ones are taken.
         self._pool, self._questions = (_pool(database_url, name, wait_s) for name in ("async_submit", "async_control"))

@@ -13,7 +13,9 @@ import numpy as np
 
 from gateway import journal
 from gateway.balancer import Balancer
+from gateway.bounds import Bodies, Bounds
 from gateway.callers import Caller, Keys
+from gateway.crowd import Crowd, Guest
 from gateway.framing import RequestHead
 from gateway.journal import Journal
 from gateway.limiter import Limiter
@@ -27,13 +29,11 @@ DRAIN_S = 20.0
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
-class Connection(Protocol):
+class Connection(Guest, Protocol):
     """What the core needs of a client's connection."""
 
     transport: asyncio.Transport
 
-    @property
-    def is_idle(self) -> bool: ...
     @property
     def is_queuing(self) -> bool: ...
     @property
@@ -88,20 +88,31 @@ class Timeouts:
 class Gateway:
     """Everything that requests share. Lives on one event loop."""
 
-    def __init__(self, folder: Path, secret: bytes, *, name: str, epoch: int, timeouts: Timeouts | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        secret: bytes,
+        *,
+        name: str,
+        epoch: int,
+        timeouts: Timeouts | None = None,
+        bounds: Bounds | None = None,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.name, self.epoch, self.secret = name, epoch, secret
         self.timeouts = timeouts or Timeouts()
+        self.bounds = bounds or Bounds()
+        self.bodies = Bodies(self.bounds)
         self.snapshot = Snapshot.empty()
         # Filled by the directory's thread.
         self.keys: Keys = {}
         self.balancer = Balancer()
         self.limiter = Limiter(self.loop)
-        self.pool = Pool(self.loop)
+        self.pool = Pool(self.loop, most_idle=self.bounds.idle_upstream)
         # None where there is no database to keep it in.
         self.queue: Queue | None = None
         self.journal = Journal(folder, epoch)
-        self.connections: set[Connection] = set()
+        self.connections: Crowd[Connection] = Crowd(self.bounds)
         self.draining = False
         self.in_flight = 0
         # Records before this position have been handed to the books' keeper.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gateway import api_server, framing, meter, own_answers, request_body, routes
 from gateway.answer import AnswerSide
 from gateway.balancer import Load
+from gateway.bounds import UNCOUNTED_BODY, Holder, holders
 from gateway.buckets import Bucket, Refusal
 from gateway.callers import ANONYMOUS, by_key, read_identity
 from gateway.errors import GatewayError
@@ -35,7 +36,8 @@ class Exchange(AnswerSide):
     """Lives from a sound request head to the last byte of the answer, or to whatever ends it before."""
 
     __slots__ = (
-        "_address", "_answer_tokens", "_body", "_body_bytes", "_buffering", "_connecting", "_file", "_forwarded", "_length",
+        "_address", "_answer_tokens", "_body", "_body_bytes", "_buffering", "_connecting", "_counted_bytes", "_file", "_forwarded",
+        "_holders", "_length",
         "_load", "_parties", "_reserved", "_retried", "_sent_body", "_sequence", "_started", "_target", "_upstream_blocked",
     )  # fmt: skip
 
@@ -45,7 +47,9 @@ class Exchange(AnswerSide):
         self._length = head.length
         self._buffering = self._retried = self._upstream_blocked = False
         self._body: list[bytes] | None = None
-        self._body_bytes = self._sent_body = 0
+        self._body_bytes = self._sent_body = self._counted_bytes = 0
+        # To whom what is held of the body is counted, as soon as it is worth counting.
+        self._holders: tuple[Holder, ...] = ()
         self._target: Target | None = None
         self._address: Address | None = None
         self._load: Load | None = None
@@ -84,6 +88,10 @@ class Exchange(AnswerSide):
                 self._recognize(route, target)
             if target is None:
                 self._buffering = True
+                if self.caller is ANONYMOUS and not gateway.snapshot.has_public:
+                    # Before its body: nothing in it could name what this caller may call.
+                    message = "Every deployment here needs an API key. Developer Hub → API Keys makes one."
+                    raise GatewayError(401, "key_missing", message)
                 if length is not None and length > MAX_BUFFERED_BODY:
                     raise _too_large()
             elif length and route.tells_usage:
@@ -114,11 +122,37 @@ class Exchange(AnswerSide):
         if self._body is None:
             self._body = []
         self._body.append(data)
-        if self._buffering and self._body_bytes > MAX_BUFFERED_BODY:
-            self.fail(_too_large())
+        if self._buffering:
+            if self._body_bytes > UNCOUNTED_BODY:
+                self._count_held()
         elif not self._buffering and self._body_bytes > HELD_BODY:
             # Nowhere to put it yet: the connection to the instance is still being made.
             self.client.pause_reading()
+
+    def _count_held(self) -> None:
+        """A body that is held whole takes memory from others: within bounds, for each and in all."""
+        try:
+            if self._body_bytes > MAX_BUFFERED_BODY:
+                raise _too_large()
+            self._holders = self._holders or holders(self.caller, self.client.address)
+            more = self._body_bytes - self._counted_bytes
+            self._gateway.bodies.take(self._holders, more)
+            self._counted_bytes += more
+        except GatewayError as error:
+            self.fail(error)
+
+    def answer_began(self) -> None:
+        """Nothing is sent again: what the instance has taken need not be held any more."""
+        if self._counted_bytes and self._connection is not None:
+            self._body = None
+            if not self._connection.transport.get_write_buffer_size():
+                self._let_go()
+
+    def _let_go(self) -> None:
+        self._body = None
+        if self._counted_bytes:
+            self._gateway.bodies.give_back(self._holders, self._counted_bytes)
+            self._counted_bytes = 0
 
     def request_complete(self) -> None:
         self.request_done = True
@@ -349,7 +383,11 @@ class Exchange(AnswerSide):
             self._body = None
             # Before the write: the write may pause reading again at once.
             self.client.resume_reading()
-        connection.transport.write(b"".join(parts))
+        if self._counted_bytes:
+            # A large body isn't copied again for its head's sake.
+            connection.transport.writelines(parts)
+        else:
+            connection.transport.write(b"".join(parts))
 
     # From the answer
 
@@ -429,6 +467,7 @@ class Exchange(AnswerSide):
         lines: framing.Headers | None = None,
     ) -> None:
         self.done = True
+        self._let_go()
         self.keep_alive = self.keep_alive and self.request_done
         lines = [(b"content-type", content_type), (b"x-request-id", self.request_id), *(lines or ())]
         if retry_after_s:
@@ -441,6 +480,8 @@ class Exchange(AnswerSide):
     def _finish(self, outcome: int, now: float, status: int = 0) -> None:
         """Write the request's one final record. Requests that were never admitted have none."""
         self.done = True
+        if self._counted_bytes:
+            self._let_go()
         if self._load is not None:
             self._load.served()
             self._load = None

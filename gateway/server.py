@@ -8,6 +8,7 @@ import httptools
 
 from gateway import framing
 from gateway.async_exchange import AsyncExchange
+from gateway.bounds import network_of
 from gateway.core import Gateway
 from gateway.errors import GatewayError, bad_request
 from gateway.exchange import Exchange
@@ -28,6 +29,7 @@ class ClientConnection(asyncio.Protocol):
         self.gateway = gateway
         self.transport: asyncio.Transport
         self.is_writable = True
+        self.address = ""
         self._url = b""
         self.deadline = monotonic() + gateway.timeouts.header_s
         self._exchange: Exchange | AsyncExchange | None = None
@@ -57,10 +59,17 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=WRITE_LIMIT)
-        self.gateway.connections.add(self)
+        peer = transport.get_extra_info("peername")
+        self.address = network_of(str(peer[0])) if peer else ""
+        refusal = self.gateway.connections.admit(self)
+        if refusal is not None:
+            # Without waiting for what it sends: there is no room for it.
+            self._closing = True
+            self.transport.write(_answer_to_all(refusal))
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.gateway.connections.discard(self)
+        self.gateway.connections.leave(self)
         if self._exchange is not None:
             self._exchange.client_lost()
             self._exchange = None
@@ -375,8 +384,7 @@ class ClientConnection(asyncio.Protocol):
             if not exchange.request_done:
                 exchange.fail(error)
             return
-        lines = [(b"content-type", b"application/json")]
-        self.write(framing.own_answer(error.status, lines, error.body("-"), close=True))
+        self.write(_answer_to_all(error))
         self._close(drained=False)
 
     def _close(self, *, drained: bool) -> None:
@@ -390,6 +398,14 @@ class ClientConnection(asyncio.Protocol):
         self.transport.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
+
+
+def _answer_to_all(error: GatewayError) -> bytes:
+    """The answer to what is no request, or not yet."""
+    lines = [(b"content-type", b"application/json")]
+    if error.retry_after_s:
+        lines.append((b"retry-after", b"%d" % error.retry_after_s))
+    return framing.own_answer(error.status, lines, error.body("-"), close=True)
 
 
 def _head_too_large() -> GatewayError:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,11 @@ class Snapshot:
     @classmethod
     def empty(cls) -> "Snapshot":
         return cls.of(0, [])
+
+    @cached_property
+    def has_public(self) -> bool:
+        """Whether callers without a key may call anything at all."""
+        return any(target.is_public for target in self.targets)
 
     def by_model(self, model: str, caller: Caller) -> Target:
         """The deployment that `model` names: its API id, or its bare name where the caller knows only one of it."""

@@ -305,8 +305,10 @@ class UpstreamConnection(asyncio.Protocol):
 class Pool:
     """Idle connections by instance. Reused ones may have been closed by the other side in the same moment."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, most_idle: int) -> None:
         self._loop = loop
+        self._most_idle = most_idle
+        self._idle_count = 0
         self._idle: dict[str, list[UpstreamConnection]] = {}
 
     def reuse(self, address: Address, now: float) -> UpstreamConnection | None:
@@ -314,6 +316,7 @@ class Pool:
         connections = self._idle.get(address.uid)
         while connections:
             connection = connections.pop()
+            self._idle_count -= 1
             if connection.address is not address:
                 # The directory was read anew, or the cluster is reached another way now.
                 if connection.address != address:
@@ -348,9 +351,10 @@ class Pool:
         connections = self._idle.get(connection.address.uid)
         if connections is None:
             connections = self._idle[connection.address.uid] = []
-        if len(connections) >= IDLE_PER_INSTANCE:
+        if len(connections) >= IDLE_PER_INSTANCE or self._idle_count >= self._most_idle:
             connection.close()
             return
+        self._idle_count += 1
         connection.rest(now)
         connections.append(connection)
 
@@ -358,6 +362,7 @@ class Pool:
         connections = self._idle.get(connection.address.uid)
         if connections and connection in connections:
             connections.remove(connection)
+            self._idle_count -= 1
 
     def close_idle(self, now: float, *, everything: bool = False) -> None:
         """Close what has been idle for too long. Called once a second."""
@@ -366,6 +371,7 @@ class Pool:
             if len(kept) == len(connections):
                 continue
             stale = set(connections) - set(kept)
+            self._idle_count -= len(stale)
             if kept:
                 self._idle[uid] = kept
             else:

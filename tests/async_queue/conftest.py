@@ -26,7 +26,7 @@ from async_inference.dispatcher import Dispatcher
 from async_inference.models import AsyncRequest, AsyncSettings
 from async_inference.sending import gateway_client
 from deployments.models import Deployment, Instance, Status, Version
-from gateway.async_requests import AsyncRequests, Bounds
+from gateway.async_requests import AsyncRequests, QueueBounds
 from gateway.key_ring import KeyRing
 from gateway.snapshot import Address, Snapshot, Target
 from tests.gateway.conftest import SECRET, RunningGateway, Upstream, json_answer
@@ -75,7 +75,7 @@ class Queue:
         self.gateway.core.queue = self._requests = AsyncRequests(
             url,
             SECRET.decode(),
-            Bounds(
+            QueueBounds(
                 **(
                     {"most_waiting": 10_000, "most_bytes": 1 << 30, "webhook_networks": [ip_network("127.0.0.0/8")]}
                     | bounds

@@ -11,7 +11,7 @@ from accounts.models import Organization, User
 from apikeys.services import create_key
 from async_inference.models import AsyncBacklog, AsyncPayload, AsyncRequest
 from common.encryption import Cipher
-from gateway.async_requests import AsyncRequests, Bounds
+from gateway.async_requests import AsyncRequests, QueueBounds
 from tests.async_queue.conftest import database_url
 from tests.gateway.conftest import SECRET, json_answer
 from tests.records import ended
@@ -298,7 +298,7 @@ async def test_the_gateway_goes_on_without_the_queues_database(queue, upstream, 
     await queue.start(server)
     await queue.gateway.core.queue.close()
     queue.gateway.core.queue = away = AsyncRequests(
-        f"postgresql://nobody@127.0.0.1:{free_port}/x", "secret", Bounds(1, 1), wait_s=0.3
+        f"postgresql://nobody@127.0.0.1:{free_port}/x", "secret", QueueBounds(1, 1), wait_s=0.3
     )
     await away.open()
     refused = await queue.submit()

@@ -14,6 +14,7 @@ from typing import Any
 import h11
 import pytest_asyncio
 
+from gateway.bounds import Bounds
 from gateway.core import Gateway, Timeouts
 from gateway.counters import Counters
 from gateway.server import ClientConnection
@@ -56,6 +57,8 @@ class Upstream:
                 self.requests.append(request)
                 answering = asyncio.ensure_future(self.handler(request, writer))
                 leaving = asyncio.ensure_future(reader.read(1))
+                # However the gateway leaves: where the answer fails first, nobody else asks.
+                leaving.add_done_callback(lambda task: task.cancelled() or task.exception())
                 await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
                 if not answering.done():
                     answering.cancel()
@@ -119,9 +122,15 @@ class RunningGateway:
         self.core: Gateway
         self.counters: Counters | None = None
 
-    async def start(self, *upstreams: Upstream, timeouts: Timeouts | None = None, status: str = "running") -> None:
+    async def start(
+        self,
+        *upstreams: Upstream,
+        timeouts: Timeouts | None = None,
+        bounds: Bounds | None = None,
+        status: str = "running",
+    ) -> None:
         loop = asyncio.get_running_loop()
-        self.core = Gateway(self._folder, SECRET, name="test", epoch=1, timeouts=timeouts)
+        self.core = Gateway(self._folder, SECRET, name="test", epoch=1, timeouts=timeouts, bounds=bounds)
         self.core.set_snapshot(snapshot(upstreams, status))
         self._server = await loop.create_server(lambda: ClientConnection(self.core), "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]

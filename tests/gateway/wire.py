@@ -61,6 +61,12 @@ class MemoryTransport:
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def get_extra_info(self, name: str) -> tuple[str, int]:
+        return "127.0.0.1", 1
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        self.write(b"".join(parts))
+
     def set_write_buffer_limits(self, high: int) -> None:
         pass
 

@@ -10,6 +10,7 @@ from gateway.errors import GatewayError
 from gateway.framing import MAX_HEAD_BYTES
 from gateway.server import ClientConnection
 from gateway.usage import MOST_EVENT_BYTES, StreamUsage
+from tests.gateway.wire import MemoryTransport
 from tests.security.watched import Looks, WatchedPattern, watched
 
 # A hostile byte may cost this many looks: searches for two things, a copy of what is kept, one of what is passed on.
@@ -132,34 +133,13 @@ def test_behind_an_event_that_is_too_long_usage_is_read_again():
     assert estimated.tokens(40).estimated and estimated.tokens(40).output >= MOST_EVENT_BYTES // 4
 
 
-class Transport:
-    """Takes answers, as a socket would."""
-
-    def __init__(self) -> None:
-        self.written = bytearray()
-
-    def set_write_buffer_limits(self, high: int) -> None: ...
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
-    def abort(self) -> None: ...
-    def can_write_eof(self) -> bool:
-        return False
-
-    def is_closing(self) -> bool:
-        return False
-
-    def get_extra_info(self, name: str) -> tuple[str, int]:
-        return "127.0.0.1", 1
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-
 @pytest_asyncio.fixture
 async def connection(gateway):
     await gateway.start()
     made = ClientConnection(gateway.core)
-    made.connection_made(Transport())
+    transport = MemoryTransport()
+    transport.protocol = made
+    made.connection_made(transport)
     return made
 
 
