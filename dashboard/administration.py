@@ -1,5 +1,6 @@
 """The page of rare things: one click further, so that the menu stays short."""
 
+from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -26,4 +27,10 @@ def administration(request: HttpRequest) -> HttpResponse:
         entries.append(("user", "Users", "Who may sign in, and who is an operator.", reverse("users")))
         about = "Their processes, what each has applied, and their books."
         entries.append(("arrows-split-2", "Gateways", about, reverse("monitoring:gateways")))
-    return render(request, "administration.html", {"entries": entries})
+    context = {
+        "entries": entries,
+        "is_operator": is_operator(request.user),
+        "address": request.META.get("REMOTE_ADDR") or "a Unix socket",
+        "trusted_proxies": settings.TRUSTED_PROXIES,
+    }
+    return render(request, "administration.html", context)

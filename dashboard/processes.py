@@ -44,7 +44,10 @@ def application_processes(*, host: str, port: int, gateway_port: int, gateways: 
     celery = [python, "-m", "celery", "-A", "dashboard"]
     # --timeout-graceful-shutdown: open websockets would otherwise keep the process from ending.
     web = [python, "-m", "uvicorn", "dashboard.asgi:application", "--host", host, "--port", str(port), "--no-access-log",
-           "--timeout-graceful-shutdown", "5", "--ws-max-size", "1048576", "--lifespan", "off"]  # fmt: skip
+           "--timeout-graceful-shutdown", "5", "--ws-max-size", "1048576", "--lifespan", "off",
+           # Who is calling is told by SLIPWAY_TRUSTED_PROXIES alone; uvicorn would believe anything from this machine.
+           "--no-proxy-headers", "--no-server-header", "--http", "dashboard.http_protocol:BoundedHttpProtocol",
+           "--limit-concurrency", "4096"]  # fmt: skip
     return [
         Process("web", web, 10),
         *[_gateway(python, host, gateway_port, number) for number in range(1, gateways + 1)],

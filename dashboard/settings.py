@@ -5,6 +5,7 @@ DATABASE_URL           PostgreSQL 15 or newer
 REDIS_URL              Valkey or Redis 7 or newer
 SLIPWAY_PUBLIC_URL     where browsers find the console; https switches the secure cookies and HSTS on
 SLIPWAY_GATEWAY_URL    where clients find the gateway
+SLIPWAY_TRUSTED_PROXIES       networks (10.0.0.0/8,…) of proxies whose X-Forwarded-For, -Proto and -Host count; none by default
 SLIPWAY_WEBHOOK_NETWORKS      networks inside (10.0.0.0/8,…) that webhooks may call; none by default
 SLIPWAY_ASYNC_QUEUE_REQUESTS  how many asynchronous requests may wait for one deployment
 SLIPWAY_ASYNC_QUEUE_BYTES     how large their bodies may be together
@@ -35,6 +36,7 @@ DATABASE_URL = _from_environment_or_home("DATABASE_URL", "database_url")
 REDIS_URL = _from_environment_or_home("REDIS_URL", "redis_url")
 PUBLIC_URL = env.str("SLIPWAY_PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
 GATEWAY_URL = env.str("SLIPWAY_GATEWAY_URL", default="http://127.0.0.1:8080").rstrip("/")
+TRUSTED_PROXIES = [ip_network(text) for text in env.list("SLIPWAY_TRUSTED_PROXIES", default=[])]
 WEBHOOK_NETWORKS = [ip_network(text) for text in env.list("SLIPWAY_WEBHOOK_NETWORKS", default=[])]
 ASYNC_QUEUE_REQUESTS = env.int("SLIPWAY_ASYNC_QUEUE_REQUESTS", default=1_000_000)
 ASYNC_QUEUE_BYTES = env.int("SLIPWAY_ASYNC_QUEUE_BYTES", default=10 << 30)
@@ -48,6 +50,12 @@ ALLOWED_HOSTS = [
     *env.list("SLIPWAY_ALLOWED_HOSTS", default=[]),
 ]
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+# Exactly where the console's pages are, and under a laptop's other name; a port is another origin.
+WEBSOCKET_ORIGINS = [PUBLIC_URL]
+if urlsplit(PUBLIC_URL).hostname in ("127.0.0.1", "localhost"):
+    WEBSOCKET_ORIGINS += [
+        PUBLIC_URL.replace(f"//{urlsplit(PUBLIC_URL).hostname}", f"//{name}") for name in ("127.0.0.1", "localhost")
+    ]
 
 INSTALLED_APPS = [
     "django.contrib.auth",
@@ -187,8 +195,8 @@ CSRF_FAILURE_VIEW = "dashboard.errors.csrf_failure"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_HTTPONLY = True
-SECURE_SSL_REDIRECT = HTTPS
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+# Only a trusted proxy can tell that a request came by https: without one each would be sent there for ever.
+SECURE_SSL_REDIRECT = HTTPS and bool(TRUSTED_PROXIES)
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
 SECURE_REFERRER_POLICY = "same-origin"

@@ -41,7 +41,14 @@ async def serve(host: str, port: int, name: str) -> None:
     lock = await _own(folder)
     epoch = time.time_ns() // 1_000_000
     bounds = Bounds.of(raise_file_limit(), settings.GATEWAY_BODY_BYTES)
-    gateway = Gateway(folder, settings.SECRET_KEY.encode(), name=name, epoch=epoch, bounds=bounds)
+    gateway = Gateway(
+        folder,
+        settings.SECRET_KEY.encode(),
+        name=name,
+        epoch=epoch,
+        bounds=bounds,
+        trusted_proxies=settings.TRUSTED_PROXIES,
+    )
     recorder = Recorder(folder, name, epoch, _Marks(gateway), address=f"{host}:{port}")
     settle_earlier_epochs(folder, epoch, recorder)
     recorder.start()

@@ -6,8 +6,9 @@ import math
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from common.byte_budget import network_of
 from gateway import framing, routes
-from gateway.bounds import UNCOUNTED_BODY, Holder, holders
+from gateway.bounds import UNCOUNTED_BODY, Holders
 from gateway.callers import ANONYMOUS, Caller, by_key
 from gateway.core import Queue, QueueAnswer
 from gateway.errors import GatewayError, bad_request
@@ -40,7 +41,7 @@ class AsyncExchange:
         self._caller: Caller = ANONYMOUS
         self._body: list[bytes] = []
         self._size = self._counted = 0
-        self._holders: tuple[Holder, ...] = ()
+        self._holders: Holders = {}
         self._working: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -77,7 +78,9 @@ class AsyncExchange:
         try:
             if self._size > MAX_BODY:
                 raise _too_large()
-            self._holders = self._holders or holders(self._caller, self.client.address)
+            self._holders = self._holders or self._gateway.bodies.holders(
+                self._caller, network_of(self._gateway.origin_of(self.client.peer, self.head))
+            )
             self._gateway.bodies.take(self._holders, self._size - self._counted)
             self._counted = self._size
         except GatewayError as error:

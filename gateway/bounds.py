@@ -1,8 +1,9 @@
 """How much memory and how many sockets callers may take: in all, and each of them."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
 
+from common.byte_budget import BudgetExceededError, ByteBudget
 from gateway.callers import Caller
 from gateway.errors import GatewayError
 
@@ -10,9 +11,10 @@ from gateway.errors import GatewayError
 UNCOUNTED_BODY = 16 << 10
 # For the journal, the recorder, the directory and their connections to the stores.
 _OWN_FILES = 256
-# Ways to name who holds a body: by address, by user, and all those together whom nobody knows.
-_ADDRESS, _USER, _ANONYMOUS = range(3)
-Holder = tuple[int, object]
+# All those together whom nobody knows.
+_ANONYMOUS = "anonymous"
+# To whom a body is counted, and how many bytes each may hold.
+Holders = dict[Hashable, int]
 
 
 @dataclass(frozen=True)
@@ -33,62 +35,39 @@ class Bounds:
         return cls(bodies, bodies // 4, connections, max(connections // 2, 1), usable // 4)
 
 
-def holders(caller: Caller, address: str) -> tuple[Holder, ...]:
-    """To whom a request's body is counted. What Slipway's own processes send has no address that says anything."""
-    if caller.is_console or (caller.user_id and not caller.key_id):
-        return ((_USER, caller.user_id),)
-    if caller.user_id:
-        return ((_ADDRESS, address), (_USER, caller.user_id))
-    return ((_ADDRESS, address), (_ANONYMOUS, None))
-
-
 class Bodies:
     """The bodies that are held in memory because they are read before they can be sent on."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self.held = 0
-        self._by_holder: dict[Holder, int] = {}
+        self._budget = ByteBudget(bounds.bodies)
 
-    def take(self, who: tuple[Holder, ...], size: int) -> None:
+    @property
+    def held(self) -> int:
+        """In bytes."""
+        return self._budget.held
+
+    def holders(self, caller: Caller, address: str) -> Holders:
+        """To whom a request's body is counted. What Slipway's own processes send has no address that says anything."""
+        each = self._bounds.bodies_each
+        if caller.user_id and (caller.is_console or not caller.key_id):
+            return {("user", caller.user_id): each}
+        if caller.user_id:
+            return {("address", address): each, ("user", caller.user_id): each}
+        # Those whom nobody knows leave room for those whom somebody does.
+        return {("address", address): each, _ANONYMOUS: self._bounds.bodies // 2}
+
+    def take(self, holders: Holders, size: int) -> None:
         """Raises GatewayError, and takes nothing, where that is more than may be held."""
-        bounds, known = self._bounds, self._by_holder
-        if self.held + size > bounds.bodies:
-            raise GatewayError(
-                503, "bodies_full", "The gateway holds as many request bodies as it may. Try again in a moment.", 2
-            )
-        for holder in who:
-            # Those whom nobody knows leave room for those whom somebody does.
-            most = bounds.bodies // 2 if holder[0] == _ANONYMOUS else bounds.bodies_each
-            if known.get(holder, 0) + size > most:
-                raise GatewayError(429, "bodies_full_for_you", _too_many(holder, most), 2)
-        self.held += size
-        for holder in who:
-            known[holder] = known.get(holder, 0) + size
+        try:
+            self._budget.take(holders, size)
+        except BudgetExceededError as error:
+            if error.holder is None:
+                message = "The gateway holds as many request bodies as it may. Try again in a moment."
+                raise GatewayError(503, "bodies_full", message, 2) from None
+            whose = "all callers without a key" if error.holder == _ANONYMOUS else "you"
+            message = f"The gateway already holds {error.most >> 20} MiB of request bodies for {whose}. Wait until some are answered."
+            raise GatewayError(429, "bodies_full_for_you", message, 2) from None
 
-    def give_back(self, who: tuple[Holder, ...], size: int) -> None:
-        self.held -= size
-        for holder in who:
-            left = self._by_holder[holder] - size
-            if left:
-                self._by_holder[holder] = left
-            else:
-                del self._by_holder[holder]
-
-
-def _too_many(holder: Holder, most: int) -> str:
-    whose = {_ADDRESS: "your address", _USER: "you", _ANONYMOUS: "all callers without a key"}[holder[0]]
-    return f"The gateway holds {most >> 20} MiB of request bodies for {whose} already. Wait until some are answered."
-
-
-def network_of(address: str) -> str:
-    """What one caller has to himself: an IPv4 address, or an IPv6 /64."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return f"{IPv6Address(int(parsed) >> 64 << 64)}/64"
-    return address
+    def give_back(self, holders: Holders, size: int) -> None:
+        self._budget.give_back(holders, size)

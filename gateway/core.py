@@ -11,6 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
+from common.byte_budget import network_of
+from common.proxies import Forwarded, Networks, is_trusted, origin
 from gateway import journal
 from gateway.balancer import Balancer
 from gateway.bounds import Bodies, Bounds
@@ -97,11 +99,13 @@ class Gateway:
         epoch: int,
         timeouts: Timeouts | None = None,
         bounds: Bounds | None = None,
+        trusted_proxies: Networks = (),
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.name, self.epoch, self.secret = name, epoch, secret
         self.timeouts = timeouts or Timeouts()
         self.bounds = bounds or Bounds()
+        self.trusted_proxies = trusted_proxies
         self.bodies = Bodies(self.bounds)
         self.snapshot = Snapshot.empty()
         # Filled by the directory's thread.
@@ -121,6 +125,16 @@ class Gateway:
         self.wall_offset = time.time() - time.monotonic()
         self._sequence = 0
         self._id_prefix = os.urandom(5).hex().encode()
+
+    def counted_address(self, peer: str) -> str:
+        """To which address a connection counts; to none where a proxy opens them for everybody."""
+        return "" if is_trusted(peer, self.trusted_proxies) else network_of(peer)
+
+    def origin_of(self, peer: str, head: RequestHead) -> str:
+        """The address of whoever sent the request."""
+        if not self.trusted_proxies or not head.forwarded_for:
+            return peer
+        return origin(peer, Forwarded(head.forwarded_for), self.trusted_proxies).address
 
     def set_snapshot(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot

@@ -11,7 +11,8 @@ _LOOK_AGAIN_S = 1.0
 
 
 class Guest(Protocol):
-    """A connection, as far as its place is concerned. `deadline` is when an idle one would end anyway."""
+    """A connection, as far as its place is concerned. `deadline` is when an idle one would end anyway; `address` is empty
+    where it says nothing of whose it is."""
 
     address: str
     deadline: float
@@ -36,7 +37,7 @@ class Crowd(set[G]):
     def admit(self, guest: G) -> GatewayError | None:
         """Take it in, or say why not."""
         here = self._by_address.get(guest.address, 0)
-        if here >= self._bounds.connections_each:
+        if guest.address and here >= self._bounds.connections_each:
             message = f"Your address has {here} connections to this gateway. Close some, or use them again."
             return GatewayError(429, "connections_full_for_you", message, 2)
         if len(self) >= self._bounds.connections and not self._make_room():

@@ -5,10 +5,11 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from common.byte_budget import network_of
 from gateway import api_server, framing, meter, own_answers, request_body, routes
 from gateway.answer import AnswerSide
 from gateway.balancer import Load
-from gateway.bounds import UNCOUNTED_BODY, Holder, holders
+from gateway.bounds import UNCOUNTED_BODY, Holders
 from gateway.buckets import Bucket, Refusal
 from gateway.callers import ANONYMOUS, by_key, read_identity
 from gateway.errors import GatewayError
@@ -49,7 +50,7 @@ class Exchange(AnswerSide):
         self._body: list[bytes] | None = None
         self._body_bytes = self._sent_body = self._counted_bytes = 0
         # To whom what is held of the body is counted, as soon as it is worth counting.
-        self._holders: tuple[Holder, ...] = ()
+        self._holders: Holders = {}
         self._target: Target | None = None
         self._address: Address | None = None
         self._load: Load | None = None
@@ -134,12 +135,17 @@ class Exchange(AnswerSide):
         try:
             if self._body_bytes > MAX_BUFFERED_BODY:
                 raise _too_large()
-            self._holders = self._holders or holders(self.caller, self.client.address)
+            self._holders = self._holders or self._gateway.bodies.holders(self.caller, self._caller_address)
             more = self._body_bytes - self._counted_bytes
             self._gateway.bodies.take(self._holders, more)
             self._counted_bytes += more
         except GatewayError as error:
             self.fail(error)
+
+    @property
+    def _caller_address(self) -> str:
+        """Of whoever is behind the proxy that opened the connection, where that one is trusted."""
+        return network_of(self._gateway.origin_of(self.client.peer, self.head))
 
     def answer_began(self) -> None:
         """Nothing is sent again: what the instance has taken need not be held any more."""

@@ -28,14 +28,14 @@ _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.en
 # What a header means to a gateway. PASS is everything that it only hands on.
 (
     PASS, HOP, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, IDENTITY, REQUEST_ID, COOKIE, AUTHORIZATION,
-    CONTENT_TYPE, API_KEY, OPTION, SET_COOKIE,
-) = range(16)  # fmt: skip
+    CONTENT_TYPE, API_KEY, OPTION, SET_COOKIE, FORWARDED_FOR,
+) = range(17)  # fmt: skip
 _KIND_OF_NAME = {
     b"host": HOST, b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION,
     b"upgrade": UPGRADE, b"expect": EXPECT, identity_token.HEADER: IDENTITY, b"x-request-id": REQUEST_ID,
     b"cookie": COOKIE, b"authorization": AUTHORIZATION, b"content-type": CONTENT_TYPE, b"api-key": API_KEY,
     b"keep-alive": HOP, b"proxy-connection": HOP, b"proxy-authenticate": HOP, b"proxy-authorization": HOP,
-    b"set-cookie": SET_COOKIE, b"te": HOP, b"trailer": HOP, b"x-slipway-instance": HOP,
+    b"set-cookie": SET_COOKIE, b"x-forwarded-for": FORWARDED_FOR, b"te": HOP, b"trailer": HOP, b"x-slipway-instance": HOP,
     **dict.fromkeys((b"x-slipway-async", b"x-slipway-async-priority", b"x-slipway-async-max-queue-seconds",
                      b"x-slipway-async-webhook", b"x-slipway-async-retries"), OPTION),
 }  # fmt: skip
@@ -70,7 +70,7 @@ class RequestHead:
     """
 
     __slots__ = (
-        "content_type", "expects", "identity", "is_1_0", "is_async", "keep_alive", "key", "length", "method", "options", "passed",
+        "content_type", "expects", "forwarded_for", "identity", "is_1_0", "is_async", "keep_alive", "key", "length", "method", "options", "passed",
         "request_id", "route", "target", "websocket",
     )  # fmt: skip
 
@@ -83,6 +83,7 @@ class RequestHead:
         self.length: int | None = None
         self.expects = self.websocket = self.is_async = False
         self.options: dict[str, str] = {}
+        self.forwarded_for = ""
         self.request_id = self.identity = self.content_type = self.key = b""
         self.route: object = None
 
@@ -158,6 +159,10 @@ def read_head(
                 passed += (name, b": ", value, b"\r\n")
         elif kind == IDENTITY:
             head.identity = value
+        elif kind == FORWARDED_FOR:
+            text = value.decode("latin-1")
+            head.forwarded_for = f"{head.forwarded_for},{text}" if head.forwarded_for else text
+            passed += (name, b": ", value, b"\r\n")
         elif kind == REQUEST_ID:
             head.request_id = value
         elif kind == EXPECT:

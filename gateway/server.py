@@ -8,7 +8,6 @@ import httptools
 
 from gateway import framing
 from gateway.async_exchange import AsyncExchange
-from gateway.bounds import network_of
 from gateway.core import Gateway
 from gateway.errors import GatewayError, bad_request
 from gateway.exchange import Exchange
@@ -29,7 +28,8 @@ class ClientConnection(asyncio.Protocol):
         self.gateway = gateway
         self.transport: asyncio.Transport
         self.is_writable = True
-        self.address = ""
+        # Who opened the connection, and to which address it is counted.
+        self.peer = self.address = ""
         self._url = b""
         self.deadline = monotonic() + gateway.timeouts.header_s
         self._exchange: Exchange | AsyncExchange | None = None
@@ -60,7 +60,8 @@ class ClientConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=WRITE_LIMIT)
         peer = transport.get_extra_info("peername")
-        self.address = network_of(str(peer[0])) if peer else ""
+        self.peer = str(peer[0]) if peer else ""
+        self.address = self.gateway.counted_address(self.peer)
         refusal = self.gateway.connections.admit(self)
         if refusal is not None:
             # Without waiting for what it sends: there is no room for it.

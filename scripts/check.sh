@@ -15,5 +15,6 @@ step "mypy" "$bin/mypy"
 step "import-linter" "$bin/lint-imports" --no-cache
 step "migrations" "$bin/python" -W ignore manage.py makemigrations --check --dry-run
 SECRET_KEY=$("$bin/python" -c 'import secrets; print(secrets.token_urlsafe(64))') SLIPWAY_PUBLIC_URL=https://slipway.example \
+  SLIPWAY_TRUSTED_PROXIES=127.0.0.1 \
   step "check --deploy" "$bin/python" manage.py check --deploy --fail-level WARNING
 exit "$status"

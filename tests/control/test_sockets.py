@@ -40,7 +40,7 @@ def cookie_of(user) -> bytes:
 
 
 async def connect(path: str, user=None) -> WebsocketCommunicator:
-    headers = [(b"origin", b"http://127.0.0.1"), (b"host", b"127.0.0.1")]
+    headers = [(b"origin", b"http://127.0.0.1:8000"), (b"host", b"127.0.0.1:8000")]
     if user is not None:
         headers.append((b"cookie", await sync_to_async(cookie_of)(user)))
     socket = WebsocketCommunicator(application, path, headers=headers)
