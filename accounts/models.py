@@ -5,6 +5,7 @@ from typing import Any
 
 from django.contrib.auth.models import AbstractUser
 from django.db import models
+from django.db.models.functions import Lower
 from django.utils import timezone
 
 
@@ -12,6 +13,10 @@ class User(AbstractUser):
     """A person. An operator is platform staff: sees and manages everything in the Operations Console."""
 
     is_operator = models.BooleanField(default=False)
+
+    class Meta(AbstractUser.Meta):
+        # Signing in doesn't tell upper from lower case.
+        constraints = [models.UniqueConstraint(Lower("username"), name="username_without_case")]
 
     def __str__(self) -> str:
         return self.get_full_name() or self.username

@@ -8,6 +8,7 @@ from django.utils import timezone
 from accounts import audit
 from accounts.models import ApiToken, Invitation, Member, Organization, User
 from accounts.permissions import Actor, is_operator, may_manage
+from accounts.usernames import username_error
 from common import secret_token
 from common.naming import RESERVED_ORGANIZATION_NAMES, name_error
 from common.service_error import ForbiddenError, ServiceError
@@ -124,13 +125,14 @@ def open_invitation(digest: bytes) -> Invitation | None:
 
 def register(digest: bytes, username: str, password: str) -> User:
     """A new person joins by an invitation. Raises ServiceError with the field."""
+    problem = username_error(username)
+    if problem:
+        raise ServiceError(problem, field="username")
     user = User(username=username)
     try:
-        user.full_clean(exclude=["password"])
         validate_password(password, user)
     except ValidationError as error:
-        field = "username" if hasattr(error, "error_dict") else "password"
-        raise ServiceError(" ".join(error.messages), field=field) from None
+        raise ServiceError(" ".join(error.messages), field="password") from None
     user.set_password(password)
     try:
         with transaction.atomic():

@@ -4,11 +4,13 @@ import re
 from datetime import timedelta
 
 import pytest
+from django.db import IntegrityError
 from django.urls import reverse
 from django.utils import timezone
 
 from accounts import services
 from accounts.models import AuditEntry, Invitation, Member, Organization, User
+from common import secret_token
 from common.service_error import ForbiddenError, ServiceError
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -63,10 +65,10 @@ def test_somebody_with_an_account_joins_without_another(client, people):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"username": "", "password": PASSWORD}, "blank"),
-        ({"username": "member", "password": PASSWORD}, "already exists"),
-        ({"username": "has space", "password": PASSWORD}, "valid username"),
-        ({"username": "x" * 151, "password": PASSWORD}, "150"),
+        ({"username": "", "password": PASSWORD}, "A name has"),
+        ({"username": "member", "password": PASSWORD}, "is taken"),
+        ({"username": "has space", "password": PASSWORD}, "A name has"),
+        ({"username": "x" * 151, "password": PASSWORD}, "63"),
         ({"username": "ada", "password": "short"}, "at least 10"),
         ({"username": "ada", "password": "password123"}, "too common"),
     ],
@@ -178,3 +180,30 @@ def test_a_bad_name_of_an_organization_is_told_at_its_field(client, people, name
 def test_no_organization_hides_a_page_of_the_console(people):
     with pytest.raises(ServiceError, match="one of the console's own addresses"):
         services.create_organization("new", "New", actor=people.operator)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Operator", "taken"), ("OPERATOR", "taken"), ("0perator", "looks like an operator"), ("o-perator", "looks like an operator"),
+        ("оperator", "letters, digits"), ("ann@example.com", "letters, digits"), ("", "letters, digits"), ("a" * 64, "letters, digits"),
+        ("a b", "letters, digits"), ("a\n", "letters, digits"),
+    ],
+)  # fmt: skip
+def test_nobody_joins_under_a_name_that_is_or_looks_like_an_operators(people, name, said):
+    _, secret = services.invite(people.ours, "member", "Eve", actor=people.admin)
+    with pytest.raises(ServiceError, match=said) as refused:
+        services.register(secret_token.digest_of(secret), name, PASSWORD)
+    assert refused.value.field == "username"
+
+
+def test_an_operator_signs_in_after_somebody_tried_to_be_called_the_same(client, people):
+    people.operator.set_password(PASSWORD)
+    people.operator.save()
+    _, secret = services.invite(people.ours, "member", "Eve", actor=people.admin)
+    with pytest.raises(ServiceError):
+        services.register(secret_token.digest_of(secret), "Operator", "another-long-one-42")
+    with pytest.raises(IntegrityError):
+        User.objects.create(username="OPERATOR")
+    answer = client.post("/accounts/login/", {"login": "oPERATOR", "password": PASSWORD})
+    assert answer.status_code == 302

@@ -1,6 +1,7 @@
 """Data of earlier builds survives an upgrade, and keeps the names under which things run."""
 
 import hashlib
+from datetime import timedelta
 
 import pytest
 from django.conf import settings
@@ -64,3 +65,29 @@ def people_rows():
         return cluster, version, instance
 
     return make
+
+
+def test_of_users_that_differ_by_case_the_first_keeps_the_name(transactional_db, caplog):
+    def accounts(target: str):
+        executor = MigrationExecutor(connection)
+        executor.migrate([("accounts", target)])
+        return MigrationExecutor(connection).loader.project_state([("accounts", target)]).apps
+
+    apps = accounts("0003_invitation")
+    users = apps.get_model("accounts", "User").objects
+    now = timezone.now()
+    made = [
+        users.create(username=name, password=name, date_joined=now + timedelta(days=day))
+        for day, name in enumerate(["admin", "Admin", "admin-2", "ADMIN", "ann"])
+    ]
+    apps = accounts("0004_usernames_without_case")
+    names = {user.pk: user.username for user in apps.get_model("accounts", "User").objects.all()}
+    assert [names[user.pk] for user in made] == ["admin", "Admin-3", "admin-2", "ADMIN-4", "ann"]
+    entries = apps.get_model("accounts", "AuditEntry").objects.filter(object_type="user")
+    assert [entry.changes for entry in entries.order_by("pk")] == [
+        {"username": ["Admin", "Admin-3"]},
+        {"username": ["ADMIN", "ADMIN-4"]},
+    ]
+    assert "tell the person" in caplog.text
+    executor = MigrationExecutor(connection)
+    executor.migrate(executor.loader.graph.leaf_nodes())
