@@ -19,6 +19,8 @@ from runtimes.driver import ClusterUnreachableError, DriverError, InvalidError
 
 TIMEOUT_S = (3.0, 20.0)
 PAGE = 500
+# A page of 500 pods has about five MiB. More than this no API server answers.
+_MOST_BYTES, _MOST_S = 64 << 20, 60.0
 # Of a watch an event holds a whole pod.
 _LONGEST_LINE = 4 << 20
 
@@ -98,7 +100,7 @@ class KubernetesClient:
             answer = self._send("GET", path, query=query, timeout=(TIMEOUT_S[0], read_timeout_s))
             try:
                 if answer.status >= 400:
-                    raise ApiException(status=answer.status, reason=answer.data.decode(errors="replace"))
+                    raise ApiException(status=answer.status, reason=_message(_whole(answer)))
                 yield _lines(answer, longest)
             finally:
                 answer.close()
@@ -136,7 +138,10 @@ class KubernetesClient:
     def _body(self, method: str, path: str, **options: Any) -> bytes:
         with _translated():
             answer = self._send(method, path, **options)
-            data: bytes = answer.data
+            try:
+                data = _whole(answer)
+            finally:
+                answer.release_conn()
             if answer.status >= 400:
                 raise ApiException(status=answer.status, reason=_message(data))
             return data
@@ -155,15 +160,33 @@ class KubernetesClient:
         self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         if body is not None:
             headers["Content-Type"] = content_type
-        return self._api.rest_client.pool_manager.request(
-            method,
-            f"{self._host}{path}{'?' + urlencode(query) if query else ''}",
-            body=orjson.dumps(body) if body is not None else None,
-            headers=headers,
-            timeout=urllib3.Timeout(connect=timeout[0], read=timeout[1]),
-            retries=False,
-            preload_content=timeout is TIMEOUT_S,
-        )
+        try:
+            return self._api.rest_client.pool_manager.request(
+                method,
+                f"{self._host}{path}{'?' + urlencode(query) if query else ''}",
+                body=orjson.dumps(body) if body is not None else None,
+                headers=headers,
+                timeout=urllib3.Timeout(connect=timeout[0], read=timeout[1]),
+                retries=False,
+                preload_content=False,
+            )
+        except ValueError:
+            # Of a header that can't be sent; the library's words repeat it, and it may be the token.
+            raise ClusterUnreachableError(
+                "The cluster's credentials can't be sent. Enter the kubeconfig again."
+            ) from None
+
+
+def _whole(answer: Any) -> bytes:
+    """An answer as it was sent: nothing compressed is asked for, so nothing is unpacked either."""
+    data = bytearray()
+    deadline = time.monotonic() + _MOST_S
+    for part in answer.stream(1 << 20, decode_content=False):
+        data += part
+        if len(data) > _MOST_BYTES or time.monotonic() > deadline:
+            answer.close()
+            raise ClusterUnreachableError("The API server's answer is too long, or comes too slowly.")
+    return bytes(data)
 
 
 def path_of(*parts: str) -> str:
@@ -207,7 +230,7 @@ def _plainly(error: Exception) -> str:
 def _lines(answer: Any, longest: int) -> Iterator[bytes]:
     """Whole lines as they come. One that is too long is cut into several: a program may never end its line."""
     rest = bytearray()
-    for part in answer.stream(1 << 16, decode_content=True):
+    for part in answer.stream(1 << 16, decode_content=False):
         *lines, last = part.split(b"\n")
         for line in lines:
             rest += line

@@ -1,5 +1,6 @@
 """Kubeconfigs as users hand them in. A kubeconfig is code: whatever would run a program or read a file is refused."""
 
+import re
 from typing import Any
 
 import yaml
@@ -11,6 +12,14 @@ _USER_KEYS = ("token", "client-certificate-data", "client-key-data", "username",
 _CLUSTER_KEYS = ("server", "certificate-authority-data", "insecure-skip-tls-verify", "tls-server-name")
 
 
+# Real ones have a few kilobytes.
+MOST_BYTES, _MOST_BRACKETS = 256 << 10, 500
+# Not the faster one of libyaml: what is nested deeply ends its process.
+_Loader = yaml.SafeLoader
+# What may stand in a header or an address: nothing that ends a line, and no other alphabet.
+_SENDABLE = re.compile(r"[\x20-\x7e]+")
+
+
 class KubeconfigError(ValueError):
     """Why a kubeconfig can't be used, with the remedy."""
 
@@ -20,15 +29,26 @@ def read(text: str) -> dict[str, Any]:
 
     The result is a kubeconfig itself, with one cluster, one user and one context.
     """
+    if len(text) > MOST_BYTES:
+        raise KubeconfigError(
+            f"The kubeconfig is longer than {MOST_BYTES >> 10} KiB. Export only the context that is used."
+        )
+    if text.count("[") + text.count("{") > _MOST_BRACKETS:
+        # The time that it takes to read them grows with the square of their depth, and kubeconfigs have hardly any.
+        raise KubeconfigError(
+            "The kubeconfig has too many brackets. Write it as kubectl does: kubectl config view --raw."
+        )
     try:
         # Aliases could blow a small text up to gigabytes; no tool writes them into kubeconfigs.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
             raise KubeconfigError("The kubeconfig uses YAML aliases. Write the values out.")
-        loaded = yaml.safe_load(text)
+        loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 (one of the safe ones)
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         where = f" in line {place.line + 1}" if place else ""
         raise KubeconfigError(f"The kubeconfig is not YAML{where}.") from None
+    except RecursionError:
+        raise KubeconfigError("The kubeconfig is nested too deeply.") from None
     if not isinstance(loaded, dict) or loaded.get("kind") != "Config":
         raise KubeconfigError("This is no kubeconfig: it begins with “kind: Config”.")
     context = _named(loaded, "contexts", "context", loaded.get("current-context") or "")
@@ -38,7 +58,7 @@ def read(text: str) -> dict[str, Any]:
     server = cluster.get("server")
     if not isinstance(server, str) or not server.startswith("https://"):
         raise KubeconfigError("The cluster's “server” must be an https:// address: credentials are sent to it.")
-    kept = {name: user[name] for name in _USER_KEYS if user.get(name)}
+    kept = {name: _sendable(name, user[name]) for name in _USER_KEYS if user.get(name)}
     if not kept:
         raise KubeconfigError(f"The user of the current context has no credentials in the file. {_REMEDY}")
     return {
@@ -47,10 +67,27 @@ def read(text: str) -> dict[str, Any]:
         "current-context": "slipway",
         "contexts": [{"name": "slipway", "context": {"cluster": "slipway", "user": "slipway"}}],
         "clusters": [
-            {"name": "slipway", "cluster": {name: cluster[name] for name in _CLUSTER_KEYS if name in cluster}}
+            {
+                "name": "slipway",
+                "cluster": {name: _plain(name, cluster[name]) for name in _CLUSTER_KEYS if name in cluster},
+            }
         ],
         "users": [{"name": "slipway", "user": kept}],
     }
+
+
+def _sendable(name: str, value: Any) -> str:
+    """A credential as it is sent. YAML's block texts end with a line break, which isn't part of one. Says nothing of the value."""
+    text = value.strip() if isinstance(value, str) else ""
+    if not _SENDABLE.fullmatch(text):
+        raise KubeconfigError(
+            f"“{name}” has a line break or another character that can't be sent. Paste it as one line."
+        )
+    return text
+
+
+def _plain(name: str, value: Any) -> Any:
+    return value if isinstance(value, bool) else _sendable(name, value)
 
 
 def _named(config: dict[str, Any], plural: str, singular: str, name: str) -> dict[str, Any]:
