@@ -30,7 +30,7 @@ class AnswerSide(ABC):
 
     __slots__ = (
         "_allowance", "_chunked", "_connection", "_gateway", "_paused_s", "_route", "_strips_usage", "_tunnels", "_usage", "caller",
-        "client", "deadline", "done", "first_byte", "has_begun", "head", "keep_alive", "paused_at", "request_done",
+        "client", "counts", "deadline", "done", "first_byte", "has_begun", "head", "keep_alive", "paused_at", "request_done",
         "request_id", "status", "streams",
     )  # fmt: skip
 
@@ -50,6 +50,8 @@ class AnswerSide(ABC):
         self.status = 0
         self.request_done = self.done = self.has_begun = self._chunked = False
         self.streams = self._strips_usage = self._tunnels = False
+        # Whether tokens are estimated where the answer tells none.
+        self.counts = False
         self.first_byte = self.paused_at = self._paused_s = 0.0
 
     # What the other half does
@@ -91,8 +93,8 @@ class AnswerSide(ABC):
         self.status = status = head.status
         self.has_begun = True
         body = data[start:]
-        if status == 200 and self._route.tells_usage:  # type: ignore[union-attr]
-            self._usage = BodyUsage(is_text=self._route.answers_text)  # type: ignore[union-attr]
+        if status == 200 and self._route.may_generate:  # type: ignore[union-attr]
+            self._usage = self._body_usage()
             self._usage.feed(body)
         self._gateway.pool.settle(connection, now, keeps_alive=head.keeps_alive)
         end = b"\r\n\r\n" if self._allowance is None else self._allowance.ending(now)
@@ -214,9 +216,10 @@ class AnswerSide(ABC):
             self.client_writable(False)
         has_events = connection.content_type.startswith(b"text/event-stream")
         self.streams = connection.content_type.startswith(_STREAMS)
-        if status == 200 and self.tells_usage:
-            is_text = self._route is not None and self._route.answers_text
-            self._usage = StreamUsage(strip=self._strips_usage) if has_events else BodyUsage(is_text=is_text)
+        if status == 200 and self._route is not None and self._route.may_generate:
+            self._usage = (
+                StreamUsage(strip=self._strips_usage, estimates=self.counts) if has_events else self._body_usage()
+            )
         if not self.request_done:
             # An answer before the request's end: nothing may be read as a next request from this connection.
             self.keep_alive = False
@@ -252,6 +255,5 @@ class AnswerSide(ABC):
             self._gateway.pool.settle(connection, now, keeps_alive=whole and connection.keeps_alive)
         self.complete(b"".join(out), now)
 
-    @property
-    def tells_usage(self) -> bool:
-        return self._route is not None and self._route.tells_usage
+    def _body_usage(self) -> BodyUsage:
+        return BodyUsage(is_text=self._route.answers_text, estimates=self.counts)  # type: ignore[union-attr]

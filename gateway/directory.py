@@ -26,6 +26,7 @@ from deployments.selectors import current_versions, serving_versions, visible_de
 from gateway.api_server import ApiServerUnusableError, pod_proxy_path, unseal
 from gateway.key_ring import KeyRing
 from gateway.snapshot import Address, Snapshot, Target
+from runtimes.engines.registry import UnknownEngineError, engine
 from runtimes.observation import READY
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ def read_snapshot() -> Snapshot:
     deployments = list(
         visible_deployments(None)
         .select_related("organization", "endpoint")
-        .prefetch_related(Prefetch("shared_with", Organization.objects.only("pk")), "rate_limits")
+        .prefetch_related(Prefetch("shared_with", Organization.objects.only("pk")), "rate_limits", "prices")
         .order_by("pk")
     )
     current = {item.deployment_id: item for item in current_versions()} | serving_versions()
@@ -170,6 +171,8 @@ def read_snapshot() -> Snapshot:
                 is_public=deployment.is_public,
                 is_shared_with_all=deployment.sharing == Deployment.Sharing.ALL,
                 shared_with=tuple(sorted(item.pk for item in deployment.shared_with.all())),
+                counts_tokens=_counts_tokens(deployment),
+                free_paths=_free_paths(found.specification.engine) if found else (),
                 limits=tuple(
                     (item.level, item.requests_per_minute or 0, item.tokens_per_minute or 0)
                     for item in deployment.rate_limits.all()
@@ -177,6 +180,20 @@ def read_snapshot() -> Snapshot:
             )
         )
     return Snapshot.of(version, targets)
+
+
+def _free_paths(name: str) -> tuple[str, ...]:
+    try:
+        return engine(name).free_paths
+    except UnknownEngineError:
+        return ()
+
+
+def _counts_tokens(deployment: Deployment) -> bool:
+    """Whether tokens are limited here, or have a price, be it one of before: that which holds changes with the clock."""
+    return any(item.tokens_per_minute for item in deployment.rate_limits.all()) or any(
+        item.currency for item in deployment.prices.all()
+    )
 
 
 def _address(instance: Instance, cluster: Cluster) -> Address | None:

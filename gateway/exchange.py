@@ -258,6 +258,9 @@ class Exchange(AnswerSide):
         target, route, gateway = self._target, self._route, self._gateway
         assert target is not None and route is not None  # noqa: S101
         self._parties = parties = route.parties
+        self.counts = route.tells_usage or (
+            target.counts_tokens and route.may_generate and target.counts(route.plain_path)
+        )
         self._file = gateway.journal.admitted(self._sequence, now + gateway.wall_offset, parties)
         gateway.in_flight += 1
         if not target.addresses:
@@ -278,8 +281,11 @@ class Exchange(AnswerSide):
                 self._forward(now)
                 return
         self._allowance = allowance
-        if route.tells_usage and allowance.tokens:
-            if not self._buffering and route.answers_text:
+        if self.head.websocket and allowance.tokens:
+            message = "This deployment limits tokens, which can't be counted on a websocket. Use HTTP, or ask for a deployment without such limits."
+            raise GatewayError(403, "websocket_not_metered", message)
+        if self.counts and allowance.tokens:
+            if route.answers_text and not (self._buffering and route.tells_usage):
                 # What streams in isn't read: it may ask for anything.
                 self._answer_tokens = request_body.RESERVED_ANSWER
             # At least one: what holds nothing would not be settled.
@@ -497,7 +503,7 @@ class Exchange(AnswerSide):
         self._file = None
         started, forwarded, first_byte, gateway = self._started, self._forwarded, self.first_byte, self._gateway
         tokens = self._usage.tokens(self._body_bytes) if self._usage is not None else _NO_TOKENS
-        if outcome == meter.CANCELLED and forwarded and not tokens.input and self._route.tells_usage:  # type: ignore[union-attr]
+        if outcome == meter.CANCELLED and forwarded and not tokens.input and self.counts:
             # The client left before anything was told, but the instance had the prompt.
             tokens = Tokens(max(1, self._body_bytes // BYTES_PER_TOKEN), tokens.output, estimated=True)
         if self._reserved:

@@ -26,11 +26,13 @@ class RequestFields(msgspec.Struct, gc=False):
 
 
 class EventFields(msgspec.Struct, gc=False):
-    """Of an event of a stream: its usage at the top for chats and completions, below `response` for responses."""
+    """Of an event of a stream: its usage at the top for chats and completions, below `response` for responses, and below
+    `message` for messages."""
 
     usage: Raw = _NOTHING
     choices: Raw = _NOTHING
     response: Raw = _NOTHING
+    message: Raw = _NOTHING
 
 
 class NotAnObjectError(ValueError):

@@ -16,6 +16,8 @@ OPENAI_PREFIX = b"/v1/"
 _SLASHES = re.compile(b"/+")
 # Paths whose answers carry token usage; only these bodies are read on a deployment's own address.
 USAGE_PATHS = frozenset({b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/responses"})
+# With these nothing is generated. Any other method may, at whatever path an engine has for it.
+_READING = frozenset({b"GET", b"HEAD", b"OPTIONS", b"DELETE"})
 
 
 class Route:
@@ -27,16 +29,19 @@ class Route:
     """
 
     __slots__ = (
-        "allowance", "answers_text", "called", "caller", "line", "parties", "path", "snapshot", "target", "tells_usage",
+        "allowance", "answers_text", "called", "caller", "line", "may_generate", "parties", "path", "plain_path", "snapshot",
+        "target", "tells_usage",
     )  # fmt: skip
 
     def __init__(self, snapshot: Snapshot, target: Target | None, path: bytes, head: RequestHead) -> None:
         self.snapshot = snapshot
         self.target = target
         self.path = path
-        self.tells_usage = tells_usage(path)
+        self.plain_path = plain_path(path)
+        self.tells_usage = self.plain_path in USAGE_PATHS
+        self.may_generate = self.tells_usage or head.method not in _READING
         # An embedding's length says nothing of tokens.
-        self.answers_text = self.tells_usage and b"embeddings" not in path
+        self.answers_text = self.may_generate and b"embeddings" not in path
         self.line = request_line(head, path)
         self.caller: Caller | None = None
         self.called: Target | None = None
@@ -85,10 +90,10 @@ def not_found(prefix: bytes) -> GatewayError:
     return GatewayError(404, "deployment_not_found", message)
 
 
-def tells_usage(path: bytes) -> bool:
-    """Whether answers at this path, as the instance is asked it, tell how many tokens were used."""
+def plain_path(path: bytes) -> bytes:
+    """A path as engines take it: without query, and in one spelling."""
     plain = path.partition(b"?")[0]
     if b"%" in plain or b"//" in plain or plain.endswith(b"/"):
         # Engines take other spellings of a path for the same; who uses one must not go unmetered.
         plain = _SLASHES.sub(b"/", unquote_to_bytes(plain)).rstrip(b"/")
-    return plain in USAGE_PATHS
+    return plain

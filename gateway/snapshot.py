@@ -78,6 +78,9 @@ class Target:
     shared_with: tuple[int, ...] = ()
     # (whose, requests a minute, tokens a minute), 0 for no limit.
     limits: tuple[tuple[str, int, int], ...] = ()
+    # Whether tokens cost something here or are limited: then each request counts some, whatever its path. But for those paths.
+    counts_tokens: bool = False
+    free_paths: tuple[str, ...] = ()
     # Made once per snapshot: how the journal's records name a request of nobody known.
     anonymous: bytes = field(init=False, repr=False, compare=False)
 
@@ -87,6 +90,10 @@ class Target:
     def to_json(self) -> dict[str, object]:
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.init}
         return values | {"addresses": [address.to_json() for address in self.addresses]}
+
+    def counts(self, path: bytes) -> bool:
+        """Whether a request to `path` that generates something uses up tokens though its answer tells none."""
+        return self.counts_tokens and path.decode("latin-1") not in self.free_paths
 
     def unavailable(self) -> GatewayError:
         """The 503 that says why nothing can be answered now."""
@@ -182,6 +189,7 @@ class Snapshot:
                 | {
                     "addresses": tuple(_usable(item["addresses"], secret)),
                     "shared_with": tuple(item["shared_with"]),
+                    "free_paths": tuple(item.get("free_paths", ())),
                     "limits": tuple(tuple(limit) for limit in item["limits"]),
                 }
             )

@@ -51,8 +51,8 @@ def ask_for_usage(body: bytes, fields: RequestFields) -> bytes | None:
 class BodyUsage:
     """Reads the usage of a plain JSON answer from its last bytes; `is_text` of one whose length tells its tokens."""
 
-    def __init__(self, *, is_text: bool) -> None:
-        self._is_text = is_text
+    def __init__(self, *, is_text: bool, estimates: bool = True) -> None:
+        self._is_text, self._estimates = is_text, estimates
         self._tail = b""
         self._bytes = 0
 
@@ -74,7 +74,7 @@ class BodyUsage:
             found = _object_at(self._tail, start + len(b'"usage"'))
             if found:
                 return _told(found)
-        if not self._bytes:
+        if not self._bytes or not self._estimates:
             return Tokens()
         output = self._bytes // BYTES_PER_TOKEN if self._is_text else 0
         return Tokens(max(1, prompt_bytes // BYTES_PER_TOKEN), output, estimated=True)
@@ -83,8 +83,8 @@ class BodyUsage:
 class StreamUsage:
     """Follows server-sent events; with `strip` the usage event that only the gateway asked for is taken out."""
 
-    def __init__(self, *, strip: bool) -> None:
-        self._strip = strip
+    def __init__(self, *, strip: bool, estimates: bool = True) -> None:
+        self._strip, self._estimates = strip, estimates
         # Of an event that isn't whole yet; and its last bytes, once it is too long to be kept.
         self._held = bytearray()
         self._tail = b""
@@ -173,7 +173,7 @@ class StreamUsage:
     def tokens(self, prompt_bytes: int) -> Tokens:
         if self._usage is not None:
             return _told(self._usage)
-        if not self._content_events and not self._unread_bytes:
+        if not self._estimates or not (self._content_events or self._unread_bytes):
             return Tokens()
         output = self._content_events + self._unread_bytes // BYTES_PER_TOKEN
         return Tokens(max(1, prompt_bytes // BYTES_PER_TOKEN), output, estimated=True)
@@ -187,7 +187,8 @@ class StreamUsage:
                 return True
             usage = _usage_in(fields)
             if usage is not None:
-                self._usage = usage
+                # Some tell the prompt's first and the answer's last.
+                self._usage = usage if self._usage is None else self._usage | usage
                 if bytes(fields.choices).translate(None, b" \t\r\n") == b"[]":
                     return not self._strip
         self._content_events += 1
@@ -212,11 +213,12 @@ def _object_at(text: bytes, start: int) -> dict[str, Any] | None:
 
 
 def _usage_in(fields: json_fields.EventFields) -> dict[str, Any] | None:
-    """The usage of an event: at the top for chats and completions, below `response` for responses."""
+    """The usage of an event: at the top for chats and completions, below `response` or `message` for others."""
     usage = json_fields.value_of(fields.usage)
-    if not usage and json_fields.is_given(fields.response):
-        response = json_fields.of_event(bytes(fields.response))
-        usage = json_fields.value_of(response.usage) if response is not None else None
+    for outer in (fields.response, fields.message):
+        if not usage and json_fields.is_given(outer):
+            inner = json_fields.of_event(bytes(outer))
+            usage = json_fields.value_of(inner.usage) if inner is not None else None
     return usage if isinstance(usage, dict) else None
 
 

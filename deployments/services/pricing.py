@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from django.db import transaction
 from django.utils import timezone
 from iso4217 import Currency
 
@@ -12,6 +11,7 @@ from accounts import audit
 from accounts.permissions import Actor, may_manage
 from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Deployment, Price
+from deployments.services.change import change
 
 MINUTE = timedelta(minutes=1)
 # Between the decision and the commit.
@@ -52,7 +52,7 @@ def set_price(
             raise ServiceError(f"A price is at least 0 and at most {Price.MOST:,}.", field=name)
     if not currency and (input_price or output_price):
         raise ServiceError("Choose the currency of these amounts.", field="currency")
-    with transaction.atomic():
+    with change():
         locked = _locked(deployment.pk)
         # Read behind the lock, however long it took: a minute that has begun may be booked already.
         now = timezone.now()
@@ -82,7 +82,7 @@ def set_price(
 
 def withdraw_price(price: Price, *, actor: Actor) -> None:
     """Take back a price that has not begun."""
-    with transaction.atomic():
+    with change():
         deployment = _locked(price.deployment_id)
         if not may_manage(actor, deployment.organization_id):
             raise ForbiddenError("You may not change this deployment.")

@@ -111,6 +111,8 @@ class Engine(ABC):
     reserves_gpu_memory: ClassVar[bool] = False
     # Where its image keeps downloaded models: a claim that is named is mounted there. Empty where nothing is downloaded.
     cache_path: ClassVar[str] = ""
+    # What can be posted there generates nothing: it uses up no tokens.
+    free_paths: ClassVar[tuple[str, ...]] = ()
     # The setting that says how many requests one instance works on at once, and what holds where none does.
     concurrency_setting: ClassVar[str] = ""
     usual_concurrency: ClassVar[int] = 8

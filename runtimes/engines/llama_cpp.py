@@ -35,6 +35,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 class LlamaCpp(Engine):
     name = "llama_cpp"
     metrics_path = "/metrics"
+    free_paths = ("/tokenize", "/detokenize", "/apply-template", "/props")
     title = "llama.cpp"
     summary = "GGUF models on CPU or GPU; starts in seconds."
     order = 20

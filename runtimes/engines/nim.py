@@ -35,6 +35,7 @@ class Nim(Engine):
     name = "nim"
     pods_only = True
     metrics_path = "/v1/metrics"
+    free_paths = ("/tokenize", "/detokenize")
     reserves_gpu_memory = True
     title = "NVIDIA NIM"
     summary = "Models as NVIDIA tunes and packs them; needs an NGC key and NVIDIA's licence."

@@ -35,6 +35,7 @@ class Sglang(Engine):
     pods_only = True
     takes_weights = True
     metrics_path = "/metrics"
+    free_paths = ("/tokenize", "/detokenize", "/flush_cache", "/abort_request")
     reserves_gpu_memory = True
     title = "SGLang"
     summary = "Large language models on NVIDIA GPUs; quick with long shared prompts and structured answers."

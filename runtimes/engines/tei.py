@@ -24,6 +24,7 @@ class Tei(Engine):
     pods_only = True
     takes_weights = True
     metrics_path = "/metrics"
+    free_paths = ("/tokenize", "/decode")
     title = "Text Embeddings Inference"
     summary = "Embeddings and rerankers, on CPU or one GPU."
     order = 16

@@ -52,6 +52,7 @@ class Vllm(Engine):
     pods_only = True
     takes_weights = True
     metrics_path = "/metrics"
+    free_paths = ("/tokenize", "/detokenize")
     reserves_gpu_memory = True
     title = "vLLM"
     summary = "Large language models on NVIDIA GPUs, many requests at once."

@@ -11,6 +11,7 @@ from accounts.models import AuditEntry
 from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Deployment, Price
 from deployments.services.pricing import current_price, set_price, withdraw_price
+from gateway.directory import read_snapshot
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PATH = ["acme", "chat"]
@@ -26,11 +27,14 @@ def later(**ahead) -> str:
 
 
 def test_a_price_begins_with_the_next_minute_and_is_shown(client, people, deployment):
+    version = read_snapshot().version
+    assert not read_snapshot().targets[0].counts_tokens
     client.force_login(people.admin)
     url = reverse("deployments:pricing", args=PATH)
     before = timezone.now()
     answer = client.post(url, {"currency": "EUR", "input_price": "0.15", "output_price": "0.6"}, follow=True)
     price = Price.objects.get()
+    assert read_snapshot().targets[0].counts_tokens and read_snapshot().version > version
     assert before < price.since <= timezone.now() + timedelta(seconds=66) and price.since.second == 0
     page = answer.content.decode()
     assert "to come" in page and "0.15" in page and f"{price.since:%Y-%m-%d %H:%M}" in page

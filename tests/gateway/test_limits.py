@@ -337,3 +337,59 @@ async def test_a_body_that_streams_waits_for_the_counters(gateway, limited, valk
     answer = await client.post("/main/chat/upload", content=chunks())
     assert answer.status_code == 200
     assert client.upstream.requests[-1].body == b"".join([b"%04d" % index * 500 for index in range(200)])
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/chat/completions", "/completion", "/v1/messages", "/invocations", "/generate", "//v1//chat/completions", "/anything/new"],
+)  # fmt: skip
+async def test_no_path_walks_around_a_token_limit(gateway, limited, path):
+    """Whatever an engine calls what it generates: it counts by the engine's usage, or by its length where none is told."""
+    client = await limited(json_answer(USAGE), ("public", 0, 2000))
+    gateway.core.set_snapshot(counting(gateway))
+    first = await client.post(f"/main/chat{path}", json=BODY)
+    assert first.status_code == 200
+    assert 0 < 2000 - left(first) <= 1100, "held when it begins"
+    for _ in range(60):
+        answer = await client.post(f"/main/chat{path}", json=BODY)
+        if answer.status_code == 429:
+            break
+    assert answer.status_code == 429 and answer.json()["error"]["limit"] == "public_tokens_per_minute"
+    entries = [entry for entry in await gateway.finished(2) if entry.status == 200]
+    assert all((entry.input_tokens, entry.output_tokens) == (30, 20) for entry in entries)
+
+
+async def test_what_tells_no_usage_counts_by_its_length_and_reading_counts_nothing(gateway, limited):
+    client = await limited(json_answer(b"x" * 400), ("public", 0, 5000))
+    gateway.core.set_snapshot(counting(gateway, "/tokenize"))
+    for method, path in (
+        ("GET", "/x"),
+        ("HEAD", "/x"),
+        ("POST", "/tokenize"),
+        ("POST", "/%74okenize?a=b"),
+        ("POST", "/x"),
+    ):
+        assert (await client.request(method, f"/main/chat{path}", content=b"y" * 40)).status_code == 200
+    entries = await gateway.finished(5)
+    assert [entry.input_tokens + entry.output_tokens for entry in entries] == [0, 0, 0, 0, 110]
+    assert entries[-1].estimated
+
+
+async def test_without_limit_or_price_nothing_is_made_up(gateway, limited):
+    client = await limited(json_answer(b"x" * 400))
+    await client.post("/main/chat/predict", content=b"y" * 40)
+    (entry,) = await gateway.finished(1)
+    assert entry.input_tokens + entry.output_tokens == 0
+
+
+async def test_a_websocket_is_refused_where_tokens_are_limited(gateway, limited):
+    await limited(json_answer(b"{}"), ("public", 0, 5000))
+    answer = await gateway.exchange(
+        b"GET /main/chat/realtime HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    )
+    assert answer.startswith(b"HTTP/1.1 403") and b"websocket_not_metered" in answer
+
+
+def counting(gateway, *free_paths: str) -> Snapshot:
+    (target,) = gateway.core.snapshot.targets
+    return Snapshot.of(3, [dataclasses.replace(target, counts_tokens=True, free_paths=free_paths)])
