@@ -24,8 +24,8 @@ def ensure_operator() -> str | None:
 
 
 @transaction.atomic
-def ensure_demo() -> None:
-    """A demo organization with everything in it, made only when there is no organization at all."""
+def ensure_demo(access: str) -> None:
+    """A demo organization with everything in it, made only when there is no organization at all. `access`: who may call it."""
     if not Cluster.objects.exists():
         catalog.save_cluster(
             Cluster(name="this-machine", description="Processes on the machine that runs Slipway."), actor=None
@@ -53,8 +53,9 @@ def ensure_demo() -> None:
         actor=None,
     )
     deployment = Deployment(
-        organization=organization, model=model, endpoint=endpoint, name="chat", description="The demo deployment."
-    )
+        organization=organization, model=model, endpoint=endpoint, name="chat", description="The demo deployment.",
+        access=access,
+    )  # fmt: skip
     specification = Specification(
         engine="simulator", served_model_name="demo/chat", cpu=0.5, memory=256 << 20, context_length=4096
     )

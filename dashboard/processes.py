@@ -133,11 +133,12 @@ def supervisord_command(configuration: Path) -> list[str]:
     return [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "-c", str(configuration), "-n"]
 
 
-def application_environment(home: Home, *, public_url: str, gateway_url: str) -> dict[str, str]:
+def application_environment(home: Home, *, host: str, public_url: str, gateway_url: str) -> dict[str, str]:
     """What the application's processes need to find each other; secrets stay in the home's file."""
     return {
         "DJANGO_SETTINGS_MODULE": "dashboard.settings",
         "SLIPWAY_HOME": str(home.path),
+        "SLIPWAY_HOST": host,
         "SLIPWAY_PUBLIC_URL": public_url,
         "SLIPWAY_GATEWAY_URL": gateway_url,
         "PYTHONUNBUFFERED": "1",

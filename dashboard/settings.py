@@ -5,6 +5,7 @@ DATABASE_URL           PostgreSQL 15 or newer
 REDIS_URL              Valkey or Redis 7 or newer
 SLIPWAY_PUBLIC_URL     where browsers find the console; https switches the secure cookies and HSTS on
 SLIPWAY_GATEWAY_URL    where clients find the gateway
+SLIPWAY_DEFAULT_ACCESS        who may call a new deployment where nobody says: public or key_only
 SLIPWAY_TRUSTED_PROXIES       networks (10.0.0.0/8,…) of proxies whose X-Forwarded-For, -Proto and -Host count; none by default
 SLIPWAY_WEBHOOK_NETWORKS      networks inside (10.0.0.0/8,…) that webhooks may call; none by default
 SLIPWAY_ASYNC_QUEUE_REQUESTS  how many asynchronous requests may wait for one deployment
@@ -18,6 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import environ
+from django.core.exceptions import ImproperlyConfigured
 
 from dashboard.home import Home
 
@@ -41,6 +43,15 @@ WEBHOOK_NETWORKS = [ip_network(text) for text in env.list("SLIPWAY_WEBHOOK_NETWO
 ASYNC_QUEUE_REQUESTS = env.int("SLIPWAY_ASYNC_QUEUE_REQUESTS", default=1_000_000)
 ASYNC_QUEUE_BYTES = env.int("SLIPWAY_ASYNC_QUEUE_BYTES", default=10 << 30)
 GATEWAY_BODY_BYTES = env.int("SLIPWAY_GATEWAY_BODY_BYTES", default=256 << 20)
+# Who may call a deployment where nobody says: everybody on a laptop, else only who has a key.
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_IS_LAPTOP = (
+    all(urlsplit(url).scheme == "http" and urlsplit(url).hostname in LOOPBACK for url in (PUBLIC_URL, GATEWAY_URL))
+    and env.str("SLIPWAY_HOST", default="127.0.0.1") in LOOPBACK
+)
+DEFAULT_ACCESS = env.str("SLIPWAY_DEFAULT_ACCESS", default="public" if _IS_LAPTOP else "key_only")
+if DEFAULT_ACCESS not in ("public", "key_only"):
+    raise ImproperlyConfigured("SLIPWAY_DEFAULT_ACCESS is public or key_only.")
 DEBUG = env.bool("SLIPWAY_DEBUG", default=False)
 HTTPS = PUBLIC_URL.startswith("https://")
 ALLOWED_HOSTS = [

@@ -7,6 +7,7 @@ from rest_framework import serializers
 from accounts.models import Organization
 from accounts.permissions import managed_organizations
 from deployments.models import Cluster, Deployment, Endpoint, Event, Instance, Model, Rollout, Status, Version
+from deployments.models.deployment import default_access
 from deployments.selectors import deployable_endpoints, manageable_models, usable_clusters
 from deployments.services.versions import MAX_REPLICAS
 from runtimes.engines.base import KUBERNETES
@@ -241,6 +242,7 @@ class DeploymentSerializer(serializers.ModelSerializer):
             "description",
             "environment",
             "starts_again",
+            "access",
             "model",
             "endpoint",
             "status",
@@ -274,6 +276,7 @@ class NewDeploymentSerializer(_Strict):
     environment = serializers.ChoiceField(
         choices=Deployment.Environment.choices, default=Deployment.Environment.DEVELOPMENT
     )
+    access = serializers.ChoiceField(choices=Deployment.Access.choices, default=default_access)
     endpoint = serializers.SlugRelatedField(slug_field="name", queryset=Endpoint.objects.none())
     model = serializers.CharField(max_length=120)
     replicas = serializers.IntegerField(min_value=1, max_value=MAX_REPLICAS, default=1)

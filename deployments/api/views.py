@@ -138,7 +138,7 @@ class DeploymentViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         endpoint = values["endpoint"]
         deployment = Deployment(
             organization=endpoint.organization, endpoint=endpoint, model=values["model"], name=values["name"],
-            description=values["description"], environment=values["environment"],
+            description=values["description"], environment=values["environment"], access=values["access"],
         )  # fmt: skip
         specification = self._specification(request.data.get("specification"), values["model"], deployment)
         deployment_services.create_deployment(deployment, specification, values["replicas"], actor=request.user)

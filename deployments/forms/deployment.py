@@ -10,6 +10,7 @@ from accounts.permissions import Actor
 from common.naming import name_error
 from common.numbers import whole
 from deployments.models import Deployment, Endpoint, Model
+from deployments.models.deployment import default_access
 from deployments.selectors import deployable_endpoints, manageable_models
 
 
@@ -20,6 +21,11 @@ class DeploymentForm(forms.Form):
     name = forms.CharField(max_length=1000, help_text="Part of the address: lower-case letters, digits and hyphens.")
     description = forms.CharField(max_length=2000, required=False, widget=forms.Textarea(attrs={"rows": 2}))
     environment = forms.ChoiceField(choices=Deployment.Environment.choices, initial=Deployment.Environment.DEVELOPMENT)
+    access = forms.ChoiceField(
+        label="Who may call it",
+        choices=Deployment.Access.choices,
+        help_text="Public needs no key: whoever reaches the gateway can use it, and sees it in /v1/models. Settings changes this later.",
+    )
     model = forms.ModelChoiceField(Model.objects.none(), empty_label=None)
     endpoint = forms.ModelChoiceField(
         Endpoint.objects.none(), empty_label=None, help_text="Where it is exposed; decides the cluster too."
@@ -27,6 +33,7 @@ class DeploymentForm(forms.Form):
 
     def __init__(self, data: Any = None, *, actor: Actor, fixed_model: Model | None = None, **kwargs: Any) -> None:
         super().__init__(data, **kwargs)
+        self.fields["access"].initial = default_access()
         models = manageable_models(actor).select_related("organization")
         self.fixed_model = fixed_model
         self.fields["model"].queryset = models.filter(pk=fixed_model.pk) if fixed_model else models

@@ -1,8 +1,14 @@
+from django.conf import settings
 from django.db import models
 
 from accounts.models import Organization, User
 from deployments.models.endpoint import Endpoint
 from deployments.models.model import Model
+
+
+def default_access() -> str:
+    """As operators have set it; what nobody asks for shall not be open where strangers may be."""
+    return str(settings.DEFAULT_ACCESS)
 
 
 class Deployment(models.Model):
@@ -14,8 +20,8 @@ class Deployment(models.Model):
         DEVELOPMENT = "development", "Development"
 
     class Access(models.TextChoices):
-        PUBLIC = "public", "Public: whoever knows the address"
-        KEY_ONLY = "key_only", "With a key only"
+        PUBLIC = "public", "Public: anyone who can reach the gateway"
+        KEY_ONLY = "key_only", "Only with an API key"
 
     class Sharing(models.TextChoices):
         NONE = "none", "Only the owner's organization"
@@ -29,7 +35,7 @@ class Deployment(models.Model):
     description = models.TextField(blank=True, max_length=2000)
     environment = models.CharField(max_length=16, choices=Environment.choices, default=Environment.DEVELOPMENT)
     # Who may call it; and, with a key only, which organizations' keys are good besides the owner's.
-    access = models.CharField(max_length=16, choices=Access.choices, default=Access.PUBLIC)
+    access = models.CharField(max_length=16, choices=Access.choices, default=default_access)
     sharing = models.CharField(max_length=16, choices=Sharing.choices, default=Sharing.NONE)
     shared_with = models.ManyToManyField(Organization, related_name="shared_deployments", blank=True)
     # Whether a start that failed through a cause outside of the version is tried again by itself.

@@ -175,7 +175,11 @@ def _deployment(told: dict[str, Any], cluster: Cluster, actor: Actor) -> Deploym
         made = Model(organization=organization, name=asked["name"], source=asked["source"], uri=asked["uri"])
         model = catalog.save_model(made, actor=actor)
     environment = told.get("environment")
-    made_deployment = Deployment(organization=organization, model=model, endpoint=endpoint, name=told["deployment"])
+    # Who may call it is told here, not by what anybody in the namespace may have written.
+    made_deployment = Deployment(
+        organization=organization, model=model, endpoint=endpoint, name=told["deployment"],
+        access=Deployment.Access.KEY_ONLY,
+    )  # fmt: skip
     if environment in Deployment.Environment.values:
         made_deployment.environment = environment
     with change():

@@ -116,7 +116,7 @@ def _create(request: HttpRequest, form: DeploymentForm, specification_form: Spec
     endpoint = values["endpoint"]
     deployment = Deployment(
         organization=endpoint.organization, model=values["model"], endpoint=endpoint, name=values["name"],
-        description=values["description"], environment=values["environment"],
+        description=values["description"], environment=values["environment"], access=values["access"],
     )  # fmt: skip
     specification = specification_form.specification(deployment.api_id)
     try:

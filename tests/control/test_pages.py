@@ -20,7 +20,7 @@ from monitoring import books
 from monitoring.models import Books
 
 FORM = {
-    "name": "web-made", "environment": "staging", "engine": "simulator", "context_length": "2048", "replicas": "1", "cpu": "0.5",
+    "name": "web-made", "environment": "staging", "access": "public", "engine": "simulator", "context_length": "2048", "replicas": "1", "cpu": "0.5",
     "memory": "256 MiB", "gpu": "0", "engine_time_to_first_token_ms": "5", "engine_inter_token_ms": "1", "engine_concurrency": "4",
     "engine_load_time_s": "0", "engine_failure_rate": "0", "engine_crash_after_s": "0", "engine_memory_growth_mb_per_minute": "0",
     "engine_cpu_burn_cores": "0",
@@ -397,3 +397,18 @@ def test_a_cluster_is_made_by_the_api_too(operator):
     assert operator.post("/api/v1/clusters/", data, content_type="application/json").status_code == 201
     bad = operator.post("/api/v1/clusters/", data | {"name": "b", "kubeconfig": "x"}, content_type="application/json")
     assert bad.status_code == 400 and "no kubeconfig" in bad.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("default", "given", "access"),
+    [("key_only", None, "key_only"), ("public", None, "public"), ("key_only", "public", "public")],
+)
+def test_the_form_asks_who_may_call_with_the_operators_default(client, people, place, settings, default, given, access):
+    settings.DEFAULT_ACCESS = default
+    client.force_login(people.operator)
+    page = client.get(reverse("deployments:new")).content.decode()
+    assert f'<option value="{default}" selected>' in page and "Public needs no key" in page
+    values = FORM | {"model": place.model.pk, "endpoint": place.endpoint.pk, "access": given or default}
+    answer = client.post(reverse("deployments:new"), values)
+    assert answer.status_code == 302, answer.content.decode()
+    assert Deployment.objects.get().access == access

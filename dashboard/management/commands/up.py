@@ -27,6 +27,7 @@ from dashboard.processes import (
 )
 from dashboard.supervision import Progress, Supervision
 from deployments.drivers import local_driver
+from deployments.models import Deployment
 
 BUSY_PROCESSES = ["beat", "worker", "dispatcher"]
 INSTANCES_END_WITHIN_S = 60.0
@@ -70,7 +71,7 @@ class Command(BaseCommand):
         shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
         public_url = os.environ.get("SLIPWAY_PUBLIC_URL", f"http://{shown_host}:{port}")
         gateway_url = os.environ.get("SLIPWAY_GATEWAY_URL", f"http://{shown_host}:{gateway_port}")
-        environment = application_environment(home, public_url=public_url, gateway_url=gateway_url)
+        environment = application_environment(home, host=host, public_url=public_url, gateway_url=gateway_url)
         supervision = Supervision(home, supervisor_configuration(home, servers + applications, environment))
         supervision.start()
         try:
@@ -81,7 +82,7 @@ class Command(BaseCommand):
             call_command("migrate", verbosity=0, interactive=False)
             password = ensure_operator()
             if not options["no_demo"]:
-                ensure_demo()
+                ensure_demo(self._access(host))
             connections.close_all()
             names = [process.name for process in applications]
             supervision.start_processes(names)
@@ -94,6 +95,11 @@ class Command(BaseCommand):
         finally:
             self._shut_down(home, supervision)
             lock.close()
+
+    def _access(self, host: str) -> str:
+        """As the processes that are started will have it: `--host` came after the settings."""
+        is_said = bool(os.environ.get("SLIPWAY_DEFAULT_ACCESS"))
+        return settings.DEFAULT_ACCESS if is_said or host in settings.LOOPBACK else Deployment.Access.KEY_ONLY
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
