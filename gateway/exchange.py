@@ -199,16 +199,23 @@ class Exchange(AnswerSide):
             self.deadline = now + self._gateway.timeouts.stream_idle_s
         if self.deadline < now:
             self._on_deadline()
-        elif self._tunnels and not self._is_still_allowed(now):
-            # A websocket has no next request at which it would be refused.
-            log.info("%s ended: access_ended", self.request_id.decode())
-            self.client.abort()
+        elif self._forwarded and not self._is_still_allowed(now):
+            # What streams for an hour has no next request at which it would be refused.
+            self._end_access()
         elif self._started and now - self._started > self._gateway.timeouts.total_s and not self._tunnels:
             # Says nothing of the instance, which may be halfway through a long answer.
             self.fail(
                 GatewayError(504, "total_timeout", "The request took longer than a request may take."),
                 outcome=meter.FAILED,
             )
+
+    def _end_access(self) -> None:
+        if self._tunnels:
+            log.info("%s ended: access_ended", self.request_id.decode())
+            self.client.abort()
+            return
+        message = "The key was revoked, has expired, or may not call this deployment any more."
+        self.fail(GatewayError(401, "access_ended", message), outcome=meter.CANCELLED)
 
     def _is_still_allowed(self, now: float) -> bool:
         gateway, head = self._gateway, self.head

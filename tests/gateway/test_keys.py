@@ -10,6 +10,7 @@ import pytest_asyncio
 import websockets
 from websockets.asyncio.server import serve
 
+from gateway import meter
 from gateway.callers import Caller
 from gateway.snapshot import Address, Snapshot, Target
 from tests.gateway.conftest import json_answer
@@ -210,3 +211,38 @@ async def test_a_websocket_ends_with_the_key_that_opened_it(gateway):
             with pytest.raises(websockets.ConnectionClosed):
                 async with asyncio.timeout(5):
                     await connection.recv()
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+async def test_what_runs_ends_with_the_key_that_opened_it(gateway, upstream, has_begun):
+    """Within the second that the gateway's clock ticks in, be it a stream that has begun or an answer that hasn't."""
+
+    async def endless(request, writer):
+        if has_begun:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(10_000):
+            if has_begun:
+                writer.write(b"8\r\ndata:x\n\n\r\n")
+            await asyncio.sleep(0.05)
+
+    server = await upstream(endless)
+    await gateway.start()
+    gateway.core.set_snapshot(Snapshot.of(2, targets(server.port)))
+    gateway.core.keys[digest("slk_member")] = key_of(OURS, key_id=41)
+    reader, writer = await gateway.connect()
+    writer.write(b"GET /ours/closed/x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer slk_member\r\n\r\n")
+    async with asyncio.timeout(10):
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        if has_begun:
+            await reader.readuntil(b"data:x")
+        del gateway.core.keys[digest("slk_member")]
+        try:
+            rest = await reader.read() if has_begun else await reader.readuntil(b"}}")
+        except ConnectionResetError:
+            rest = b""
+    assert not rest.endswith(b"0\r\n\r\n") if has_begun else b"401" in rest and b"access_ended" in rest
+    await asyncio.wait_for(server.lost.wait(), 10)
+    (entry,) = await gateway.finished(1)
+    assert entry.outcome == meter.CANCELLED
+    writer.close()
