@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import time
 from typing import Any
 
 import redis.asyncio
@@ -12,6 +11,7 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
 
 from accounts.models import User
+from accounts.open_sockets import SignedIn, open_sockets
 from common.broadcast import group_name
 from common.numbers import whole
 from deployments import log_store, relay
@@ -24,8 +24,6 @@ MAX_SUBSCRIPTIONS = 200
 HISTORY_LINES = 500
 # How long one question to Valkey waits for news. Well below the client library's own timeout, which would end the page.
 WAIT_MS = 2000
-# How often a log's reader is asked for his right to it.
-RIGHTS_S = 30.0
 VISIBLE = {"deployment": visible_deployments, "model": visible_models, "endpoint": visible_endpoints}
 
 
@@ -35,7 +33,26 @@ class SignedInConsumer(AsyncJsonWebsocketConsumer):
         if not self.scope["user"].is_authenticated:
             await self.close(code=SIGN_IN_AGAIN)
             return
+        user = self.scope["user"]
+        open_sockets().join(self, SignedIn(self.scope["session"].session_key, user.pk, user.get_session_auth_hash()))
         await self.begin()
+
+    async def websocket_disconnect(self, message: Any) -> None:
+        open_sockets().leave(self)
+        await super().websocket_disconnect(message)
+
+    async def end_session(self) -> None:
+        with contextlib.suppress(OSError, RuntimeError):
+            await self.close(code=SIGN_IN_AGAIN)
+
+    async def recheck(self) -> None:
+        if not await self.is_allowed():
+            with contextlib.suppress(OSError, RuntimeError):
+                await self.close(code=NOT_FOUND)
+
+    async def is_allowed(self) -> bool:
+        """Whether its user may still see what it tells."""
+        return True
 
     async def begin(self) -> None:
         """Called once the user is known."""
@@ -53,6 +70,7 @@ class LiveConsumer(SignedInConsumer):
 
     # None: who asks may hear nothing, and is being told so.
     _groups: set[str] | None = None
+    _wanted: list[Any] = []
 
     async def begin(self) -> None:
         self._groups = set()
@@ -61,13 +79,25 @@ class LiveConsumer(SignedInConsumer):
         wanted = content.get("subscribe") if isinstance(content, dict) else None
         if not isinstance(wanted, list) or self._groups is None:
             return
-        groups = {group_name(kind, pk) for kind, pk in await self._allowed(wanted[:MAX_SUBSCRIPTIONS])}
-        for group in groups - self._groups:
+        self._wanted = wanted[:MAX_SUBSCRIPTIONS]
+        await self.send_json({"type": "subscribed", "count": await self._listen()})
+
+    async def is_allowed(self) -> bool:
+        """What may not be heard any more is dropped; the page hears the rest."""
+        if self._groups:
+            await self._listen()
+        return True
+
+    async def _listen(self) -> int:
+        """Hear of what is wanted and may be seen now; how much that is."""
+        groups = {group_name(kind, pk) for kind, pk in await self._allowed(self._wanted)}
+        before = self._groups or set()
+        for group in groups - before:
             await self.channel_layer.group_add(group, self.channel_name)
-        for group in self._groups - groups:
+        for group in before - groups:
             await self.channel_layer.group_discard(group, self.channel_name)
         self._groups = groups
-        await self.send_json({"type": "subscribed", "count": len(groups)})
+        return len(groups)
 
     async def changed(self, message: dict[str, Any]) -> None:
         await self.send_json(message)
@@ -78,6 +108,10 @@ class LiveConsumer(SignedInConsumer):
 
     @database_sync_to_async
     def _allowed(self, names: list[Any]) -> list[tuple[str, int]]:
+        # Read anew: the one of the handshake may have lost a right since.
+        user = User.objects.filter(pk=self.scope["user"].pk, is_active=True).first()
+        if user is None:
+            return []
         by_kind: dict[str, list[int]] = {}
         for name in names:
             kind, _, pk = str(name).partition(".")
@@ -87,7 +121,7 @@ class LiveConsumer(SignedInConsumer):
         return [
             (kind, pk)
             for kind, pks in by_kind.items()
-            for pk in VISIBLE[kind](self.scope["user"]).filter(pk__in=pks).values_list("pk", flat=True)
+            for pk in VISIBLE[kind](user).filter(pk__in=pks).values_list("pk", flat=True)
         ]
 
 
@@ -140,15 +174,8 @@ class LogConsumer(StreamConsumer):
                 lines.append([at, text])
                 position = at
         await self.send_json({"lines": lines, "has_earlier": page.has_earlier, "is_live": instance.is_live})
-        checked = time.monotonic()
         while True:
             found = await self._store.xread({log_store.tail_key(instance.uid): last_id}, block=WAIT_MS, count=500)
-            if time.monotonic() - checked > RIGHTS_S:
-                # A page may stay open for days, and its reader's rights end before.
-                checked = time.monotonic()
-                if await self._instance() is None:
-                    await self.close(code=NOT_FOUND)
-                    return
             fresh = []
             for _, entries in found or ():
                 for entry_id, fields in entries:
@@ -160,6 +187,9 @@ class LogConsumer(StreamConsumer):
                         fresh.append([at, fields[b"t"].decode("utf-8", "replace")])
             if fresh:
                 await self.send_json({"lines": fresh})
+
+    async def is_allowed(self) -> bool:
+        return await self._instance() is not None
 
     @database_sync_to_async
     def _instance(self) -> Instance | None:

@@ -9,7 +9,7 @@ from channels.db import database_sync_to_async
 from django.http import QueryDict
 
 from accounts.models import User
-from deployments.consumers import NOT_FOUND, RIGHTS_S, SignedInConsumer
+from deployments.consumers import NOT_FOUND, SignedInConsumer
 from deployments.models import Deployment
 from deployments.selectors import visible_deployments
 from monitoring import queries
@@ -72,19 +72,14 @@ class MetricsConsumer(SignedInConsumer):
                 await self.close(code=1011)
 
     async def _send_news(self) -> None:
-        loop = asyncio.get_running_loop()
-        checked = loop.time()
         while True:
             await self._news.wait()
             self._news.clear()
-            if loop.time() - checked > RIGHTS_S:
-                # A page may stay open for days, and its reader's rights end before.
-                checked = loop.time()
-                if await self._deployment() is None:
-                    await self.close(code=NOT_FOUND)
-                    return
             with contextlib.suppress(OSError):
                 await self.send(text_data=self._message)
+
+    async def is_allowed(self) -> bool:
+        return await self._deployment() is not None
 
     @database_sync_to_async
     def _deployment(self) -> Deployment | None:

@@ -10,9 +10,12 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.sessions.backends.db import SessionStore
+from django.contrib.sessions.models import Session
 from django.db import connections
 from django.utils import timezone
 
+from accounts import audit, open_sockets
+from accounts.models import Member
 from common.broadcast import publish, valkey
 from dashboard.asgi import application
 from deployments import consumers, log_store, relay
@@ -237,3 +240,67 @@ async def test_bad_tests_name_the_field(changes, field):
     with pytest.raises(relay.InvalidTestError) as caught:
         relay.parse_test(wanted | changes)
     assert caught.value.field == field
+
+
+async def until_closed(socket: WebsocketCommunicator) -> int:
+    """The code with which it closes, whatever it tells before."""
+    while (message := await socket.receive_output(timeout=10))["type"] != "websocket.close":
+        pass
+    return message["code"]
+
+
+def change_password(user) -> None:
+    user.set_password("another-long-one-42")
+    user.save()
+    audit.record(actor=user, action="change_password", thing=user)
+
+
+def deactivate(user) -> None:
+    type(user).objects.filter(pk=user.pk).update(is_active=False)
+    audit.record(actor=None, action="update", thing=user)
+
+
+def sign_out(user) -> None:
+    for session in Session.objects.all():
+        if session.get_decoded().get(SESSION_KEY) == str(user.pk):
+            session.delete()
+
+
+@pytest.mark.parametrize("end", [change_password, deactivate, sign_out])
+@pytest.mark.parametrize("path", ["/ws/live/", "/ws/logs/{uid}/", "/ws/metrics/acme/chat/"])
+async def test_open_pages_end_with_the_session(people, instance, monkeypatch, path, end):
+    monkeypatch.setattr(open_sockets, "LOOK_S", 0.1)
+    mine = await connect(path.format(uid=instance.uid), people.member)
+    others = await connect("/ws/live/", people.admin)
+    await sync_to_async(end)(people.member)
+    assert await until_closed(mine) == SIGN_IN_AGAIN
+    await others.send_json_to({"subscribe": []})
+    assert await others.receive_json_from() == {"type": "subscribed", "count": 0}, "nobody else's end"
+    await others.disconnect()
+
+
+async def test_open_pages_lose_what_their_reader_may_not_see_any_more(people, instance, monkeypatch):
+    monkeypatch.setattr(open_sockets, "LOOK_S", 0.1)
+    log, live = await connect(f"/ws/logs/{instance.uid}/", people.member), await connect("/ws/live/", people.member)
+    pk = await sync_to_async(lambda: instance.version.deployment_id)()
+    await live.send_json_to({"subscribe": [f"deployment.{pk}"]})
+    assert (await live.receive_json_from())["count"] == 1
+
+    def remove() -> None:
+        Member.objects.filter(user=people.member).delete()
+        audit.record(actor=people.admin, action="remove", thing=people.member)
+
+    await sync_to_async(remove)()
+    assert await until_closed(log) == NOT_FOUND
+    # Both were looked at in the same look.
+    await asyncio.sleep(0.3)
+    await sync_to_async(publish)("deployment", pk)
+    assert await live.receive_nothing(timeout=0.5)
+    await live.disconnect()
+
+
+async def test_nothing_is_asked_once_all_pages_have_left(people):
+    socket = await connect("/ws/live/", people.member)
+    assert open_sockets.open_sockets()._looking is not None
+    await socket.disconnect()
+    assert open_sockets.open_sockets()._looking is None
