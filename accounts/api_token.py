@@ -6,7 +6,8 @@ from typing import Any
 from django.utils import timezone
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
-from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
+from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 
 from accounts.models import ApiToken, User
@@ -31,6 +32,12 @@ class TokenAuthentication(BaseAuthentication):
                 "The token is not valid. Create one in the console under your name → API tokens."
             )
         now = timezone.now()
+        if token.expires_at <= now:
+            raise AuthenticationFailed(
+                f"The token expired on {token.expires_at:%Y-%m-%d}. Renew it in the console under your name → API tokens."
+            )
+        if request.method not in SAFE_METHODS and token.scope != ApiToken.Scope.DEPLOY:
+            raise PermissionDenied("This token may only read. Create one that may change things.", code="scope_missing")
         if token.last_used_at is None or now - token.last_used_at > LAST_USED_RESOLUTION:
             ApiToken.objects.filter(pk=token.pk).update(last_used_at=now)
         return token.user, token

@@ -84,12 +84,21 @@ class Invitation(models.Model):
 class ApiToken(models.Model):
     """A token for the management API, of one user; only its SHA-256 digest is stored."""
 
+    class Scope(models.TextChoices):
+        READ = "read", "Read only"
+        DEPLOY = "deploy", "Read and change"
+
     PREFIX = "slt_"
+    LIFETIME_DAYS = 90
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_tokens")
     label = models.CharField(max_length=120)
     digest = models.BinaryField(max_length=32, unique=True)
     prefix = models.CharField(max_length=12)
+    scope = models.CharField(max_length=16, choices=Scope.choices, default=Scope.DEPLOY)
+    # For how long it is good when it is made or renewed.
+    lifetime_days = models.PositiveIntegerField(default=LIFETIME_DAYS)
+    expires_at = models.DateTimeField()
     created_at = models.DateTimeField(auto_now_add=True)
     last_used_at = models.DateTimeField(null=True)
 
@@ -98,6 +107,10 @@ class ApiToken(models.Model):
 
     def __str__(self) -> str:
         return f"{self.label} ({self.prefix}…)"
+
+    @property
+    def has_expired(self) -> bool:
+        return self.expires_at <= timezone.now()
 
 
 class AuditEntry(models.Model):

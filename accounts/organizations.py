@@ -18,6 +18,7 @@ from accounts.permissions import is_operator, managed_organizations, may_adminis
 from common import secret_token
 from common.numbers import whole
 from common.service_error import ServiceError
+from common.shown_once import shown_once
 
 PAGE_SIZE = 50
 # In the session: the digest of the invitation whose link was followed.
@@ -64,6 +65,7 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
 
 @login_required
 @require_POST
+@shown_once(back="organizations")
 def invite(request: HttpRequest, name: str) -> HttpResponse:
     """Makes an invitation and shows its link this once."""
     organization = _managed(request, name)

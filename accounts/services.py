@@ -1,5 +1,7 @@
 """The writers of accounts: one transaction each, with its audit row."""
 
+from datetime import timedelta
+
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
@@ -194,12 +196,26 @@ def _set_of_user(user: User, field: str, value: bool, actor: Actor, refusal: str
 
 
 @transaction.atomic
-def create_api_token(user: User, label: str) -> tuple[ApiToken, str]:
+def create_api_token(
+    user: User, label: str, *, scope: str = ApiToken.Scope.DEPLOY, lifetime_days: int = ApiToken.LIFETIME_DAYS
+) -> tuple[ApiToken, str]:
     """A new token and its text, which can't be shown again."""
     text = secret_token.new(ApiToken.PREFIX)
-    token = ApiToken.objects.create(user=user, label=label, digest=secret_token.digest_of(text), prefix=text[:10])
+    token = ApiToken.objects.create(
+        user=user, label=label, digest=secret_token.digest_of(text), prefix=text[:10], scope=scope,
+        lifetime_days=lifetime_days, expires_at=timezone.now() + timedelta(days=lifetime_days),
+    )  # fmt: skip
     audit.record(actor=user, action="create", thing=token)
     return token, text
+
+
+@transaction.atomic
+def renew_api_token(token: ApiToken, *, actor: User) -> None:
+    """Good for its lifetime again, from now on; its text stays."""
+    before, token.expires_at = token.expires_at, timezone.now() + timedelta(days=token.lifetime_days)
+    token.save(update_fields=["expires_at"])
+    changes = {"expires_at": [f"{before:%Y-%m-%d}", f"{token.expires_at:%Y-%m-%d}"]}
+    audit.record(actor=actor, action="update", thing=token, changes=changes)
 
 
 @transaction.atomic

@@ -15,6 +15,7 @@ from accounts.models import Member, User
 from accounts.permissions import is_operator
 from common.numbers import whole
 from common.service_error import ServiceError
+from common.shown_once import shown_once
 
 PAGE_SIZE = 50
 LINK = "password-link"
@@ -56,6 +57,7 @@ def _page(request: HttpRequest, **shown: Any) -> HttpResponse:
 
 @login_required
 @require_POST
+@shown_once(back="users")
 def change(request: HttpRequest, pk: int, action: str) -> HttpResponse:
     if not is_operator(request.user) or action not in (*CHANGES, LINK):
         raise Http404

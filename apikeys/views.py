@@ -19,6 +19,7 @@ from apikeys.models import ApiKey
 from apikeys.selectors import keys_for, openable_deployments, visible_keys
 from common.numbers import whole
 from common.service_error import ServiceError
+from common.shown_once import shown_once
 from deployments.models import Deployment, GatewayProcess
 from deployments.selectors import gateway_processes, manageable_deployments, usable_deployments
 
@@ -41,6 +42,7 @@ def all_keys(request: HttpRequest) -> HttpResponse:
 
 
 @login_required
+@shown_once(back="apikeys:own")
 def new_key(request: HttpRequest) -> HttpResponse:
     """The form; a POST makes a key and shows its secret this once."""
     named = openable_deployments(request.user).filter(pk=whole(request.GET.get("deployment", ""))).first()
@@ -84,6 +86,7 @@ def key_detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 @login_required
 @require_POST
+@shown_once(back="apikeys:own")
 def rotate(request: HttpRequest, pk: int) -> HttpResponse:
     key = _get_key(request, pk)
     form = RotateForm(request.POST)
