@@ -21,6 +21,7 @@ from common import atomic_file
 PROJECT = Path(__file__).resolve().parents[1]
 # Of their own: whoever else runs as a shared account could read their passwords and change who is let in.
 SERVER_USER = "slipway-servers"
+DATABASE_ROLE = "slipway_app"
 SOCKET_PATH_LIMIT = 90
 
 
@@ -145,7 +146,17 @@ class Home:
 
     @property
     def database_url(self) -> str:
+        """As the application's own role, which owns its tables and may do nothing beyond."""
+        return f"postgresql://{DATABASE_ROLE}:{self.role_password}@/slipway?host={self.run}"
+
+    @property
+    def superuser_url(self) -> str:
         return f"postgresql://slipway:{self.secrets['POSTGRES_PASSWORD']}@/slipway?host={self.run}"
+
+    @property
+    def role_password(self) -> str:
+        """Made from the superuser's, which it doesn't give away."""
+        return hashlib.sha256(f"{DATABASE_ROLE}:{self.secrets['POSTGRES_PASSWORD']}".encode()).hexdigest()
 
     @property
     def redis_url(self) -> str:

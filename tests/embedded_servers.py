@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from dashboard.database_role import own_database
 from dashboard.embedded_servers import EmbeddedServers
 from dashboard.home import Home, server_user
 
@@ -48,6 +49,8 @@ def _start() -> None:
             )
         )
     _await_socket(home)
+    if not os.environ.get("DATABASE_URL"):
+        own_database(home, may_create_databases=True)
 
 
 def _await_socket(home: Home) -> None:

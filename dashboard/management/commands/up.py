@@ -16,6 +16,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 
+from dashboard.database_role import own_database
 from dashboard.embedded_servers import EmbeddedServers
 from dashboard.first_start import OPERATOR, ensure_demo, ensure_operator
 from dashboard.home import Home
@@ -129,7 +130,11 @@ class Command(BaseCommand):
         raise CommandError(f"No free port for the {what} on {host}.")
 
     def _await_stores(self, supervision: Supervision) -> None:
+        home: Home = settings.HOME
+
         def postgres() -> None:
+            if not os.environ.get("DATABASE_URL"):
+                own_database(home)
             psycopg.connect(settings.DATABASE_URL, connect_timeout=2).close()
 
         def valkey() -> None:
