@@ -12,4 +12,4 @@ def raise_file_limit() -> int:
     wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
     if wanted > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return max(wanted, soft)
+    return min(max(wanted, soft), MOST)

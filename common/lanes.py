@@ -28,7 +28,13 @@ class Lanes:
             is_new = key not in self._asked
             self._asked[key] = True
         if is_new:
-            threading.Thread(target=self._run, args=(key,), name=f"{self._name}-{key}", daemon=True).start()
+            try:
+                threading.Thread(target=self._run, args=(key,), name=f"{self._name}-{key}", daemon=True).start()
+            except RuntimeError:
+                # No thread to be had now: whoever asks next tries again.
+                with self._lock:
+                    self._asked.pop(key, None)
+                raise
 
     def _run(self, key: int) -> None:
         try:

@@ -22,6 +22,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 # Of somebody who doesn't even say who it is; and of others a little more than Django takes, whose refusal says what to do.
 MOST_ANONYMOUS_BODY, MOST_BODY = 1 << 20, 13 << 20
 _CREDENTIALS = (b"cookie", b"authorization")
+UNCOUNTED_BODY = 64 << 10
 _LINGER_S = 2.0
 # Bodies that are being taken in, together and from one address.
 MOST_BODIES, MOST_BODIES_EACH = 256 << 20, 64 << 20
@@ -109,8 +110,11 @@ class _CountedBody:
             self.refusal = _too_large(self._most)
         else:
             try:
-                self._budget.take(self._holders, size)
-                self._counted += size
+                # Forms are small: they find room whoever else sends what.
+                more = self._size - UNCOUNTED_BODY - self._counted
+                if more > 0:
+                    self._budget.take(self._holders, more)
+                    self._counted += more
             except BudgetExceededError as error:
                 self.refusal = _too_many(error)
         return message if self.refusal is None else {"type": "http.disconnect"}

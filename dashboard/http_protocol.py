@@ -14,7 +14,7 @@ from common.byte_budget import network_of
 from common.proxies import is_trusted
 
 MOST_HEAD_BYTES = 64 << 10
-HEAD_S, BODY_IDLE_S = 15.0, 60.0
+HEAD_S, BODY_IDLE_S, BODY_S = 15.0, 60.0, 300.0
 MOST_CONNECTIONS_EACH = 512
 
 
@@ -24,8 +24,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._timer: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
+        self._head_bytes = self._unheard_bytes = 0
         self._in_body = False
+        self._body_since = 0.0
         # To which address the connection counts; to none where a proxy opens them for everybody.
         self._address = ""
 
@@ -60,19 +61,32 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._in_body:
-            self._wait(BODY_IDLE_S)
+            left = self._body_since + BODY_S - self.loop.time()
+            self._wait(max(0.0, min(BODY_IDLE_S, left)))
+            self._unheard_bytes += len(data)
         else:
             if self._timer is None:
                 # The first part of the next head on this connection.
                 self._wait(HEAD_S)
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes > MOST_HEAD_BYTES and not self.transport.is_closing():
+        # Of a body nothing is heard for so long only while a line of its framing doesn't end.
+        too_long = self._head_bytes > MOST_HEAD_BYTES or self._unheard_bytes > MOST_HEAD_BYTES + len(data)
+        if too_long and not self.transport.is_closing():
             self._stop_waiting()
             self.send_400_response("The head of the request is too long.")
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Behind a body's chunks they are trailers, which nobody reads: any number of them would be kept.
+        if not self._in_body:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._unheard_bytes = 0
+        super().on_body(body)
+
     def on_headers_complete(self) -> None:
-        self._head_bytes, self._in_body = 0, True
+        self._head_bytes, self._unheard_bytes, self._in_body, self._body_since = 0, 0, True, self.loop.time()
         self._wait(BODY_IDLE_S)
         super().on_headers_complete()
 

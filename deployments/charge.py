@@ -26,13 +26,16 @@ def may_act(cluster: Cluster, driver: Driver) -> bool:
     # Who has stepped back stays out, after a restart of its own too, until a person decides.
     earlier = "" if stepped_back else cluster.charged_as
     claim = driver.claim(me, earlier=earlier, by_force=cluster.takes_charge, stepped_back=stepped_back)
+    if not claim.in_charge and _is_former_entry(claim.other, me):
+        claim = driver.claim(me, earlier=claim.other, by_force=cluster.takes_charge)
     if claim.in_charge:
         _note(
             cluster,
             charge=Cluster.Charge.CHALLENGED if claim.other else Cluster.Charge.OURS,
             charge_of=claim.other,
             charge_address=claim.address,
-            charged_as=me.name,
+            # What nobody was told of is no claim of before, after a restart.
+            charged_as=me.name if claim.is_told else cluster.charged_as,
             takes_charge=False,
         )
         return True
@@ -41,9 +44,18 @@ def may_act(cluster: Cluster, driver: Driver) -> bool:
     return False
 
 
+def _is_former_entry(holder: str, me: Claimant) -> bool:
+    """Whether it was this very database, by an entry of the cluster that has been deleted since."""
+    ours, _, uid = holder.rpartition(".")
+    return ours == f"{me.installation}.{me.incarnation}" and not Cluster.objects.filter(uid=uid).exists()
+
+
 def _is_the_one(cluster: Cluster, identity: str) -> bool:
     """Whether it is the cluster that was entered, and entered once. Where its identity can't be read, that is believed."""
-    if not identity or identity == cluster.identity:
+    if not identity:
+        # Not to be read now: what was found before stands.
+        return cluster.takes_charge or cluster.charge not in (Cluster.Charge.SAME, Cluster.Charge.ANOTHER)
+    if identity == cluster.identity:
         return True
     if cluster.identity and not cluster.takes_charge:
         _note(cluster, charge=Cluster.Charge.ANOTHER, charge_of=identity, charge_address="")

@@ -123,7 +123,9 @@ def _await_first(
     if (given_up := _given_up(current, counted, at_least=1)) is not None:
         return given_up
     observed = _latest_cause(counted) or wanted.blocked
-    if wanted.lost >= LOST_BEFORE_ERROR and not counted:
+    asked = max(wanted.start_requested_at, wanted.seen_since)
+    if wanted.lost >= LOST_BEFORE_ERROR and (not counted or now - asked > wanted.start_deadline_s):
+        # Where each lost one has its successor at once, they are enough when the start has had its time.
         lost = Cause(
             "instance_lost",
             f"{wanted.lost} instances were lost before they were ready.",
@@ -132,7 +134,8 @@ def _await_first(
         return _give_up(current, _latest_cause(current) or lost, "too many instances were lost")
     # Without an instance only a refusal runs against the deadline: a start that never had its turn has not failed.
     waiting = wanted.start_requested_at if wanted.blocked else now
-    since = max(min((item.started_at or now for item in counted), default=waiting), wanted.seen_since)
+    # Not before it was asked for: what was adopted is older, and the cluster's clock may be behind ours.
+    since = max(min((item.started_at or now for item in counted), default=waiting), asked)
     if now - since > wanted.start_deadline_s:
         return _give_up(current, _overdue(observed, wanted.start_deadline_s), "not ready within the start deadline")
     return _keep_number(
@@ -145,7 +148,7 @@ def _await_again(
 ) -> Plan:
     """It has run and none is ready now: it stays wanted, however long that takes."""
     counted = _counted(current)
-    if (given_up := _given_up(current, counted, at_least=wanted.replicas)) is not None:
+    if (given_up := _given_up(current, counted, at_least=wanted.replicas)) is not None and given_up.cause.is_of_program:
         return given_up
     # What ended an instance tells more than that its successor is starting.
     cause = _latest_cause(counted) or wanted.blocked or _latest_cause(current)

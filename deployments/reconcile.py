@@ -23,6 +23,7 @@ from deployments.launch import Launch
 from deployments.models import Cluster, DesiredState, DirectoryVersion, Status, Version
 from deployments.models.version import INACTIVE
 from deployments.selectors import active_versions_of_cluster, gateways_behind
+from runtimes.claim import RENEW_S
 from runtimes.driver import Driver, DriverError
 from runtimes.observation import InstanceObservation, Observation, WorkloadObservation
 
@@ -46,8 +47,7 @@ def reconcile_cluster(cluster_id: int) -> None:
             cluster = Cluster.objects.filter(pk=cluster_id).first()
             if cluster is None:
                 return
-            _reconcile_once(cluster)
-            if rollouts.advance(cluster):
+            if _reconcile_once(cluster) and rollouts.advance(cluster):
                 # The next step follows at once, or as soon as the gateways have acknowledged this one.
                 time.sleep(ROLLOUT_STEP_S)
                 _leave_note(cluster_id)
@@ -73,7 +73,8 @@ def _note_key(cluster_id: int) -> str:
     return f"slipway:dirty:{cluster_id}"
 
 
-def _reconcile_once(cluster: Cluster) -> None:
+def _reconcile_once(cluster: Cluster) -> bool:
+    """Whether the cluster answered, and this Slipway may act there."""
     started = time.monotonic()
     try:
         driver = driver_of(cluster)
@@ -82,10 +83,11 @@ def _reconcile_once(cluster: Cluster) -> None:
     except DriverError as error:
         # A right that is missing freezes statuses just like a network that is down: nothing is known.
         cluster_health.note_silence(cluster, str(error))
-        return
+        return False
     cluster_health.note_answer(cluster, seen.observed_at, took_s=time.monotonic() - started)
     if not in_charge:
-        return
+        return False
+    claimed = time.monotonic()
     # Loaded after the look: a version that was made meanwhile is not taken for one that has lost its instances.
     versions = active_versions_of_cluster(cluster)
     # Nobody wants them any more, yet they serve until their successors do.
@@ -95,8 +97,13 @@ def _reconcile_once(cluster: Cluster) -> None:
         for version in versions
         if version.pk not in held and _holds_place(version, seen.instances.get(version.key, []))
     }
-    unknown = strangers.serving(seen, {version.key for version in versions})
+    unknown = strangers.serving(seen, {version.key: version.generation for version in versions})
     for version in versions:
+        if time.monotonic() - claimed > RENEW_S:
+            # A slow cluster: whoever stays silent for too long is taken for gone while it still acts.
+            if not _is_still_in_charge(cluster, driver):
+                return False
+            claimed = time.monotonic()
         may_start = busy_deployments.get(version.deployment_id, version.pk) == version.pk
         beside = unknown.get(version.deployment.api_id, "")
         try:
@@ -109,6 +116,15 @@ def _reconcile_once(cluster: Cluster) -> None:
         strangers.look(cluster, driver, seen, {version.key: version.generation for version in versions})
     except Exception:
         log.exception("strangers of %s could not be looked at", cluster)
+    return True
+
+
+def _is_still_in_charge(cluster: Cluster, driver: Driver) -> bool:
+    try:
+        return charge.may_act(cluster, driver)
+    except DriverError as error:
+        cluster_health.note_silence(cluster, str(error))
+        return False
 
 
 def _holds_place(version: Version, instances: list[InstanceObservation]) -> bool:

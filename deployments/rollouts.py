@@ -22,7 +22,8 @@ STEADY_FOR = timedelta(seconds=2)
 ALL_READY_WITHIN = timedelta(seconds=60)
 # A gateway that doesn't acknowledge is not waited for longer: it may be gone for good.
 ACKNOWLEDGED_WITHIN = timedelta(seconds=10)
-NO_ROOM = ("unschedulable", "driver_refused", "quota_exceeded")
+# A refusal is no lack of room: to end what serves would not mend it.
+NO_ROOM = ("unschedulable", "quota_exceeded")
 
 
 def open_rollouts(cluster: Cluster) -> list[Rollout]:
@@ -35,7 +36,8 @@ def open_rollouts(cluster: Cluster) -> list[Rollout]:
 
 
 def advance(cluster: Cluster) -> bool:
-    """Take the next step of each open rollout; whether one was taken, or will be soon."""
+    """Take the next step of each open rollout; whether one was taken, or will be soon. Only after a look that was answered: a
+    step that is taken on what was known before could end what serves."""
     moved = False
     for rollout in open_rollouts(cluster):
         moved |= _advance(rollout)
@@ -46,6 +48,8 @@ def _advance(rollout: Rollout) -> bool:
     new, old, now = rollout.new, rollout.old, timezone.now()
     if rollout.phase == Rollout.Phase.MOVED:
         acknowledged = not gateways_behind(rollout.moved_version or 0)
+        if not ready_instances(new, before=now):
+            return _move_back(rollout)
         if acknowledged or now - (rollout.moved_at or now) > ACKNOWLEDGED_WITHIN:
             return _finish(rollout, Rollout.Phase.DONE)
         return True
@@ -72,6 +76,17 @@ def _move(rollout: Rollout) -> bool:
         if taken:
             lifecycle.record_event(rollout.new, "rollout", f"Version {rollout.new.number} takes over the traffic.")
             Rollout.objects.filter(pk=rollout.pk).update(moved_version=DirectoryVersion.bump())
+    return bool(taken)
+
+
+def _move_back(rollout: Rollout) -> bool:
+    """The new one is not ready any more, and the old one still is there: it serves again until the new one holds up."""
+    with transaction.atomic():
+        taken = _open(rollout).update(phase=Rollout.Phase.STARTING_NEW, moved_at=None, moved_version=None)
+        if taken:
+            message = f"Version {rollout.new.number} is not ready any more: the earlier one serves on."
+            lifecycle.record_event(rollout.new, "rollout", message, severity=Event.Severity.WARNING)
+            DirectoryVersion.bump()
     return bool(taken)
 
 

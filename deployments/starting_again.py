@@ -17,7 +17,10 @@ def start_due(cluster: Cluster) -> None:
     """Try those whose pause is over. What can't be tried at all now is left for the next time."""
     now = timezone.now()
     due = Version.objects.filter(
-        status=Status.ERROR, start_again_at__lte=now, deployment__endpoint__cluster=cluster
+        status=Status.ERROR,
+        start_again_at__lte=now,
+        deployment__endpoint__cluster=cluster,
+        deployment__starts_again=True,
     ).select_related("deployment__endpoint__cluster", "deployment__organization")
     for version in due:
         try:

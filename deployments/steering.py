@@ -59,7 +59,9 @@ def _steer_workload(
     if any(not item.is_marked for item in workloads):
         _mark(version, driver)
     if plan.status not in (Status.PREPARING, Status.RUNNING):
-        if any(not item.is_ending for item in workloads) or (plan.end and not workloads):
+        # Once more when nothing is left to see: a start that was cut off has its Secrets there all the same.
+        is_over = plan.status in (Status.STOPPED, Status.ERROR) and plan.status != version.status
+        if any(not item.is_ending for item in workloads) or (plan.end and not workloads) or (is_over and not workloads):
             driver.end(version.key, up_to=version.generation)
         return blocked
     earlier = [item for item in workloads if item.generation < version.generation]
@@ -78,7 +80,8 @@ def _steer_workload(
             retryable=True,
         )
     if wants_more or wrong_number:
-        return _run(version, driver, launch, version.replicas)
+        # By the name that it has: one that was adopted may be called by another number.
+        return _run(version, driver, launch, version.replicas, known_as=current[0].name if current else "")
     return blocked
 
 
@@ -90,13 +93,16 @@ def _mark(version: Version, driver: Driver) -> None:
         log.warning("%s can't be marked as ours: %s", version, error)
 
 
-def _run(version: Version, driver: Driver, launch: Launch, replicas: int) -> Cause | None:
+def _run(version: Version, driver: Driver, launch: Launch, replicas: int, *, known_as: str = "") -> Cause | None:
     """Have `replicas` instances; the cause when no plan can be made, or the driver refuses."""
     if launch.plan is None:
         return launch.broken
     name = f"{version.deployment.name}-v{version.number}"
     try:
-        driver.run(version.key, version.generation, launch.plan, replicas, name=name, description=described(version))
+        driver.run(
+            version.key, version.generation, launch.plan, replicas,
+            name=name, description=described(version), known_as=known_as,
+        )  # fmt: skip
     except UnschedulableError as error:
         remedy = "Free the resource, or start a version that asks for less."
         return Cause("unschedulable", str(error), remedy, retryable=True)

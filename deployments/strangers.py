@@ -8,8 +8,6 @@ from deployments.models.version import INACTIVE
 from runtimes.driver import Driver
 from runtimes.observation import ENDING, Observation, StrangerObservation
 
-# A start that no cluster has seen.
-_ANY = 1 << 62
 _FACTS = ("version_key", "generation", "replicas", "ready", "installation", "description")
 
 
@@ -34,12 +32,13 @@ def look(cluster: Cluster, driver: Driver, seen: Observation, watched: dict[str,
     _store(cluster, found)
 
 
-def serving(seen: Observation, watched: set[str]) -> dict[str, str]:
-    """By a deployment's API id: the name of a stranger that says that it serves it, and has instances."""
+def serving(seen: Observation, watched: dict[str, int]) -> dict[str, str]:
+    """By a deployment's API id: the name of a stranger that says that it serves it, and shall have instances: be they not ready
+    now, something started beside them would take their place. `watched` as for `look`."""
     found = {}
-    for item in (*seen.strangers, *_unaccounted(seen, dict.fromkeys(watched, _ANY))):
+    for item in (*seen.strangers, *_unaccounted(seen, watched)):
         told = _described(item.description)
-        if told and item.ready:
+        if told and item.replicas:
             found[told] = item.name
     return found
 

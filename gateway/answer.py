@@ -109,6 +109,9 @@ class AnswerSide(ABC):
             return
         out = [] if self.has_begun else self._begin(connection)
         body = connection.body
+        if body and self.head.method == b"HEAD":
+            # There is none to a HEAD: what comes all the same would be read as the next answer.
+            connection.body, connection.keeps_alive, body = [], False, []
         if body:
             if not self.first_byte:
                 self.first_byte = now

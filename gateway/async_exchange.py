@@ -41,12 +41,14 @@ class AsyncExchange:
         self._caller: Caller = ANONYMOUS
         self._body: list[bytes] = []
         self._size = self._counted = 0
+        self._began = 0.0
         self._holders: Holders = {}
         self._working: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """Check who it is; the rest needs the body."""
         now, gateway = monotonic(), self._gateway
+        self._began = now
         self.deadline = now + gateway.timeouts.body_idle_s
         try:
             if self.head.websocket:
@@ -110,7 +112,7 @@ class AsyncExchange:
             self._let_go()
 
     def check_deadline(self, now: float) -> None:
-        if not self.request_done and self.deadline < now:
+        if not self.request_done and (self.deadline < now or now - self._began > self._gateway.timeouts.total_s):
             self.fail(GatewayError(408, "body_timeout", "The body did not arrive in time. Send it again."))
 
     def _work(self) -> None:

@@ -47,10 +47,11 @@ class Bodies:
         """In bytes."""
         return self._budget.held
 
-    def holders(self, caller: Caller, address: str) -> Holders:
-        """To whom a request's body is counted. What Slipway's own processes send has no address that says anything."""
+    def holders(self, caller: Caller, address: str, *, is_own: bool = False) -> Holders:
+        """To whom a request's body is counted. What Slipway's own processes send, with a token of theirs, has no address that
+        says anything."""
         each = self._bounds.bodies_each
-        if caller.user_id and (caller.is_console or not caller.key_id):
+        if caller.user_id and is_own:
             return {("user", caller.user_id): each}
         if caller.user_id:
             return {("address", address): each, ("user", caller.user_id): each}

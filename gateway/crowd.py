@@ -6,8 +6,10 @@ from typing import Protocol, TypeVar
 from gateway.bounds import Bounds
 from gateway.errors import GatewayError
 
-# When nobody could be asked to leave, nobody is looked for again for so long.
-_LOOK_AGAIN_S = 1.0
+# When hardly anybody could be asked to leave, nobody is looked for again for so long.
+_LOOK_AGAIN_S, _HARDLY_ANYBODY = 1.0, 8
+# Nor is one who has just come: it has had no time to say what it wants.
+_JUST_COME_S = 2.0
 
 
 class Guest(Protocol):
@@ -16,6 +18,7 @@ class Guest(Protocol):
 
     address: str
     deadline: float
+    came_at: float
 
     @property
     def is_idle(self) -> bool: ...
@@ -62,8 +65,9 @@ class Crowd(set[G]):
         now = monotonic()
         if now - self._found_nobody_at < _LOOK_AGAIN_S:
             return False
-        idle = sorted((guest for guest in self if guest.is_idle), key=lambda guest: guest.deadline)
-        if not idle:
+        free = (guest for guest in self if guest.is_idle and now - guest.came_at >= _JUST_COME_S)
+        idle = sorted(free, key=lambda guest: guest.deadline)
+        if len(idle) < _HARDLY_ANYBODY:
             self._found_nobody_at = now
         for guest in idle[: max(1, len(self) // 10)]:
             self.leave(guest)

@@ -135,7 +135,9 @@ class Exchange(AnswerSide):
         try:
             if self._body_bytes > MAX_BUFFERED_BODY:
                 raise _too_large()
-            self._holders = self._holders or self._gateway.bodies.holders(self.caller, self._caller_address)
+            self._holders = self._holders or self._gateway.bodies.holders(
+                self.caller, self._caller_address, is_own=bool(self.head.identity)
+            )
             more = self._body_bytes - self._counted_bytes
             self._gateway.bodies.take(self._holders, more)
             self._counted_bytes += more
@@ -264,6 +266,9 @@ class Exchange(AnswerSide):
         """Into the books, once; raises when nothing can serve it, which is an end like any other."""
         target, route, gateway = self._target, self._route, self._gateway
         assert target is not None and route is not None  # noqa: S101
+        if self.head.websocket and target.counts_tokens:
+            message = "Tokens are limited or have a price here, and can't be counted on a websocket. Use HTTP."
+            raise GatewayError(403, "websocket_not_metered", message)
         self._parties = parties = route.parties
         self.counts = route.tells_usage or (
             target.counts_tokens and route.may_generate and target.counts(route.plain_path)
@@ -288,9 +293,6 @@ class Exchange(AnswerSide):
                 self._forward(now)
                 return
         self._allowance = allowance
-        if self.head.websocket and allowance.tokens:
-            message = "This deployment limits tokens, which can't be counted on a websocket. Use HTTP, or ask for a deployment without such limits."
-            raise GatewayError(403, "websocket_not_metered", message)
         if self.counts and allowance.tokens:
             if route.answers_text and not (self._buffering and route.tells_usage):
                 # What streams in isn't read: it may ask for anything.

@@ -36,7 +36,7 @@ def read(
     if not route.tells_usage:
         return target, body, False, 0
     answer_tokens = longest_answer(fields) if route.answers_text else 0
-    if b"completions" in route.path:
+    if b"completions" in route.plain_path:
         asking = ask_for_usage(body, fields)
         if asking is not None:
             return target, asking, True, answer_tokens

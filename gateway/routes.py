@@ -41,7 +41,7 @@ class Route:
         self.tells_usage = self.plain_path in USAGE_PATHS
         self.may_generate = self.tells_usage or head.method not in _READING
         # An embedding's length says nothing of tokens.
-        self.answers_text = self.may_generate and b"embeddings" not in path
+        self.answers_text = self.may_generate and self.plain_path != b"/v1/embeddings"
         self.line = request_line(head, path)
         self.caller: Caller | None = None
         self.called: Target | None = None

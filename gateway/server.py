@@ -28,6 +28,7 @@ class ClientConnection(asyncio.Protocol):
         self.gateway = gateway
         self.transport: asyncio.Transport
         self.is_writable = True
+        self.came_at = monotonic()
         # Who opened the connection, and to which address it is counted.
         self.peer = self.address = ""
         self._url = b""
@@ -47,7 +48,10 @@ class ClientConnection(asyncio.Protocol):
         self._body_left = 0
         # In chunks: the last bytes read, where an end may lie across two reads, and how many trailers came.
         self._tail = b""
-        self._trailer_bytes = 0
+        self._trailer_bytes = self._unheard_bytes = self._body_events = 0
+        # Of one read: what came of a body, and whether its end was there.
+        self._pieces: list[bytes] = []
+        self._completes = False
         self._ahead = b""
         self._left_to_write = 0
         self._closing = self._lingering = False
@@ -229,19 +233,38 @@ class ClientConnection(asyncio.Protocol):
         view, start, tail = memoryview(data), 0, self._tail
         if tail:
             # An end may lie across two reads.
-            first = (tail + data[:3]).find(_END) + 4 - len(tail)
-            if first > 0:
-                self._parse(parser, view[:first])
-                start = first
+            across = (tail + data[:3]).find(_END)
+            if across >= 0:
+                start = across + 4 - len(tail)
+                self._feed_chunks(parser, view[:start])
         while start < len(data) and self._parser is parser and not (self._closing or self._lingering):
             end = data.find(_END, start) + 4
             if end < 4:
                 end = len(data)
-            self._parse(parser, view[start:end])
+            self._feed_chunks(parser, view[start:end])
             start = end
+        self._hand_on()
         if self._parser is parser:
             self._tail = data[-3:] if len(data) >= 3 else (tail + data)[-3:]
+        elif self._completes:
+            self._completes = False
+            if self._exchange is not None:
+                self._exchange.request_complete()
         return data[start:]
+
+    def _feed_chunks(self, parser: httptools.HttpRequestParser, piece: memoryview) -> None:
+        """What the parser holds back of a line that doesn't end has a bound: it tells of a line only when it is whole."""
+        before = self._body_events
+        self._parse(parser, piece)
+        self._unheard_bytes = 0 if self._body_events != before else self._unheard_bytes + len(piece)
+        if self._unheard_bytes > framing.MAX_HEAD_BYTES:
+            self._refuse(_head_too_large())
+
+    def _hand_on(self) -> None:
+        """What came of a body in one read goes on at once: it may have come in a piece for each byte."""
+        pieces, self._pieces = self._pieces, []
+        if pieces and self._exchange is not None:
+            self._exchange.request_body(b"".join(pieces) if len(pieces) > 1 else pieces[0])
 
     def _parse(self, parser: httptools.HttpRequestParser, data: bytes | memoryview) -> None:
         try:
@@ -287,16 +310,16 @@ class ClientConnection(asyncio.Protocol):
         )  # fmt: skip
 
     def on_body(self, body: bytes) -> None:
-        if self._exchange is not None:
-            self._exchange.request_body(body)
+        self._body_events += 1
+        self._pieces.append(body)
 
     def on_message_complete(self) -> None:
         if not self._in_body:
             return
         self._in_body = False
-        self._parser, self._tail, self._trailer_bytes = None, b"", 0
-        if self._exchange is not None:
-            self._exchange.request_complete()
+        self._parser, self._tail, self._trailer_bytes, self._unheard_bytes = None, b"", 0, 0
+        # The exchange is told once it has what came with the end.
+        self._completes = True
 
     # For the exchange
 

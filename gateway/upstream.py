@@ -86,7 +86,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_framed = self._is_malformed = False
         self._chunk_ended = self._between_chunks = False
         self._named: set[bytes] | None = None
-        self._head_bytes = 0
+        self._head_bytes = self._unheard_bytes = self._heard = 0
         self._had_interim = False
 
     def take(self, taker: AnswerTaker) -> None:
@@ -177,7 +177,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._is_tunnel:
             taker.tunnelled(data)
             return
-        is_first, had_head = not self.answered, self.has_head
+        is_first, had_head, heard = not self.answered, self.has_head, self._heard
         self.answered = True
         try:
             self._parser.feed_data(data)
@@ -190,7 +190,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._is_malformed = True
         except httptools.HttpParserError:
             self._is_malformed = True
-        if not had_head:
+        if had_head:
+            # Of a line that doesn't end, a trailer or what a chunk says of itself, the parser tells only when it is whole.
+            self._unheard_bytes = 0 if self._heard != heard else self._unheard_bytes + len(data)
+            self._is_malformed = self._is_malformed or self._unheard_bytes > framing.MAX_HEAD_BYTES
+        else:
             self._head_bytes += data.find(_END) if self.has_head else len(data)
             too_large = self._head_bytes > framing.MAX_HEAD_BYTES
             # Protocols are switched with an Upgrade header, on which the parser stops, or not at all.
@@ -289,6 +293,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self.is_complete:
             self._is_malformed = True
         elif self.has_head:
+            self._heard += 1
             self.body.append(body)
 
     def on_chunk_header(self) -> None:

@@ -17,6 +17,8 @@ TAIL_BYTES = 4096
 # An event that is longer passes on as it comes, and its tokens are estimated from its length.
 MOST_EVENT_BYTES = 1 << 20
 ASK = b'"stream_options":{"include_usage":true}'
+# An event counts as one token where usage never comes; what goes beyond this holds more.
+USUAL_EVENT_BYTES = 1024
 # A rough figure where usage never came: four bytes a token.
 BYTES_PER_TOKEN = 4
 _BRACE = re.compile(rb"[{}]")
@@ -34,18 +36,24 @@ class Tokens:
 
 def ask_for_usage(body: bytes, fields: RequestFields) -> bytes | None:
     """The body that asks for usage; None when the client asked itself or doesn't stream, or can't be asked for."""
-    if bytes(fields.stream) != b"true":
+    if bytes(fields.stream) in (b"", b"false", b"null"):
+        # Anything else some engine may take for a wish to stream.
         return None
     if not json_fields.is_given(fields.stream_options):
         start = body.index(b"{") + 1
         return body[:start] + ASK + b"," + body[start:]
     given = json_fields.value_of(fields.stream_options)
     options = given if isinstance(given, dict) else {}
-    if options.get("include_usage"):
+    if options.get("include_usage") is True:
         return None
     if memoryview(fields.stream_options).nbytes > json_fields.LONGEST_VALUE:
         return None
-    return json_fields.replaced(body, fields.stream_options, orjson.dumps({**options, "include_usage": True}))
+    try:
+        asking = orjson.dumps({**options, "include_usage": True})
+    except TypeError:
+        # Nested deeper than is written, though not than is read: its tokens are estimated.
+        return None
+    return json_fields.replaced(body, fields.stream_options, asking)
 
 
 class BodyUsage:
@@ -106,6 +114,8 @@ class StreamUsage:
             and (raw.find(b'"usage"', start) < 0 or b'"usage":null' in raw)
         ):
             self._content_events += 1
+            if len(raw) > USUAL_EVENT_BYTES:
+                self._unread_bytes += len(raw) - USUAL_EVENT_BYTES
             return True
         return False
 
@@ -192,6 +202,7 @@ class StreamUsage:
                 if bytes(fields.choices).translate(None, b" \t\r\n") == b"[]":
                     return not self._strip
         self._content_events += 1
+        self._unread_bytes += max(0, len(event) - USUAL_EVENT_BYTES)
         return True
 
 

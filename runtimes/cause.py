@@ -25,6 +25,13 @@ OUTSIDE = frozenset(
 )
 
 
+# What keeps a program from beginning at all. It tells nothing against one that has run before: its files, its node or its image were
+# good then.
+BEFORE_PROGRAM = frozenset(
+    {"bad_configuration", "cannot_start", "claim_missing", "image_pull", "missing_secret", "model_unreachable"}
+)
+
+
 @dataclass(frozen=True)
 class Cause:
     """`field` and `value`, when set, name the form field whose value would mend it. Causes are compared by value."""
@@ -49,6 +56,11 @@ class Cause:
     def is_outside(self) -> bool:
         """Whether it lies outside of the version, which never ends for such a cause once it has run."""
         return self.code in OUTSIDE
+
+    @property
+    def is_of_program(self) -> bool:
+        """Whether the program itself has ended, or could at least have begun."""
+        return self.code not in BEFORE_PROGRAM
 
     def to_json(self) -> dict[str, Any]:
         """For storing."""

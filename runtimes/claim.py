@@ -34,6 +34,9 @@ class Claim:
     other: str = ""
     address: str = ""
     is_waiting: bool = False
+    # Whether there is something that says so to others; without the right to it nobody can be told.
+    is_told: bool = True
 
 
 IN_CHARGE = Claim(True)
+UNTOLD = Claim(True, is_told=False)

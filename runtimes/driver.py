@@ -77,13 +77,21 @@ class Driver(ABC):
 
     @abstractmethod
     def run(
-        self, version_key: str, generation: int, plan: LaunchPlan, replicas: int, *, name: str, description: str = ""
+        self,
+        version_key: str,
+        generation: int,
+        plan: LaunchPlan,
+        replicas: int,
+        *,
+        name: str,
+        description: str = "",
+        known_as: str = "",
     ) -> None:
         """Have `replicas` instances of this start of a version. Returns at once; `observe` tells what comes of it.
 
         Starts what is missing. A cluster that keeps the number by itself (its observations have `workloads`) ends
         what is too much as well; elsewhere `end_instance` does. `name` is for people, `description` for whoever finds
-        the instances without a database that knows them.
+        the instances without a database that knows them. `known_as`: the name of what runs already, where that is known.
         """
 
     def mark(self, version_key: str, *, description: str) -> None:  # noqa: B027 (most have nothing to do)

@@ -6,7 +6,8 @@ from accounts import audit
 from accounts.permissions import Actor, may_manage, may_manage_clusters
 from common.broadcast import publish_on_commit
 from common.service_error import ForbiddenError, ServiceError
-from deployments.models import Cluster, Deployment, Endpoint, LeftBehind, Version
+from deployments import lifecycle
+from deployments.models import Cluster, Deployment, DesiredState, Endpoint, LeftBehind, Rollout, Version
 from deployments.models.version import INACTIVE
 from deployments.services.change import change
 
@@ -68,12 +69,25 @@ def forget(thing: Thing, *, actor: Actor) -> None:
         audit.record(actor=actor, action="forget", thing=thing, organization_id=organization_id)
         for deployment in Deployment.objects.filter(_within(thing)):
             publish_on_commit("deployment", deployment.pk)
-        if not isinstance(thing, Version):
+        if isinstance(thing, Version):
+            _keep_earlier(thing)
+        else:
             Deployment.objects.filter(_within(thing)).delete()
         if isinstance(thing, Cluster):
             Endpoint.objects.filter(cluster=thing).delete()
         if not isinstance(thing, Deployment):
             thing.delete()
+
+
+def _keep_earlier(version: Version) -> None:
+    """One that was to be replaced without a pause by what is forgotten now stays wanted: it is what serves."""
+    rollouts = Rollout.objects.filter(new=version, finished_at=None, strategy=Rollout.Strategy.ZERO_DOWNTIME)
+    for rollout in rollouts.select_related("old"):
+        old = rollout.old
+        if old is not None and not old.is_inactive:
+            Version.objects.filter(pk=old.pk).update(desired_state=DesiredState.RUNNING)
+            message = f"Version {version.number} was forgotten; version {old.number} keeps serving."
+            lifecycle.record_event(old, "rollout", message)
 
 
 def _check(thing: Thing, cluster: Cluster, actor: Actor) -> None:

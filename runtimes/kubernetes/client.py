@@ -116,7 +116,7 @@ class KubernetesClient:
             answer = self._send("GET", path, timeout=(within_s, within_s))
             try:
                 data = bytearray()
-                for part in answer.stream(65_536, decode_content=False):
+                for part in _parts(answer):
                     data += part
                     if len(data) > limit or time.monotonic() > deadline:
                         raise DriverError("the page is too long, or comes too slowly")
@@ -181,12 +181,21 @@ def _whole(answer: Any) -> bytes:
     """An answer as it was sent: nothing compressed is asked for, so nothing is unpacked either."""
     data = bytearray()
     deadline = time.monotonic() + _MOST_S
-    for part in answer.stream(1 << 20, decode_content=False):
+    for part in _parts(answer):
         data += part
         if len(data) > _MOST_BYTES or time.monotonic() > deadline:
             answer.close()
             raise ClusterUnreachableError("The API server's answer is too long, or comes too slowly.")
     return bytes(data)
+
+
+def _parts(answer: Any) -> Iterator[bytes]:
+    """What has come, as it comes: waiting for a part to be full would let a slow answer outlast any deadline."""
+    if answer.chunked and answer.supports_chunked_reads():
+        yield from answer.read_chunked(1 << 16, decode_content=False)
+        return
+    while part := answer.read1(1 << 16, decode_content=False):
+        yield part
 
 
 def path_of(*parts: str) -> str:
@@ -199,10 +208,13 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        kind = {401: ForbiddenError, 403: ForbiddenError, 404: NotFoundError, 409: ConflictError}.get(error.status)
+        kind = {403: ForbiddenError, 404: NotFoundError, 409: ConflictError}.get(error.status)
         message = str(error.reason)
         if kind is not None:
             raise kind(message) from None
+        if error.status == 401:
+            # Like a cluster that is away: nothing is known of it until there are credentials again.
+            raise ClusterUnreachableError(f"The API server doesn't accept the credentials: {message}") from None
         if error.status in (400, 422):
             raise InvalidError(message) from None
         if error.status == 429 or error.status >= 500:

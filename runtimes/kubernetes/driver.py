@@ -69,16 +69,25 @@ class KubernetesDriver(Driver):
         return pods.observe(found, events, now)
 
     def run(
-        self, version_key: str, generation: int, plan: LaunchPlan, replicas: int, *, name: str, description: str = ""
+        self,
+        version_key: str,
+        generation: int,
+        plan: LaunchPlan,
+        replicas: int,
+        *,
+        name: str,
+        description: str = "",
+        known_as: str = "",
     ) -> None:
         workload = Workload(self._owner.installation, self._owner.cluster, version_key, generation, name)
         secrets = manifest.secrets(workload, plan)
         # Where it is there already, only its number of instances may change. Asked first: of an object that exists a quota that
         # is used up says "too many", not "it exists".
-        path = f"{self._deployments}/{workload.object_name}"
+        name = known_as or workload.object_name
+        path = f"{self._deployments}/{quote(name)}"
         with contextlib.suppress(NotFoundError):
             if not self._owner.owns(labels_of(self._client.get(path))):
-                raise DriverError(f"{workload.object_name} says that it is another Slipway's")
+                raise DriverError(f"{name} says that it is another Slipway's")
             # The labels too: without them, taken away by hand, it would be seen no more.
             wanted = {"metadata": {"labels": workload.labels}, "spec": {"replicas": replicas}}
             self._budget(self._client.patch(path, wanted))

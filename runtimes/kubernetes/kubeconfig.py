@@ -13,9 +13,10 @@ _CLUSTER_KEYS = ("server", "certificate-authority-data", "insecure-skip-tls-veri
 
 
 # Real ones have a few kilobytes.
-MOST_BYTES, _MOST_BRACKETS = 256 << 10, 500
-# Not the faster one of libyaml: what is nested deeply ends its process.
-_Loader = yaml.SafeLoader
+MOST_BYTES, _MOST_BRACKETS = 64 << 10, 500
+# All values are texts to it: a number or a date that can't be one is no error of its own. Not the faster one of libyaml: what
+# is nested deeply ends its process.
+_Loader = yaml.BaseLoader
 # What may stand in a header or an address: nothing that ends a line, and no other alphabet.
 _SENDABLE = re.compile(r"[\x20-\x7e]+")
 
@@ -87,7 +88,8 @@ def _sendable(name: str, value: Any) -> str:
 
 
 def _plain(name: str, value: Any) -> Any:
-    return value if isinstance(value, bool) else _sendable(name, value)
+    text = _sendable(name, value)
+    return text.lower() in ("true", "yes", "on") if name == "insecure-skip-tls-verify" else text
 
 
 def _named(config: dict[str, Any], plural: str, singular: str, name: str) -> dict[str, Any]:

@@ -11,25 +11,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from runtimes.claim import IN_CHARGE, RENEW_S, SILENT_S, Claim, Claimant
+from runtimes.claim import IN_CHARGE, RENEW_S, SILENT_S, UNTOLD, Claim, Claimant
 from runtimes.kubernetes.client import ConflictError, ForbiddenError, KubernetesClient, NotFoundError, path_of
 
 NAME = "slipway"
 _ADDRESS, _CHALLENGER = "slipway.dev/console", "slipway.dev/challenger"
-# A lease that was renewed so long ago is nobody's any more, whatever the clocks: hosts differ by less.
-_LONG_DEAD_S = 600.0
-# A challenger writes itself in again within two rounds; after so many without it, it is gone.
-_ROUNDS_WITHOUT = 4
+# A challenger writes itself in again at each sweep; after so long without it, it is gone.
+_CHALLENGED_S = 40.0
 _LONGEST_ADDRESS = 200
 
 Verdict = Literal["hold", "take", "wait", "step_back"]
 
 
-def judge(holder: str, me: str, *, earlier: str, unchanged_s: float, age_s: float, renewals: int) -> Verdict:
+def judge(holder: str, me: str, *, earlier: str, unchanged_s: float, renewals: int) -> Verdict:
     """What to do about a lease that `holder` has. `earlier` is the name under which this database held it last.
 
-    `unchanged_s`: for how long nobody has been seen to renew it; `age_s`: how long ago it was, by the clocks of both;
-    `renewals`: how often somebody has been seen doing it, so that `earlier` lives on beside us; once may be its last word.
+    `unchanged_s`: for how long nobody has been seen to renew it, by our own clock, since those of two hosts may differ by any
+    time; `renewals`: how often somebody has been seen doing it, so that `earlier` lives on beside us; once may be its last word.
     """
     if holder == me:
         return "hold"
@@ -37,7 +35,7 @@ def judge(holder: str, me: str, *, earlier: str, unchanged_s: float, age_s: floa
         return "take"
     if holder != earlier or renewals > 1:
         return "step_back"
-    return "take" if unchanged_s >= SILENT_S or age_s >= _LONG_DEAD_S else "wait"
+    return "take" if unchanged_s >= SILENT_S else "wait"
 
 
 @dataclass
@@ -49,7 +47,7 @@ class _Memory:
     renewals: int = 0
     absent_since: float = 0.0
     renewed_at: float = 0.0
-    rounds_without: int = _ROUNDS_WITHOUT
+    challenged_at: float = -_CHALLENGED_S
     challenger: dict[str, str] = field(default_factory=dict)
 
 
@@ -70,11 +68,12 @@ class LeaseKeeper:
         try:
             lease = self._client.get(f"{self._leases}/{NAME}")
         except ForbiddenError:
-            return IN_CHARGE
+            # Who knows of another one doesn't act on the strength of not being able to look.
+            return UNTOLD if not stepped_back or by_force else Claim(False, is_waiting=True)
         except NotFoundError:
             return self._create(at_once=by_force or not stepped_back)
         self._memory.absent_since = 0.0
-        holder, address, age_s = _read(lease)
+        holder, address = _read(lease)
         self._see(lease, holder)
         memory = self._memory
         verdict = judge(
@@ -82,7 +81,6 @@ class LeaseKeeper:
             self._me.name,
             earlier=earlier,
             unchanged_s=time.monotonic() - memory.since,
-            age_s=age_s,
             renewals=memory.renewals,
         )
         if verdict == "hold" or verdict == "take" or by_force:
@@ -110,7 +108,7 @@ class LeaseKeeper:
             # Somebody else was faster: the next round says who.
             return Claim(False, is_waiting=True)
         except (ForbiddenError, NotFoundError):
-            return IN_CHARGE
+            return UNTOLD
         self._memory.renewed_at = time.monotonic()
         return IN_CHARGE
 
@@ -120,15 +118,17 @@ class LeaseKeeper:
         if told.get("name") == self._me.name:
             # Our own word, from before we took charge.
             told = {}
-        memory.rounds_without = 0 if told else memory.rounds_without + 1
-        memory.challenger = told or (memory.challenger if memory.rounds_without < _ROUNDS_WITHOUT else {})
+        if told:
+            memory.challenged_at, memory.challenger = time.monotonic(), told
+        elif time.monotonic() - memory.challenged_at > _CHALLENGED_S:
+            memory.challenger = {}
         if not is_mine or told or time.monotonic() - memory.renewed_at >= RENEW_S:
             try:
                 self._client.replace(f"{self._leases}/{NAME}", body(self._me, lease["metadata"]))
             except ConflictError:
                 return Claim(is_mine, is_waiting=not is_mine)
             except ForbiddenError:
-                return IN_CHARGE
+                return UNTOLD
             memory.renewed_at = time.monotonic()
             memory.renewals = 0
         return Claim(True, memory.challenger.get("name", ""), memory.challenger.get("address", ""))
@@ -160,14 +160,10 @@ def body(claimant: Claimant, metadata: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read(lease: dict[str, Any]) -> tuple[str, str, float]:
-    """(holder, where its console is, seconds since it was renewed). Anyone may have written it."""
+def _read(lease: dict[str, Any]) -> tuple[str, str]:
+    """(holder, where its console is). Anyone may have written it."""
     spec, annotations = lease.get("spec") or {}, (lease.get("metadata") or {}).get("annotations") or {}
-    try:
-        renewed = datetime.fromisoformat(str(spec.get("renewTime")).replace("Z", "+00:00")).timestamp()
-    except ValueError:
-        renewed = 0.0
-    return _text(spec.get("holderIdentity")), _address(annotations.get(_ADDRESS)), time.time() - renewed
+    return _text(spec.get("holderIdentity")), _address(annotations.get(_ADDRESS))
 
 
 def _challenger(lease: dict[str, Any]) -> dict[str, str]:

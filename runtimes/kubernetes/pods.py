@@ -16,6 +16,8 @@ from runtimes.observation import InstanceObservation, Observation, Step, Workloa
 Json = dict[str, Any]
 PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 CONFIG_REASONS = ("CreateContainerConfigError",)
+# A pod whose time to end has been over for so long, on a node that doesn't answer, counts as gone.
+OVERDUE_S = 60.0
 START_REASONS = ("CreateContainerError", "RunContainerError", "StartError")
 
 
@@ -28,7 +30,7 @@ def observe(found: Sorted, events: list[Json], now: float) -> Observation:
     for pod in found.pods:
         labels = labels_of(pod)
         if VERSION in labels:
-            instances[labels[VERSION]].append(instance_of(pod, told[pod["metadata"].get("uid", "")]))
+            instances[labels[VERSION]].append(instance_of(pod, told[pod["metadata"].get("uid", "")], now))
     workloads: dict[str, list[WorkloadObservation]] = defaultdict(list)
     for deployment in found.deployments:
         labels = labels_of(deployment)
@@ -37,13 +39,13 @@ def observe(found: Sorted, events: list[Json], now: float) -> Observation:
     return Observation(now, dict(instances), dict(workloads), found.strangers)
 
 
-def instance_of(pod: Json, events: list[Json]) -> InstanceObservation:
+def instance_of(pod: Json, events: list[Json], now: float) -> InstanceObservation:
     metadata, status = pod["metadata"], pod.get("status") or {}
     container: Json = next(
         (item for item in status.get("containerStatuses") or [] if item.get("name") == CONTAINER), {}
     )
     conditions = {item.get("type"): item for item in status.get("conditions") or []}
-    phase, cause = _phase(pod, container, conditions, events)
+    phase, cause = _phase(pod, container, conditions, events, now)
     ready_at = (
         _seconds((conditions.get("Ready") or {}).get("lastTransitionTime")) if phase == observation.READY else None
     )
@@ -96,10 +98,16 @@ def _gone_at(pod: Json, ended: Json | None) -> float | None:
     return max((at for at in times if at is not None), default=_seconds(pod["metadata"].get("creationTimestamp")))
 
 
-def _phase(pod: Json, container: Json, conditions: dict[str, Json], events: list[Json]) -> tuple[str, Cause | None]:
+def _phase(
+    pod: Json, container: Json, conditions: dict[str, Json], events: list[Json], now: float
+) -> tuple[str, Cause | None]:
     status = pod.get("status") or {}
-    if pod["metadata"].get("deletionTimestamp"):
-        return observation.ENDING, causes.disturbed(conditions, events) or causes.node(status, conditions, events)
+    if (due := pod["metadata"].get("deletionTimestamp")) is not None:
+        lost = causes.node(status, conditions, events)
+        if lost is not None and now - (_seconds(due) or now) > OVERDUE_S:
+            # Nobody is left there to say that it has ended: whoever waits for its end would wait as long as the node is away.
+            return observation.GONE, lost
+        return observation.ENDING, causes.disturbed(conditions, events) or lost
     if status.get("phase") in ("Failed", "Succeeded"):
         return observation.GONE, causes.disturbed(conditions, events) or causes.pod_ended(status)
     waiting = (container.get("state") or {}).get("waiting") or {}

@@ -55,7 +55,15 @@ class LocalDriver(Driver):
         return Observation(time.time(), instances)
 
     def run(
-        self, version_key: str, generation: int, plan: LaunchPlan, replicas: int, *, name: str, description: str = ""
+        self,
+        version_key: str,
+        generation: int,
+        plan: LaunchPlan,
+        replicas: int,
+        *,
+        name: str,
+        description: str = "",
+        known_as: str = "",
     ) -> None:
         living = [
             state

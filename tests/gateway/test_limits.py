@@ -341,7 +341,7 @@ async def test_a_body_that_streams_waits_for_the_counters(gateway, limited, valk
 
 @pytest.mark.parametrize(
     "path",
-    ["/chat/completions", "/completion", "/v1/messages", "/invocations", "/generate", "//v1//chat/completions", "/anything/new"],
+    ["/chat/completions", "/completion", "/v1/messages", "/invocations", "/generate", "//v1//chat/completions", "/anything/new", "/generate?embeddings"],
 )  # fmt: skip
 async def test_no_path_walks_around_a_token_limit(gateway, limited, path):
     """Whatever an engine calls what it generates: it counts by the engine's usage, or by its length where none is told."""
@@ -384,6 +384,7 @@ async def test_without_limit_or_price_nothing_is_made_up(gateway, limited):
 
 async def test_a_websocket_is_refused_where_tokens_are_limited(gateway, limited):
     await limited(json_answer(b"{}"), ("public", 0, 5000))
+    gateway.core.set_snapshot(counting(gateway))
     answer = await gateway.exchange(
         b"GET /main/chat/realtime HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     )

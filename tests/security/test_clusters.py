@@ -73,12 +73,19 @@ def test_a_line_break_behind_a_token_is_no_part_of_it():
 
 
 @pytest.mark.parametrize(
-    "token", [f'"{TOKEN}\\r\\nX-Evil: 1"', f'"{TOKEN}\\0"', f'"{TOKEN}é"', f"[{TOKEN}]", "4711", f"{{a: {TOKEN}}}"]
+    "token", [f'"{TOKEN}\\r\\nX-Evil: 1"', f'"{TOKEN}\\0"', f'"{TOKEN}é"', f"[{TOKEN}]", f"{{a: {TOKEN}}}"]
 )
 def test_a_credential_that_cant_be_sent_is_refused_without_being_repeated(token):
     with pytest.raises(kubeconfig.KubeconfigError, match="“token” has a line break") as refused:
         kubeconfig.read(written(token))
     assert TOKEN not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["2024-13-45", "0b_", "9" * 5000, "!!int x", "!!bool x", "!!timestamp x", "4711"])
+def test_a_value_that_yaml_would_make_something_else_of_is_a_text(value):
+    text = written("abc").replace("current-context: c", f"current-context: c\nother: {value}")
+    assert kubeconfig.read(text)["users"][0]["user"]["token"] == "abc"
+    assert kubeconfig.read(written("4711"))["users"][0]["user"]["token"] == "4711"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from common.byte_budget import network_of
 from common.file_limit import MOST, raise_file_limit
+from gateway import crowd
 from gateway.bounds import Bodies, Bounds
 from gateway.callers import CONSOLE, Caller
 from gateway.errors import GatewayError
@@ -67,7 +68,8 @@ async def test_five_thousand_connections_half_of_them_slow(gateway, upstream, ma
     await until(lambda: not gateway.core.connections)
 
 
-async def test_slow_ones_make_room_when_there_is_no_more(gateway, upstream):
+async def test_slow_ones_make_room_when_there_is_no_more(gateway, upstream, monkeypatch):
+    monkeypatch.setattr(crowd, "_JUST_COME_S", 0.0)
     await gateway.start(await upstream(json_answer(b"{}")), bounds=Bounds(connections=50, connections_each=40))
     slow = []
     for number in range(200):
@@ -198,3 +200,22 @@ async def test_bodies_are_counted_to_each_and_all():
     bodies.give_back(known, 60)
     assert bodies.held == 0
     bodies.take(bodies.holders(Caller(user_id=5, source=CONSOLE, deployment_id=1), "127.0.0.1"), 60)
+
+
+async def test_who_has_just_come_is_not_ended_for_the_next_one(gateway, upstream):
+    await gateway.start(await upstream(json_answer(b"{}")), bounds=Bounds(connections=3, connections_each=3))
+    young = [await connect(gateway) for _ in range(3)]
+    reader, _ = await connect(gateway, 2)
+    assert await answer_of(reader) == (503, "connections_full")
+    young[0][1].write(HEALTH)
+    assert (await asyncio.wait_for(young[0][0].read(), 10)).startswith(b"HTTP/1.1 200")
+
+
+async def test_bodies_in_tiny_chunks_are_held_as_what_they_say(gateway, upstream):
+    await gateway.start(await upstream(json_answer(b"{}")))
+    _, writer = await gateway.connect()
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    writer.write(b"2\r\nxx\r\n" * 100_000)
+    await until(lambda: gateway.core.bodies.held >= 200_000)
+    (connection,) = gateway.core.connections
+    assert len(connection._exchange._body) < 100

@@ -27,6 +27,7 @@ ATTACKS = {
     "chunks of one byte of JSON": (JSON, b"1\r\n{\r\n" * 10_000),
     "endless chunk extension": (EVENTS + b"1;a=", b"a" * BLOCK),
     "endless trailers": (EVENTS + b"0\r\n", b"X-A: b\r\n" * 1000),
+    "an endless trailer": (EVENTS + b"5\r\nhello\r\n0\r\nX: ", b"a" * BLOCK),
     "a chunk without an end": (JSON + b"ffffffff\r\n", b"x" * BLOCK),
     "a body without an end": (OK + b"Content-Type: application/json\r\n\r\n", b'{"a":' * 10_000),
 }  # fmt: skip
@@ -97,3 +98,22 @@ async def test_others_are_served_meanwhile(gateway, upstream, attack):
     reading.cancel()
     await asyncio.wait([reading])
     await asyncio.wait_for(bad.lost.wait(), 20)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OK + b"Transfer-Encoding: chunked\r\n\r\n28\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno\r\n0\r\n\r\n",
+        OK + b"Content-Length: 40\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno",
+    ],
+)
+async def test_what_follows_an_answer_to_head_is_no_answer(gateway, upstream, answer):
+    async def hostile(request, writer):
+        writer.write(answer if request.method == "HEAD" else OK + b"Content-Length: 3\r\n\r\nyes")
+
+    server = await upstream(hostile)
+    await gateway.start(server)
+    head = b"HEAD /main/chat/x HTTP/1.1\r\nHost: a\r\n\r\n"
+    got = await gateway.exchange(head + b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert b"no" not in got.split(b"\r\n\r\n", 1)[1].replace(b"yes", b"") and got.count(b"HTTP/1.1 200") <= 2
+    assert got.endswith(b"yes") or got.count(b"HTTP/1.1 200") == 1

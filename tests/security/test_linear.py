@@ -1,5 +1,6 @@
 """What clients and instances send is read in linear time, whatever it says: counted in bytes looked at, not by a clock."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -188,3 +189,42 @@ async def test_a_body_in_chunks_is_looked_at_once_however_it_comes(connection, m
 
 def test_servers_bounds_are_those_that_the_docs_tell():
     assert (MAX_HEAD_BYTES, MOST_EVENT_BYTES, server.AHEAD_LIMIT) == (64 << 10, 1 << 20, 64 << 10)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("cut", range(1, 12))
+async def test_what_comes_behind_a_body_in_chunks_is_read_wherever_the_reads_are_cut(connection, cut):
+    """The end of one request is the beginning of the next: a byte too many would make another request of it."""
+    body = b"0\r\n\r\n"
+    following = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /healthz HTTP/1.1\r\nHost: b\r\n\r\n"
+    data = b"POST /v1/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + body + following
+    at = data.index(body) + cut
+    for part in (data[:at], data[at:]):
+        connection.data_received(part)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert connection.transport.written.count(b"HTTP/1.1 200") == 2
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("line", [b"0\r\nX: ", b"5;", b"0" * 10])
+async def test_a_line_of_a_bodys_framing_has_an_end(connection, line):
+    connection.data_received(b"POST /v1/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + line)
+    for _ in range(40):
+        connection.data_received(b"a" * 8192 if line.endswith((b": ", b";")) else b"0" * 8192)
+        if connection._lingering or connection._closing or connection.transport.closing:
+            break
+    assert b"HTTP/1.1 4" in connection.transport.written
+
+
+def test_options_that_are_nested_deeply_are_left_alone():
+    nested = b"[" * 300 + b"]" * 300
+    body = b'{"stream":true,"stream_options":{"x":%b}}' % nested
+    assert usage.ask_for_usage(body, json_fields.of_request(body)) is None
+
+
+@pytest.mark.parametrize("stream", [b"1", b'"true"', b'"yes"'])
+def test_whatever_an_engine_may_take_for_a_stream_is_asked_for_usage(stream):
+    body = b'{"stream":%b,"stream_options":{"include_usage":"false"}}' % stream
+    asked = usage.ask_for_usage(body, json_fields.of_request(body))
+    assert asked is not None and b'"include_usage":true' in asked
