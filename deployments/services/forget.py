@@ -85,6 +85,8 @@ def _keep_earlier(version: Version) -> None:
     for rollout in rollouts.select_related("old"):
         old = rollout.old
         if old is not None and not old.is_inactive:
+            # One is wanted at a time, and this one is about to go.
+            Version.objects.filter(pk=version.pk).update(desired_state=DesiredState.STOPPED)
             Version.objects.filter(pk=old.pk).update(desired_state=DesiredState.RUNNING)
             message = f"Version {version.number} was forgotten; version {old.number} keeps serving."
             lifecycle.record_event(old, "rollout", message)

@@ -7,9 +7,10 @@ from django.urls import reverse
 
 from common.service_error import ServiceError
 from deployments import rollouts
-from deployments.models import DesiredState, DirectoryVersion, Event, GatewayProcess, Rollout, Status, Version
-from deployments.services import versions
+from deployments.models import Cluster, DesiredState, DirectoryVersion, Event, GatewayProcess, Rollout, Status, Version
+from deployments.services import forget, versions
 from gateway.directory import read_snapshot
+from runtimes.driver import ClusterUnreachableError, DriverError
 from runtimes.specification import Specification
 from tests.conftest import simulator
 from tests.control.test_reconcile import becomes, live, look
@@ -173,3 +174,52 @@ def test_going_back_by_the_start_button_spares_the_version_that_serves(first, pe
     becomes(second, Status.STOPPED, within_s=60)
     stop = reverse("deployments:version-action", args=["acme", "chat", 2, "stop"])
     assert "was to stop already: it is Stopped" in client.post(stop, follow=True).content.decode()
+
+
+def test_a_refusal_ends_nothing_that_serves(first, people, monkeypatch):
+    """No right to make one more, for example: to end the one that serves would not mend that."""
+    monkeypatch.setattr(rollouts, "ROOM_WITHIN", timedelta(0))
+
+    def refuse(*args, **kwargs):
+        raise DriverError("admission webhook says no")
+
+    monkeypatch.setattr("runtimes.local.driver.LocalDriver.run", refuse)
+    second = change(first, people)
+    for _ in range(3):
+        look(second)
+    second.refresh_from_db()
+    assert second.cause.code == "driver_refused"
+    assert Rollout.objects.get(new=second).strategy == ZERO and addresses() and live(first)
+
+
+def test_no_step_is_taken_while_the_cluster_is_away(first, people, monkeypatch):
+    second = change(first, people)
+    Version.objects.filter(pk=second.pk).update(status=Status.RUNNING)
+    monkeypatch.setattr(rollouts, "ready_instances", lambda *args, **kwargs: 5)
+
+    def silent(*args, **kwargs):
+        raise ClusterUnreachableError("Nobody answers.")
+
+    monkeypatch.setattr("runtimes.local.driver.LocalDriver.observe", silent)
+    look(second)
+    assert Rollout.objects.get(new=second).phase == Rollout.Phase.STARTING_NEW
+
+
+def test_traffic_goes_back_when_the_new_one_is_not_ready_any_more(first, people):
+    GatewayProcess.beat("gw", 1, address="x", version=0, in_flight=1)
+    second = change(first, people)
+    wait_for(lambda: look(second) and Rollout.objects.get(new=second).phase == Rollout.Phase.MOVED, within_s=60)
+    second.instances.update(phase="loading", ready_at=None)
+    assert rollouts.advance(second.deployment.endpoint.cluster)
+    rollout = Rollout.objects.get(new=second)
+    assert (rollout.phase, rollout.moved_at) == (Rollout.Phase.STARTING_NEW, None)
+    assert {uid for uid in addresses()} == {item.uid for item in first.instances.filter(ended_at=None)}
+
+
+def test_forgetting_the_new_one_keeps_the_one_that_serves(first, people):
+    second = change(first, people, simulator(load_time_s=60))
+    becomes(second, Status.PREPARING)
+    Cluster.objects.update(unreachable_reason="Nobody answers.")
+    forget.forget(second, actor=people.operator)
+    first.refresh_from_db()
+    assert first.desired_state == DesiredState.RUNNING and not Rollout.objects.filter(finished_at=None).exists()

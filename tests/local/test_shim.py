@@ -18,4 +18,4 @@ for round in range(1500):
 
 
 def test_a_signal_at_any_moment_of_waiting_neither_hangs_nor_is_lost():
-    subprocess.run([sys.executable, "-c", SIGNALLED_WHILE_IT_WAITS], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", SIGNALLED_WHILE_IT_WAITS], check=True, timeout=170)

@@ -236,3 +236,19 @@ class TestStopping:
     def test_error_stays_error_and_removes_instances(self):
         plan = decide(wanted(ERROR, running=False), [instance("a"), instance("b", observation.GONE)], NOW)
         assert (plan.status, plan.end, plan.discard) == (ERROR, ("a",), ("b",))
+
+
+def test_a_start_whose_instances_are_lost_one_after_another_has_an_end():
+    """Evicted while it loads, and the cluster makes the next one at once: none is ever missing, and each is new."""
+    replaced = [instance(phase=observation.LOADING, started_at=NOW - 1)]
+    lost = wanted(lost=60, start_requested_at=NOW - 600)
+    assert decide(lost, replaced, NOW).status == ERROR
+    assert decide(replace(lost, start_requested_at=NOW - 5), replaced, NOW).status == PREPARING
+
+
+@pytest.mark.parametrize("code", ["model_unreachable", "cannot_start", "image_pull", "claim_missing"])
+def test_what_keeps_a_program_from_beginning_ends_none_that_has_run(code):
+    failed = [instance(phase=observation.BACKING_OFF, crashes=9, cause=Cause(code, "It says no."))]
+    plan = decide(wanted(RUNNING, unready_since=NOW - 60), failed, NOW)
+    assert (plan.status, plan.cause.code, plan.give_up) == (RUNNING, code, False)
+    assert decide(wanted(), failed, NOW).status == ERROR, "a start fails by it"
