@@ -36,7 +36,9 @@ def becomes(api: httpx.Client, name: str, wanted: str, *, within_s: float = 60) 
 def remove(api: httpx.Client, name: str) -> None:
     version = api.get(f"deployments/demo/{name}/").json()["version"]
     api.post(f"deployments/demo/{name}/versions/{version}/stop/")
-    wait_for(lambda: api.delete(f"deployments/demo/{name}/").status_code in (204, 404), what=f"deleting {name}")
+    wait_for(
+        lambda: api.delete(f"deployments/demo/{name}/").status_code in (204, 404), what=f"deleting {name}", within_s=120
+    )
 
 
 def answers(product, name: str) -> bool:
