@@ -84,9 +84,11 @@ class KubernetesClient:
         """A JSON merge patch."""
         return self._json("PATCH", path, body=body, content_type="application/merge-patch+json")
 
-    def delete(self, path: str, *, grace_s: int | None = None) -> dict[str, Any]:
-        """`grace_s` replaces a pod's own time to end; 0 takes it away without waiting for its program."""
-        body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+    def delete(self, path: str, *, grace_s: int | None = None, last: bool = False) -> dict[str, Any]:
+        """`grace_s` replaces a pod's own time to end; 0 takes it away without waiting for its program. `last`: the object stays
+        until what belongs to it is gone."""
+        policy = "Foreground" if last else "Background"
+        body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": policy}
         if grace_s is not None:
             body["gracePeriodSeconds"] = grace_s
         return self._json("DELETE", path, body=body)

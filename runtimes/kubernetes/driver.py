@@ -17,7 +17,15 @@ from runtimes.kubernetes.access import Check
 from runtimes.kubernetes.client import ConflictError, ForbiddenError, KubernetesClient, NotFoundError, path_of
 from runtimes.kubernetes.lease import LeaseKeeper
 from runtimes.kubernetes.manifest import CLUSTER, DESCRIPTION, INSTALLATION, VERSION, Workload
-from runtimes.kubernetes.ownership import SELECTOR, Owner, generation_of, is_ready, labels_of, sort
+from runtimes.kubernetes.ownership import (
+    SELECTOR,
+    Owner,
+    generation_of,
+    is_ready,
+    labels_of,
+    sort,
+    template_labels_of,
+)
 from runtimes.kubernetes.usage import PodTotal, PodUsage, parse, parse_totals
 from runtimes.launch_plan import LaunchPlan
 from runtimes.observation import BACKING_OFF, InstanceObservation, Observation
@@ -164,11 +172,15 @@ class KubernetesDriver(Driver):
         found = [item for item in self._client.list(self._deployments, labelSelector=selector) if is_meant(item)]
         pods = [item for item in self._client.list(self._pods, labelSelector=selector) if is_meant(item)]
         names = {item["metadata"]["name"] for item in found}
+        # Pods of what was adopted say that they are another one's: only as long as their Deployment is there are they ours.
+        adopted = {item["metadata"]["name"] for item in found if not self._owner.owns(template_labels_of(item))}
         if pods and not found:
             names |= self._end_leftovers(pods)
         # What a start that was cut off has left: Secrets whose Deployment was never made.
         secrets = self._client.list(self._secrets, labelSelector=selector)
-        self._delete_named(names, secrets=[item["metadata"]["name"] for item in secrets if is_meant(item)])
+        self._delete_named(
+            names, secrets=[item["metadata"]["name"] for item in secrets if is_meant(item)], last=adopted
+        )
 
     def _end_leftovers(self, pods: list[dict[str, Any]]) -> set[str]:
         """Pods whose Deployment was deleted without them, or had its labels taken away by hand: the names of such Deployments.
@@ -197,13 +209,15 @@ class KubernetesDriver(Driver):
                     self._client.delete(f"{self._pods}/{quote(pod['metadata']['name'])}")
         return names
 
-    def _delete_named(self, names: Collection[str], *, secrets: Iterable[str] = ()) -> None:
-        """Deployments of these names and what goes with them.
+    def _delete_named(self, names: Collection[str], *, secrets: Iterable[str] = (), last: Collection[str] = ()) -> None:
+        """Deployments of these names and what goes with them; those in `last` go when their pods are gone.
 
         One by one: a right to delete collections is more than most service accounts have.
         """
-        paths = [f"{self._deployments}/{quote(name)}" for name in names]
-        paths += [f"{self._secrets}/{quote(name)}" for name in {*secrets, *names, *(f"{name}-pull" for name in names)}]
+        for name in names:
+            with contextlib.suppress(NotFoundError):
+                self._client.delete(f"{self._deployments}/{quote(name)}", last=name in last)
+        paths = [f"{self._secrets}/{quote(name)}" for name in {*secrets, *names, *(f"{name}-pull" for name in names)}]
         for path in paths:
             with contextlib.suppress(NotFoundError):
                 self._client.delete(path)

@@ -72,6 +72,13 @@ def labels_of(thing: Json) -> dict[str, str]:
     return labels | {name: selected[name] for name in (VERSION, GENERATION) if name in selected}
 
 
+def template_labels_of(deployment: Json) -> dict[str, str]:
+    """What a Deployment's pods say of themselves: as whoever made it called itself."""
+    template = (deployment.get("spec") or {}).get("template") or {}
+    labels: dict[str, str] = (template.get("metadata") or {}).get("labels") or {}
+    return labels
+
+
 def generation_of(labels: dict[str, str]) -> int:
     """Labels may be anybody's: what is no number is the start before the first."""
     text = labels.get(GENERATION, "")
