@@ -9,6 +9,7 @@ from django.utils import timezone
 from accounts import audit
 from accounts.models import Organization
 from accounts.permissions import Actor, may_manage_clusters
+from common.database_lock import try_lock
 from common.encryption import Cipher
 from common.service_error import ForbiddenError, ServiceError
 from deployments import lifecycle
@@ -44,6 +45,16 @@ def remove(stranger: Stranger, *, actor: Actor) -> None:
 def adopt(stranger: Stranger, *, actor: Actor) -> Version:
     """Make a version of it that is wanted; its instances go on as they are."""
     _check(actor)
+    # The cluster is asked in between, so no transaction can keep two people apart.
+    with try_lock(f"adopt.{stranger.cluster_id}") as held:
+        if not held:
+            raise ServiceError("Something is being adopted here at this moment. Try again.", code="conflict")
+        if not Stranger.objects.filter(pk=stranger.pk).exists():
+            raise ServiceError("It was adopted or removed meanwhile.", code="conflict")
+        return _adopt(stranger, actor)
+
+
+def _adopt(stranger: Stranger, actor: Actor) -> Version:
     cluster = stranger.cluster
     _check_charge(cluster)
     told = _told(stranger)
