@@ -13,6 +13,7 @@ import secrets
 import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import redis.asyncio
@@ -27,6 +28,10 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 FRAME_TTL_S = 600
 # What the page shows of an answer; the rest is counted, not kept.
 SHOWN_BYTES = 2 << 20
+# An answer may come byte by byte, and each piece takes a place of its own until the page is left.
+SHOWN_PIECES = 20_000
+# Tests that run at once in this process: of one user, and in all.
+MOST_OF_USER, MOST_RUNNING = 10, 200
 TOTAL_TIMEOUT_S = 900
 # Longer than a busy process may pause.
 ALIVE_S = 15
@@ -46,13 +51,18 @@ REFUSED_HEADERS = frozenset(
     }
 )
 log = logging.getLogger(__name__)
-_running: set[asyncio.Task[None]] = set()
+# Whose each one is, by its task, or by whatever keeps its place until that is there.
+_running: dict[object, int] = {}
 
 
 class InvalidTestError(ValueError):
     def __init__(self, message: str, field: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class TooManyTestsError(Exception):
+    """In words for people."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,8 @@ def parse_test(wanted: dict[str, Any]) -> Test:
         raise InvalidTestError(
             "A path has no spaces or control characters (write %20), and at most 8,000 characters.", "path"
         )
+    if ".." in unquote(path.partition("?")[0]).replace("\\", "/").split("/"):
+        raise InvalidTestError("A path stays below the deployment's address: it has no “..” in it.", "path")
     headers = []
     for number, line in enumerate(str(wanted.get("headers", "")).splitlines(), 1):
         if not line.strip():
@@ -125,7 +137,23 @@ def cancel_key(test_id: str) -> str:
 
 
 async def start(test: Test, deployment: Deployment, user: User, organization_id: int) -> str:
-    """Begin relaying on the organization's account; the id of the test, which is the request's id too."""
+    """Begin relaying on the organization's account; the id of the test, which is the request's id too.
+
+    Raises TooManyTestsError.
+    """
+    if sum(owner == user.pk for owner in _running.values()) >= MOST_OF_USER:
+        raise TooManyTestsError(f"You have {MOST_OF_USER} tests running. Cancel one, or wait until one has ended.")
+    if len(_running) >= MOST_RUNNING:
+        raise TooManyTestsError("The console runs as many tests as it may. Try again in a moment.")
+    place = object()
+    _running[place] = user.pk
+    try:
+        return await _start(test, deployment, user, organization_id)
+    finally:
+        del _running[place]
+
+
+async def _start(test: Test, deployment: Deployment, user: User, organization_id: int) -> str:
     test_id = secrets.token_hex(8)
     identity = Identity(user.pk, organization_id, deployment.pk, "console")
     url = f"{settings.GATEWAY_URL}/{deployment.endpoint.name}/{deployment.name}"
@@ -134,8 +162,8 @@ async def start(test: Test, deployment: Deployment, user: User, organization_id:
     await store.set(alive_key(test_id), 1, ex=ALIVE_S)
     task = asyncio.get_running_loop().create_task(_Relay(store, test_id, test, url, identity).run())
     # The loop itself holds tasks only weakly.
-    _running.add(task)
-    task.add_done_callback(_running.discard)
+    _running[task] = user.pk
+    task.add_done_callback(lambda done: _running.pop(done, None))
     return test_id
 
 
@@ -143,7 +171,7 @@ class _Relay:
     def __init__(self, store: redis.asyncio.Redis, test_id: str, test: Test, url: str, identity: Identity) -> None:
         self._store, self._id, self._test, self._url, self._identity = store, test_id, test, url, identity
         self._started = 0.0
-        self._bytes = 0
+        self._bytes = self._pieces = 0
 
     async def run(self) -> None:
         sending = asyncio.ensure_future(self._send())
@@ -222,7 +250,8 @@ class _Relay:
         async for data in response.aiter_raw():
             if first_byte is None:
                 first_byte = self._elapsed()
-            if self._bytes < SHOWN_BYTES:
+            if self._bytes < SHOWN_BYTES and self._pieces < SHOWN_PIECES:
+                self._pieces += 1
                 await self._frame(
                     kind="chunk", at=self._elapsed(), data=base64.b64encode(data[: SHOWN_BYTES - self._bytes]).decode()
                 )
@@ -232,7 +261,7 @@ class _Relay:
             total=self._elapsed(),
             first_byte=first_byte,
             bytes=self._bytes,
-            cut=self._bytes > SHOWN_BYTES,
+            cut=self._bytes > SHOWN_BYTES or self._pieces >= SHOWN_PIECES,
             ended=time.time(),
         )
 

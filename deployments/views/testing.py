@@ -89,5 +89,8 @@ async def _send(request: HttpRequest, organization: str, name: str, find: Find) 
     except (ValueError, UnicodeDecodeError, RecursionError):
         return JsonResponse({"error": "The request could not be read. Reload the page and try again."}, status=400)
     account = await sync_to_async(calling_organization_id)(user, deployment)
-    test_id = await relay.start(test, deployment, user, account)
+    try:
+        test_id = await relay.start(test, deployment, user, account)
+    except relay.TooManyTestsError as error:
+        return JsonResponse({"error": str(error)}, status=429)
     return JsonResponse({"id": test_id})

@@ -226,6 +226,9 @@ async def test_leaving_the_page_cancels_the_test(people):
         ({"method": "BREW"}, "method"),
         ({"path": "v1"}, "path"),
         ({"path": "/a b"}, "path"),
+        ({"path": "/../../v1/models"}, "path"),
+        ({"path": "/a/%2e%2E/b"}, "path"),
+        ({"path": "/a\\..\\b"}, "path"),
         ({"path": "/x\r\nHost: evil"}, "path"),
         ({"headers": "no colon"}, "headers"),
         ({"headers": "Host: evil"}, "headers"),
@@ -304,3 +307,23 @@ async def test_nothing_is_asked_once_all_pages_have_left(people):
     assert open_sockets.open_sockets()._looking is not None
     await socket.disconnect()
     assert open_sockets.open_sockets()._looking is None
+
+
+async def test_a_user_runs_only_so_many_tests_at_once(people, deploy, monkeypatch):
+    """However many come at the same moment."""
+    deployment = await sync_to_async(deploy)()
+    monkeypatch.setattr(relay, "MOST_OF_USER", 3)
+
+    async def never(self) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(relay._Relay, "run", never)
+    monkeypatch.setattr(relay, "_running", {})
+    test = relay.parse_test({"method": "GET", "path": "/"})
+    asked = [relay.start(test, deployment, people.member, people.ours.pk) for _ in range(20)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, relay.TooManyTestsError)]
+    assert len(refused) == 17 and len(relay._running) == 3
+    assert await relay.start(test, deployment, people.admin, people.ours.pk)
+    for task in list(relay._running):
+        task.cancel()
