@@ -29,6 +29,7 @@ def claims(kubernetes, api, namespace, monkeypatch):
     """Ask for the charge as one of several; a second of silence is enough."""
     monkeypatch.setattr(lease, "SILENT_S", 1.0)
     monkeypatch.setattr(lease, "RENEW_S", 0.0)
+    monkeypatch.setattr(lease, "_CHALLENGED_S", 1.0)
     lease._memories.clear()
 
     def ask(me: Claimant, earlier: str = "", by_force: bool = False):
@@ -145,6 +146,7 @@ def test_a_restored_copy_of_yesterday_ends_nothing_and_doubles_nothing(deploy, p
     for _ in range(4):
         reconcile.reconcile_cluster(known.pk)
         monkeypatch.setattr(lease, "RENEW_S", 0.0)
+    monkeypatch.setattr(lease, "_CHALLENGED_S", 1.0)
         assert driver.claim(living, earlier=living.name, by_force=False).in_charge
     seen = driver.observe()
     assert {item.uid for items in seen.instances.values() for item in items} == before
