@@ -146,7 +146,6 @@ def test_a_restored_copy_of_yesterday_ends_nothing_and_doubles_nothing(deploy, p
     for _ in range(4):
         reconcile.reconcile_cluster(known.pk)
         monkeypatch.setattr(lease, "RENEW_S", 0.0)
-    monkeypatch.setattr(lease, "_CHALLENGED_S", 1.0)
         assert driver.claim(living, earlier=living.name, by_force=False).in_charge
     seen = driver.observe()
     assert {item.uid for items in seen.instances.values() for item in items} == before
