@@ -79,12 +79,21 @@ class OpenSockets:
         sockets = dict(self._sockets)
         good, mark = await _still_good(set(sockets.values()))
         for socket, signed_in in sockets.items():
-            if signed_in not in good:
-                self._forget(socket)
-                await socket.end_session()
-            elif self._seen.get(socket, mark) != mark:
+            try:
+                await self._judge(socket, is_good=signed_in in good, mark=mark)
+            except Exception:
+                # One page that can't be told holds up none of the others; it is looked at again.
+                log.exception("an open page could not be looked at")
+
+    async def _judge(self, socket: Socket, *, is_good: bool, mark: int) -> None:
+        if not is_good:
+            self._forget(socket)
+            await socket.end_session()
+        elif self._seen.get(socket, mark) != mark:
+            await socket.recheck()
+            # Behind it: what could not be asked is asked again. It may have left meanwhile.
+            if socket in self._sockets:
                 self._seen[socket] = mark
-                await socket.recheck()
 
 
 @database_sync_to_async

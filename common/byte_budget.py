@@ -43,7 +43,7 @@ class ByteBudget:
 
 
 def network_of(address: str) -> str:
-    """What one caller has to himself: an IPv4 address, or an IPv6 /64."""
+    """What belongs to one caller alone: an IPv4 address, or an IPv6 /64."""
     try:
         parsed = ip_address(address)
     except ValueError:

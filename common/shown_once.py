@@ -29,7 +29,11 @@ def shown_once(back: str) -> Callable[[View], View]:
                     request, "This was done when the page was first shown. What it showed can't be shown again."
                 )
                 return redirect(back)
-            response = view(request, *args, **kwargs)
+            try:
+                response = view(request, *args, **kwargs)
+            except BaseException:
+                _forget(sent)
+                raise
             if response.status_code != 200:
                 # Refused: the same form, mended, is not a repetition.
                 _forget(sent)

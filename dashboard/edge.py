@@ -48,13 +48,11 @@ class TrustedProxies:
         def all_of(name: bytes) -> str:
             return ",".join(said.get(name, ()))
 
-        peer, port = scope.get("client") or ("", 0)
+        peer, _ = scope.get("client") or ("", 0)
         told = Forwarded(all_of(b"x-forwarded-for"), all_of(b"x-forwarded-proto"), all_of(b"x-forwarded-host"))
         found = origin(peer, told, self._trusted)
         if found.address != peer:
             scope["client"] = (found.address, 0)
-        else:
-            scope["client"] = (peer, port)
         if found.scheme:
             scope["scheme"] = found.scheme.replace("http", "ws") if scope["type"] == "websocket" else found.scheme
         if found.host:

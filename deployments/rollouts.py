@@ -84,7 +84,7 @@ def _move_back(rollout: Rollout) -> bool:
     with transaction.atomic():
         taken = _open(rollout).update(phase=Rollout.Phase.STARTING_NEW, moved_at=None, moved_version=None)
         if taken:
-            message = f"Version {rollout.new.number} is not ready any more: the earlier one serves on."
+            message = f"Version {rollout.new.number} is no longer ready; the earlier version keeps serving."
             lifecycle.record_event(rollout.new, "rollout", message, severity=Event.Severity.WARNING)
             DirectoryVersion.bump()
     return bool(taken)

@@ -38,8 +38,7 @@ class Exchange(AnswerSide):
 
     __slots__ = (
         "_address", "_answer_tokens", "_body", "_body_bytes", "_buffering", "_connecting", "_counted_bytes", "_file", "_forwarded",
-        "_holders", "_length",
-        "_load", "_parties", "_reserved", "_retried", "_sent_body", "_sequence", "_started", "_target", "_upstream_blocked",
+        "_holders", "_length", "_load", "_parties", "_reserved", "_retried", "_sent_body", "_sequence", "_started", "_target", "_upstream_blocked",
     )  # fmt: skip
 
     def __init__(self, client: "ClientConnection", head: RequestHead) -> None:
@@ -126,7 +125,7 @@ class Exchange(AnswerSide):
         if self._buffering:
             if self._body_bytes > UNCOUNTED_BODY:
                 self._count_held()
-        elif not self._buffering and self._body_bytes > HELD_BODY:
+        elif self._body_bytes > HELD_BODY:
             # Nowhere to put it yet: the connection to the instance is still being made.
             self.client.pause_reading()
 
@@ -270,9 +269,7 @@ class Exchange(AnswerSide):
             message = "Tokens are limited or have a price here, and can't be counted on a websocket. Use HTTP."
             raise GatewayError(403, "websocket_not_metered", message)
         self._parties = parties = route.parties
-        self.counts = route.tells_usage or (
-            target.counts_tokens and route.may_generate and target.counts(route.plain_path)
-        )
+        self.counts = route.tells_usage or (route.may_generate and target.counts(route.plain_path))
         self._file = gateway.journal.admitted(self._sequence, now + gateway.wall_offset, parties)
         gateway.in_flight += 1
         if not target.addresses:

@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psycopg
+
 from dashboard.database_role import own_database
 from dashboard.embedded_servers import EmbeddedServers
 from dashboard.home import Home, server_user
@@ -50,7 +52,20 @@ def _start() -> None:
         )
     _await_socket(home)
     if not os.environ.get("DATABASE_URL"):
-        own_database(home, may_create_databases=True)
+        _own_database(home)
+
+
+def _own_database(home: Home) -> None:
+    """The socket is there before the server takes anybody in."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            own_database(home, may_create_databases=True)
+            return
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def _await_socket(home: Home) -> None:

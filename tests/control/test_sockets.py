@@ -327,3 +327,28 @@ async def test_a_user_runs_only_so_many_tests_at_once(people, deploy, monkeypatc
     assert await relay.start(test, deployment, people.admin, people.ours.pk)
     for task in list(relay._running):
         task.cancel()
+
+
+async def test_a_page_that_could_not_be_asked_about_is_asked_again_and_holds_up_no_other():
+    class Page:
+        def __init__(self, fails: int) -> None:
+            self.fails, self.checked = fails, 0
+
+        async def end_session(self) -> None: ...
+
+        async def recheck(self) -> None:
+            self.checked += 1
+            if self.checked <= self.fails:
+                raise OSError("away")
+
+    broken, sound = Page(1), Page(0)
+    sockets = open_sockets.OpenSockets()
+    for page in (broken, sound):
+        sockets._sockets[page], sockets._seen[page] = None, -1
+    for _ in range(3):
+        for page in (broken, sound):
+            try:
+                await sockets._judge(page, is_good=True, mark=7)
+            except OSError:
+                continue
+    assert (broken.checked, sound.checked) == (2, 1)

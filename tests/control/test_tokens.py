@@ -92,3 +92,14 @@ def test_tokens_of_earlier_builds_end_ninety_days_after_the_upgrade(transactiona
     executor.migrate(executor.loader.graph.leaf_nodes())
     token = ApiToken.objects.get()
     assert timedelta(days=89) < token.expires_at - timezone.now() < timedelta(days=90) and token.scope == "deploy"
+
+
+def test_what_failed_in_between_was_not_done(client, people, monkeypatch):
+    """The form can be sent again: nothing was made when the page broke off."""
+    client.force_login(people.member)
+    client.raise_request_exception = False
+    form = {"label": "x", "csrfmiddlewaretoken": "a"}
+    with monkeypatch.context() as broken:
+        broken.setattr("accounts.services.create_api_token", lambda *args, **kwargs: 1 / 0)
+        assert client.post(reverse("accounts:tokens"), form).status_code == 500
+    assert client.post(reverse("accounts:tokens"), form).status_code == 200 and ApiToken.objects.count() == 1

@@ -182,7 +182,7 @@ async def test_bounds_come_from_how_many_files_may_be_open():
     ("address", "network"),
     [("10.1.2.3", "10.1.2.3"), ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"), ("::ffff:10.1.2.3", "10.1.2.3"), ("x", "x")],
 )
-async def test_what_one_caller_has_to_himself(address, network):
+async def test_what_belongs_to_one_caller_alone(address, network):
     assert network_of(address) == network
 
 
