@@ -192,7 +192,8 @@ def test_a_stranger_is_adopted_as_it_runs(deploy, place, people):
     wait_for(lambda: look(adopted) and adopted.instances.filter(phase="ready").count() == 2, within_s=60)
     versions.stop_version(adopted, actor=people.operator)
     becomes(adopted, Status.STOPPED, within_s=90)
-    assert not kubernetes_driver(Cluster.objects.get()).observe().workloads
+    # Kubernetes removes a Deployment in the foreground: after the last of its pods.
+    wait_for(lambda: not kubernetes_driver(Cluster.objects.get()).observe().workloads, within_s=60)
 
 
 def test_what_was_forgotten_is_known_when_its_cluster_comes_back(deploy, place, people):
