@@ -7,6 +7,7 @@ from django.contrib.auth.models import AbstractUser
 from django.db import models
 from django.db.models.functions import Lower
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 
 
 class User(AbstractUser):
@@ -20,6 +21,13 @@ class User(AbstractUser):
 
     def __str__(self) -> str:
         return self.get_full_name() or self.username
+
+    def get_session_auth_hash(self) -> str:
+        """Changes with the password, and not with SECRET_KEY: sessions are random and stored here, so it protects nothing there.
+
+        Django would give each session a new id when the key changes, which signs out who sends two requests at once.
+        """
+        return salted_hmac("slipway.session", self.password, secret="session", algorithm="sha256").hexdigest()  # noqa: S106 (says why)
 
 
 class Organization(models.Model):

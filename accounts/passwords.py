@@ -4,6 +4,7 @@ from typing import Any
 
 from allauth.account.signals import password_changed, password_reset
 from allauth.account.utils import user_pk_to_url_str
+from django.conf import settings
 from django.contrib.auth.tokens import PasswordResetTokenGenerator
 from django.db import transaction
 from django.dispatch import receiver
@@ -18,8 +19,16 @@ from common.service_error import ForbiddenError, ServiceError
 class LinkTokens(PasswordResetTokenGenerator):
     """Good once, as they depend on the password that they change, and for `PASSWORD_RESET_TIMEOUT` at most."""
 
+    @property
+    def secret(self) -> str:
+        return settings.INSTALLATION_KEYS.links[0]
+
+    @property
+    def secret_fallbacks(self) -> tuple[str, ...]:
+        return settings.INSTALLATION_KEYS.links[1:]
+
     def _make_hash_value(self, user: Any, timestamp: int) -> str:
-        # Who is deactivated meanwhile has no use for his link.
+        # Who is deactivated meanwhile has no use for the link.
         return f"{super()._make_hash_value(user, timestamp)}{user.is_active}"
 
 

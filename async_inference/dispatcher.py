@@ -20,6 +20,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from async_inference import places, sending, statements, states
 from async_inference.places import Place
 from async_inference.sending import Claim, Ended, NotYet, TryAgain, What
+from common.installation_keys import InstallationKeys
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +50,10 @@ class Dispatcher:
         self,
         pool: AsyncConnectionPool,
         client: httpx.AsyncClient,
-        secret: bytes,
+        keys: InstallationKeys,
         leases: AsyncConnectionPool | None = None,
     ) -> None:
-        self._pool, self._client, self._secret = pool, client, secret
+        self._pool, self._client, self._keys = pool, client, keys
         # Of their own: whatever fills the others, leases must not lapse.
         self._lease_pool = leases or pool
         self._running: dict[int, tuple[Claim, asyncio.Task[None]]] = {}
@@ -243,7 +244,7 @@ class Dispatcher:
             return Ended(
                 states.FAILED, None, "access_ended", "Its sender may not call this deployment any more.", reached=False
             )
-        return await sending.send(claim, place, self._client, self._secret, hold)
+        return await sending.send(claim, place, self._client, self._keys, hold)
 
     async def _note(self, claim: Claim, place: Place, what: What) -> None:
         """Until the database has taken it, or refused it by its fence: an answer that is here must not be asked for again."""

@@ -36,7 +36,8 @@ _FIELDS = {
 def own_requests(request: HttpRequest) -> HttpResponse:
     context = pages.rows(request, selectors.own_requests(request.user)) | {"gateway_url": settings.GATEWAY_URL}
     generation = WebhookSecret.objects.filter(user=request.user).values_list("generation", flat=True).first() or 1
-    context["secret"] = signature.secret_of(request.user.pk, generation, settings.SECRET_KEY)
+    own = [signature.secret_of(request.user.pk, generation, key) for key in settings.INSTALLATION_KEYS.webhooks]
+    context |= {"secret": own[0], "has_former_secret": len(own) > 1}
     response = render(request, "async_inference/own.html", context)
     response["Cache-Control"] = "no-store"
     return response

@@ -15,6 +15,7 @@ from async_inference.places import Place
 from common import identity_token, outbound
 from common.encryption import Cipher, SecretUnreadableError
 from common.identity_token import Identity
+from common.installation_keys import InstallationKeys
 
 MAX_RESULT_BYTES = 32 << 20
 # Longer than the gateway gives a request altogether.
@@ -101,7 +102,11 @@ def gateway_client(base_url: str, **settings: Any) -> httpx.AsyncClient:
 
 
 async def send(
-    claim: Claim, place: Place, client: httpx.AsyncClient, secret: bytes, hold: Callable[[int], Awaitable[None]]
+    claim: Claim,
+    place: Place,
+    client: httpx.AsyncClient,
+    keys: InstallationKeys,
+    hold: Callable[[int], Awaitable[None]],
 ) -> What:
     """Ask the gateway. `hold` is told how many more bytes are in memory, and waits until there is room."""
     if claim.key_id and claim.digest is None:
@@ -110,13 +115,13 @@ async def send(
     source = "api" if digest else "console"
     identity = Identity(claim.user_id, claim.organization_id, claim.deployment_id, source, digest)
     own = [
-        (identity_token.HEADER.decode(), identity_token.mint(identity, secret=secret, now=time.time())),
+        (identity_token.HEADER.decode(), identity_token.mint(identity, keys=keys.identity, now=time.time())),
         ("x-request-id", claim.uid),
     ]
     try:
-        lines = Cipher(secret.decode()).decrypt(claim.headers).get("lines", "")
+        lines = Cipher(keys.encryption).decrypt(claim.headers).get("lines", "")
     except SecretUnreadableError:
-        message = "Its headers were encrypted with another SECRET_KEY. Send it again."
+        message = "Its headers were encrypted with a key that Slipway no longer has. Send it again."
         return Ended(states.FAILED, None, "secret_unreadable", message, reached=False)
     given = [_pair(line) for line in lines.split("\r\n") if line]
     # What is kept must be readable by whoever asks for it later, whatever he understands.

@@ -37,7 +37,7 @@ def submit(
     # A key of ours has no business with an instance, and the gateway would take it off again.
     kept = [(name, value) for name, value in headers if not _OWN_TOKEN.search(value)]
     lines = "".join(f"{name}: {value}\r\n" for name, value in kept)
-    sealed = Cipher(settings.SECRET_KEY).encrypt({"lines": lines})
+    sealed = Cipher(settings.INSTALLATION_KEYS.encryption).encrypt({"lines": lines})
     uid = _insert(
         deployment, api_id=deployment.api_id, organization=organization_id, user=user.pk, key=0, chosen=chosen,
         method=method, path=path, headers=sealed, body=body,

@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from async_inference import signature, statements
 from common.addresses import IpNetwork
+from common.installation_keys import InstallationKeys
 from common.outbound import GuardedTransport, forget_location, no_cookies
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,10 @@ INLINE_BYTES = 256 << 10
 class Sender:
     """Lives on the dispatcher's loop. `allowed` are networks inside that operators let webhooks call."""
 
-    def __init__(self, pool: AsyncConnectionPool, secret: str, allowed: Sequence[IpNetwork], public_url: str) -> None:
-        self._pool, self._secret, self._gateway_url = pool, secret, public_url
+    def __init__(
+        self, pool: AsyncConnectionPool, keys: InstallationKeys, allowed: Sequence[IpNetwork], public_url: str
+    ) -> None:
+        self._pool, self._keys, self._gateway_url = pool, keys, public_url
         self._busy: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         hooks = {"response": [forget_location]}
@@ -127,10 +130,10 @@ class Sender:
             body = message(row, self._gateway_url)
         except (ValueError, RecursionError) as error:
             return None, f"The message could not be written: {error}."
-        secret = signature.secret_of(row["user_id"], row["generation"], self._secret)
+        secrets = [signature.secret_of(row["user_id"], row["generation"], key) for key in self._keys.webhooks]
         headers = {
             "content-type": "application/json", "user-agent": "slipway-webhooks",
-            **signature.headers(f"{row['uid'].hex}", body, secret, int(time.time())),
+            **signature.headers(f"{row['uid'].hex}", body, secrets, int(time.time())),
         }  # fmt: skip
         try:
             async with (

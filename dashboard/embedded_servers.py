@@ -63,8 +63,9 @@ class EmbeddedServers:
     def _set_foreign_data_aside(self) -> str:
         """As root the data lies outside the home; when the home was removed, nobody knows its password any more."""
         mark = self._home.servers / "installation"
-        own = hashlib.sha256(self._home.secrets["SECRET_KEY"].encode()).hexdigest()
-        if not mark.exists() or mark.read_text() == own:
+        own = hashlib.sha256(self._home.secrets["POSTGRES_PASSWORD"].encode()).hexdigest()
+        former = hashlib.sha256(self._home.former_secret_key.encode()).hexdigest()
+        if not mark.exists() or mark.read_text() in (own, former):
             mark.write_text(own)
             return ""
         aside = self._home.servers.with_name(f"{self._home.servers.name}.{int(time.time())}")

@@ -128,14 +128,13 @@ class Home:
 
     @cached_property
     def secrets(self) -> dict[str, str]:
-        """The installation's secrets and Valkey's port, made at the first start."""
+        """The embedded servers' passwords and Valkey's port, made at the first start."""
         path = self.path / "secrets.json"
         stored = atomic_file.read_json(path)
         if stored is None:
             if path.exists():
                 raise RuntimeError(f"{path} can't be read. Restore it from a backup: the database's password is in it.")
             stored = {
-                "SECRET_KEY": secrets.token_urlsafe(48),
                 "POSTGRES_PASSWORD": secrets.token_urlsafe(24),
                 "VALKEY_PASSWORD": secrets.token_urlsafe(24),
                 "VALKEY_PORT": str(_free_port()),
@@ -143,6 +142,16 @@ class Home:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             atomic_file.write_json(path, stored)
         return stored
+
+    @property
+    def keys_file(self) -> Path:
+        return self.path / "keys.json"
+
+    @property
+    def former_secret_key(self) -> str:
+        """Of builds that had one key for everything; "" where none was."""
+        stored = atomic_file.read_json(self.path / "secrets.json")
+        return str(stored.get("SECRET_KEY", "")) if isinstance(stored, dict) else ""
 
     @property
     def database_url(self) -> str:

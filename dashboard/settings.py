@@ -1,6 +1,8 @@
 """Settings. Everything that differs between installations comes from the environment; `manage.py up` fills in the rest.
 
-SECRET_KEY             signs sessions and encrypts stored secrets
+SLIPWAY_KEYS_FILE      JSON with a list of keys, newest first, for sessions, links, identity, webhooks and encryption
+SECRET_KEY             instead of that file: one key for all of it. SECRET_KEY_FALLBACKS has those from before, and
+                       SLIPWAY_LINK_KEYS, SLIPWAY_IDENTITY_KEYS, SLIPWAY_WEBHOOK_KEYS, SLIPWAY_ENCRYPTION_KEYS have keys of their own
 DATABASE_URL           PostgreSQL 15 or newer
 REDIS_URL              Valkey or Redis 7 or newer
 SLIPWAY_PUBLIC_URL     where browsers find the console; https switches the secure cookies and HSTS on
@@ -22,6 +24,7 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 
 from dashboard.home import Home
+from dashboard.own_keys import own_keys
 
 BASE_DIR = Path(__file__).resolve().parents[1]
 HOME = Home()
@@ -33,7 +36,9 @@ def _from_environment_or_home(name: str, home_value: str) -> str:
     return env.str(name, default="") or getattr(HOME, home_value)
 
 
-SECRET_KEY = env.str("SECRET_KEY", default="") or HOME.secrets["SECRET_KEY"]
+INSTALLATION_KEYS = own_keys(env, HOME)
+# As they are at the start: the web process goes on with what the file has later (dashboard/session_keys.py).
+SECRET_KEY, *SECRET_KEY_FALLBACKS = INSTALLATION_KEYS.sessions
 DATABASE_URL = _from_environment_or_home("DATABASE_URL", "database_url")
 REDIS_URL = _from_environment_or_home("REDIS_URL", "redis_url")
 PUBLIC_URL = env.str("SLIPWAY_PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
@@ -87,7 +92,7 @@ INSTALLED_APPS = [
     "apikeys",
     "monitoring",
     "async_inference",
-    "dashboard",
+    "dashboard.apps.DashboardConfig",
 ]
 
 MIDDLEWARE = [

@@ -38,7 +38,7 @@ def _client(encrypted_kubeconfig: str) -> KubernetesClient:
     if not encrypted_kubeconfig:
         return KubernetesClient(None)
     try:
-        text = Cipher(settings.SECRET_KEY).decrypt(encrypted_kubeconfig)["kubeconfig"]
+        text = Cipher(settings.INSTALLATION_KEYS.encryption).decrypt(encrypted_kubeconfig)["kubeconfig"]
     except SecretUnreadableError as error:
         raise ClusterUnreachableError(f"{error} Enter the kubeconfig again.") from None
     try:

@@ -199,7 +199,7 @@ class _Relay:
 
     async def _send(self) -> None:
         self._started = time.perf_counter()
-        token = identity_token.mint(self._identity, secret=settings.SECRET_KEY.encode(), now=time.time())
+        token = identity_token.mint(self._identity, keys=settings.INSTALLATION_KEYS.identity, now=time.time())
         headers = [*self._test.headers, (identity_token.HEADER.decode(), token), ("X-Request-Id", self._id)]
         if not any(name.lower() == "accept-encoding" for name, _ in headers):
             headers.append(("Accept-Encoding", "identity"))

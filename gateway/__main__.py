@@ -43,7 +43,7 @@ async def serve(host: str, port: int, name: str) -> None:
     bounds = Bounds.of(raise_file_limit(), settings.GATEWAY_BODY_BYTES)
     gateway = Gateway(
         folder,
-        settings.SECRET_KEY.encode(),
+        settings.INSTALLATION_KEYS,
         name=name,
         epoch=epoch,
         bounds=bounds,
@@ -70,7 +70,7 @@ async def serve(host: str, port: int, name: str) -> None:
     directory.start()
     gateway.queue = queue = AsyncRequests(
         settings.DATABASE_URL,
-        settings.SECRET_KEY,
+        settings.INSTALLATION_KEYS,
         QueueBounds(settings.ASYNC_QUEUE_REQUESTS, settings.ASYNC_QUEUE_BYTES, settings.WEBHOOK_NETWORKS),
     )
     await queue.open()

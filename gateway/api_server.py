@@ -47,10 +47,10 @@ class ApiServerUnusableError(Exception):
 
 
 @lru_cache(maxsize=256)
-def unseal(sealed: str, secret: str) -> ApiServer:
+def unseal(sealed: str, keys: tuple[str, ...]) -> ApiServer:
     """Raises ApiServerUnusableError."""
     try:
-        config = kubeconfig.read(Cipher(secret).decrypt(sealed)["kubeconfig"])
+        config = kubeconfig.read(Cipher(keys).decrypt(sealed)["kubeconfig"])
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         server = urlsplit(cluster["server"])
         port, tls = server.port or 443, _tls(cluster, user)

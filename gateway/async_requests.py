@@ -22,6 +22,7 @@ from async_inference import options, statements, states
 from async_inference.options import InvalidOptionError
 from common.addresses import IpNetwork
 from common.encryption import Cipher
+from common.installation_keys import InstallationKeys
 from gateway.callers import Caller
 from gateway.core import QueueAnswer
 from gateway.errors import GatewayError
@@ -58,8 +59,10 @@ class QueueBounds:
 class AsyncRequests:
     """Two pools of connections; `open` returns at once, whether the database is there or not."""
 
-    def __init__(self, database_url: str, secret: str, bounds: QueueBounds, *, wait_s: float = WAIT_S) -> None:
-        self._bounds, self._cipher = bounds, Cipher(secret)
+    def __init__(
+        self, database_url: str, keys: InstallationKeys, bounds: QueueBounds, *, wait_s: float = WAIT_S
+    ) -> None:
+        self._bounds, self._keys = bounds, keys
         # Apart: however many ask how far theirs are, new ones are taken.
         self._pool, self._questions = (_pool(database_url, name, wait_s) for name in ("async_submit", "async_control"))
 
@@ -81,7 +84,7 @@ class AsyncRequests:
         except InvalidOptionError as error:
             raise GatewayError(400, "option_invalid", str(error), details={"field": error.field}) from None
         # They may hold what opens others' doors.
-        headers = self._cipher.encrypt({"lines": head.passed.decode("latin-1")})
+        headers = Cipher(self._keys.encryption).encrypt({"lines": head.passed.decode("latin-1")})
         fingerprint = hashlib.sha256(b"\n".join((head.method, path, head.content_type, body))).digest()
         uid = uuid.uuid4()
         values = {

@@ -1,6 +1,7 @@
 """Who sends a request, as far as the gateway knows, and which deployments he may call."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -71,12 +72,12 @@ ANONYMOUS = Caller()
 Keys = dict[bytes, Caller]
 
 
-def read_identity(token: bytes, secret: bytes, keys: Keys) -> Caller:
+def read_identity(token: bytes, identity_keys: Sequence[str], keys: Keys) -> Caller:
     """In whose name the console, or the queue of asynchronous requests, sends one.
 
     Raises a 401 for a token that isn't good any more, or for a key that was revoked while the request waited.
     """
-    identity = identity_token.read(token.decode("latin-1"), secret=secret, now=time.time())
+    identity = identity_token.read(token.decode("latin-1"), keys=identity_keys, now=time.time())
     if identity is None:
         raise GatewayError(
             401, "identity_invalid", "The console's token has expired or is not valid. Send the request again."

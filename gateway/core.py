@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from common.byte_budget import network_of
+from common.installation_keys import InstallationKeys
 from common.proxies import Forwarded, Networks, is_trusted, origin
 from gateway import journal
 from gateway.balancer import Balancer
@@ -93,7 +94,7 @@ class Gateway:
     def __init__(
         self,
         folder: Path,
-        secret: bytes,
+        installation_keys: InstallationKeys,
         *,
         name: str,
         epoch: int,
@@ -102,7 +103,7 @@ class Gateway:
         trusted_proxies: Networks = (),
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.name, self.epoch, self.secret = name, epoch, secret
+        self.name, self.epoch, self.installation_keys = name, epoch, installation_keys
         self.timeouts = timeouts or Timeouts()
         self.bounds = bounds or Bounds()
         self.trusted_proxies = trusted_proxies

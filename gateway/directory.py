@@ -55,7 +55,7 @@ class Directory:
         self._on_change = on_change
         self._acknowledge = acknowledge
         self._on_gateways = on_gateways
-        self._snapshot = Snapshot.load(self._path, settings.SECRET_KEY)
+        self._snapshot = Snapshot.load(self._path, settings.INSTALLATION_KEYS.encryption)
         self._read_at = -math.inf
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="directory", daemon=True)
@@ -201,7 +201,7 @@ def _address(instance: Instance, cluster: Cluster) -> Address | None:
     if not cluster.is_proxied:
         return Address(instance.uid, host, int(port))
     try:
-        api_server = unseal(cluster.encrypted_kubeconfig, settings.SECRET_KEY)
+        api_server = unseal(cluster.encrypted_kubeconfig, settings.INSTALLATION_KEYS.encryption)
     except ApiServerUnusableError as error:
         log.warning("%s is left out: %s", instance.name, error)
         return None

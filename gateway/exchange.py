@@ -70,7 +70,7 @@ class Exchange(AnswerSide):
             self.deadline = now + gateway.timeouts.body_idle_s
         try:
             if head.identity:
-                self.caller = read_identity(head.identity, gateway.secret, gateway.keys)
+                self.caller = read_identity(head.identity, gateway.installation_keys.identity, gateway.keys)
             elif head.key:
                 self.caller = by_key(gateway.keys, head.key, now + gateway.wall_offset)
             route = head.route

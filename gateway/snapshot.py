@@ -51,9 +51,9 @@ class Address:
         return [self.uid, self.host, self.port]
 
     @classmethod
-    def from_json(cls, item: list[Any], secret: str) -> "Address":
+    def from_json(cls, item: list[Any], keys: tuple[str, ...]) -> "Address":
         uid, place, rest = item
-        return cls(uid, place, rest) if isinstance(rest, int) else cls.behind(unseal(rest, secret), uid, place)
+        return cls(uid, place, rest) if isinstance(rest, int) else cls.behind(unseal(rest, keys), uid, place)
 
 
 @dataclass(frozen=True)
@@ -171,23 +171,23 @@ class Snapshot:
         )
 
     @classmethod
-    def load(cls, path: Path, secret: str) -> "Snapshot":
-        """The snapshot on disk; an empty one when there is none that can be read. `secret` unseals kubeconfigs."""
+    def load(cls, path: Path, keys: tuple[str, ...]) -> "Snapshot":
+        """The snapshot on disk; an empty one when there is none that can be read. `keys` unseal kubeconfigs."""
         stored: dict[str, Any] | None = atomic_file.read_json(path)
         try:
-            return cls._of_json(stored, secret) if stored else cls.empty()
+            return cls._of_json(stored, keys) if stored else cls.empty()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             # Of another release, for example: the database has it all.
             log.warning("%s can't be read and is left alone: %r", path, error)
             return cls.empty()
 
     @classmethod
-    def _of_json(cls, stored: dict[str, Any], secret: str) -> "Snapshot":
+    def _of_json(cls, stored: dict[str, Any], keys: tuple[str, ...]) -> "Snapshot":
         targets = [
             Target(
                 **item
                 | {
-                    "addresses": tuple(_usable(item["addresses"], secret)),
+                    "addresses": tuple(_usable(item["addresses"], keys)),
                     "shared_with": tuple(item["shared_with"]),
                     "free_paths": tuple(item.get("free_paths", ())),
                     "limits": tuple(tuple(limit) for limit in item["limits"]),
@@ -198,9 +198,9 @@ class Snapshot:
         return cls.of(stored["version"], targets)
 
 
-def _usable(items: list[list[Any]], secret: str) -> Iterator[Address]:
+def _usable(items: list[list[Any]], keys: tuple[str, ...]) -> Iterator[Address]:
     for item in items:
         try:
-            yield Address.from_json(item, secret)
+            yield Address.from_json(item, keys)
         except ApiServerUnusableError as error:
             log.warning("an instance is left out: %s", error)

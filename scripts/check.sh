@@ -14,7 +14,10 @@ step "ruff format" "$bin/ruff" format --check .
 step "mypy" "$bin/mypy"
 step "import-linter" "$bin/lint-imports" --no-cache
 step "migrations" "$bin/python" -W ignore manage.py makemigrations --check --dry-run
-SECRET_KEY=$("$bin/python" -c 'import secrets; print(secrets.token_urlsafe(64))') SLIPWAY_PUBLIC_URL=https://slipway.example \
+keys=$(mktemp)
+trap 'rm -f "$keys"' EXIT
+"$bin/python" -c 'import json, secrets; print(json.dumps({purpose: [secrets.token_urlsafe(64)] for purpose in ("sessions", "links", "identity", "webhooks", "encryption")}))' >"$keys"
+SLIPWAY_KEYS_FILE=$keys SLIPWAY_PUBLIC_URL=https://slipway.example \
   SLIPWAY_TRUSTED_PROXIES=127.0.0.1 \
   step "check --deploy" "$bin/python" manage.py check --deploy --fail-level WARNING
 exit "$status"

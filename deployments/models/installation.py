@@ -9,7 +9,7 @@ def new_name() -> str:
 
 
 class Installation(models.Model):
-    """One row: which Slipway this is. What it makes in clusters carries the name, whatever becomes of SECRET_KEY."""
+    """One row: which Slipway this is. What it makes in clusters carries the name, whatever becomes of its keys."""
 
     id = models.SmallIntegerField(primary_key=True, default=1)
     uid = models.CharField(max_length=32, default=new_name)

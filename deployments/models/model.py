@@ -32,7 +32,7 @@ class Model(models.Model):
         return self.name
 
     def credential_token(self) -> str:
-        """The stored token of its source; "" without one. Raises SecretUnreadableError when SECRET_KEY has changed."""
+        """The stored token of its source; "" without one. Raises SecretUnreadableError when its key is gone."""
         if not self.encrypted_credentials:
             return ""
-        return Cipher(settings.SECRET_KEY).decrypt(self.encrypted_credentials).get("token", "")
+        return Cipher(settings.INSTALLATION_KEYS.encryption).decrypt(self.encrypted_credentials).get("token", "")

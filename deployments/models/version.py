@@ -97,7 +97,8 @@ class Version(models.Model):
         return Specification.from_json(self.specification_json)
 
     def specification_with_secrets(self) -> Specification:
-        """Raises SecretUnreadableError when SECRET_KEY has changed since."""
+        """Raises SecretUnreadableError when the key that they were encrypted with is gone."""
         return Specification.from_json(
-            self.specification_json, secret_environment=Cipher(settings.SECRET_KEY).decrypt(self.encrypted_secrets)
+            self.specification_json,
+            secret_environment=Cipher(settings.INSTALLATION_KEYS.encryption).decrypt(self.encrypted_secrets),
         )

@@ -28,7 +28,9 @@ def save_model(
     if not may_manage(actor, model.organization_id):
         raise ForbiddenError("You may not manage models of this organization.", field="organization")
     if credential is not None:
-        model.encrypted_credentials = Cipher(settings.SECRET_KEY).encrypt({"token": credential} if credential else {})
+        model.encrypted_credentials = Cipher(settings.INSTALLATION_KEYS.encryption).encrypt(
+            {"token": credential} if credential else {}
+        )
     return _save(
         model, actor, model.organization_id, duplicate="This organization already has a model of this name.", only=only,
         secret=None if credential is None else "encrypted_credentials",
@@ -162,7 +164,7 @@ def _sealed_kubeconfig(text: str) -> str:
         kubeconfigs.read(text)
     except kubeconfigs.KubeconfigError as error:
         raise ServiceError(str(error), field="kubeconfig") from None
-    return Cipher(settings.SECRET_KEY).encrypt({"kubeconfig": text})
+    return Cipher(settings.INSTALLATION_KEYS.encryption).encrypt({"kubeconfig": text})
 
 
 def delete(thing: Model | Endpoint | Cluster, *, actor: Actor) -> None:

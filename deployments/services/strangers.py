@@ -111,7 +111,7 @@ def _make(
         number=number,
         key=stranger.version_key,
         specification_json=told["specification"],
-        encrypted_secrets=Cipher(settings.SECRET_KEY).encrypt(values),
+        encrypted_secrets=Cipher(settings.INSTALLATION_KEYS.encryption).encrypt(values),
         replicas=stranger.replicas,
         desired_state=DesiredState.STOPPED,
         created_by=actor,

@@ -42,7 +42,7 @@ def create_version(
             deployment=deployment,
             number=deployment.last_number,
             specification_json=specification.to_json(),
-            encrypted_secrets=Cipher(settings.SECRET_KEY).encrypt(specification.secret_environment),
+            encrypted_secrets=Cipher(settings.INSTALLATION_KEYS.encryption).encrypt(specification.secret_environment),
             replicas=replicas,
             created_by=actor,
             start_requested_at=now,

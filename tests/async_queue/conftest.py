@@ -29,7 +29,7 @@ from deployments.models import Deployment, Instance, Status, Version
 from gateway.async_requests import AsyncRequests, QueueBounds
 from gateway.key_ring import KeyRing
 from gateway.snapshot import Address, Snapshot, Target
-from tests.gateway.conftest import SECRET, RunningGateway, Upstream, json_answer
+from tests.gateway.conftest import KEYS, RunningGateway, Upstream, json_answer
 from tests.gateway.conftest import gateway as gateway
 from tests.gateway.conftest import upstream as upstream
 
@@ -74,7 +74,7 @@ class Queue:
         url = database_url()
         self.gateway.core.queue = self._requests = AsyncRequests(
             url,
-            SECRET.decode(),
+            KEYS,
             QueueBounds(
                 **(
                     {"most_waiting": 10_000, "most_bytes": 1 << 30, "webhook_networks": [ip_network("127.0.0.0/8")]}
@@ -131,7 +131,7 @@ class Queue:
         """One more dispatcher, from now on."""
         client = gateway_client(str(self.client.base_url), timeout=httpx.Timeout(None, connect=2))
         stopped = asyncio.Event()
-        dispatcher = Dispatcher(self.pool, more.get("client", client), SECRET)
+        dispatcher = Dispatcher(self.pool, more.get("client", client), KEYS)
         self._dispatchers.append((stopped, asyncio.create_task(dispatcher.run(stopped))))
         return dispatcher
 
@@ -198,7 +198,7 @@ class Queue:
 @pytest_asyncio.fixture
 async def queue(gateway, people, deploy, tmp_path, transactional_db, settings):
     # The gateway of its tests has a secret of its own.
-    settings.SECRET_KEY = SECRET.decode()
+    settings.INSTALLATION_KEYS = KEYS
     deployment = await sync_to_async(deploy)()
     key, secret = await sync_to_async(create_key)(people.member, people.ours, "async")
     made = Queue(gateway, deployment, key, secret, tmp_path)

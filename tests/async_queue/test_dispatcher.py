@@ -20,7 +20,7 @@ from common.identity_token import Identity
 from deployments.models import Instance, Status, Version
 from deployments.services.deployments import delete_deployment
 from tests.async_queue.conftest import gated
-from tests.gateway.conftest import SECRET, json_answer
+from tests.gateway.conftest import KEYS, json_answer
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio, pytest.mark.usefixtures("quick")]
 
@@ -198,7 +198,7 @@ async def test_a_key_of_the_queue_opens_the_deployment_that_it_was_queued_for_al
     caller = next(iter(queue.gateway.core.keys))
     for deployment, status in ((queue.deployment.pk, 200), (queue.deployment.pk + 1, 404)):
         identity = Identity(queue.key.user_id, 1, deployment, "api", caller.hex())
-        token = identity_token.mint(identity, secret=SECRET, now=time.time())
+        token = identity_token.mint(identity, keys=KEYS.identity, now=time.time())
         answer = await queue.client.get("/main/chat/x", headers={"x-slipway-identity": token})
         assert answer.status_code == status
 

@@ -13,7 +13,7 @@ from async_inference.models import AsyncBacklog, AsyncPayload, AsyncRequest
 from common.encryption import Cipher
 from gateway.async_requests import AsyncRequests, QueueBounds
 from tests.async_queue.conftest import database_url
-from tests.gateway.conftest import SECRET, json_answer
+from tests.gateway.conftest import KEYS, json_answer
 from tests.records import ended
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
@@ -146,7 +146,7 @@ async def test_an_idempotency_key_stands_for_one_request(queue, upstream):
     assert other.status_code == 409 and other.json()["error"]["code"] == "idempotency_mismatch"
     # It goes on to the instance, which may know it too; and one of somebody else's is another one.
     sealed = (await AsyncPayload.objects.aget()).headers
-    assert "once" in Cipher(SECRET.decode()).decrypt(sealed)["lines"]
+    assert "once" in Cipher(KEYS.encryption).decrypt(sealed)["lines"]
     operator = await User.objects.aget(username="operator")
     _, secret = await sync_to_async(create_key)(operator, await Organization.objects.aget(name="acme"), "o")
     await sync_to_async(queue.read_keys)()
@@ -298,7 +298,7 @@ async def test_the_gateway_goes_on_without_the_queues_database(queue, upstream, 
     await queue.start(server)
     await queue.gateway.core.queue.close()
     queue.gateway.core.queue = away = AsyncRequests(
-        f"postgresql://nobody@127.0.0.1:{free_port}/x", "secret", QueueBounds(1, 1), wait_s=0.3
+        f"postgresql://nobody@127.0.0.1:{free_port}/x", KEYS, QueueBounds(1, 1), wait_s=0.3
     )
     await away.open()
     refused = await queue.submit()

@@ -21,11 +21,12 @@ from async_inference import options, services, signature, webhooks
 from async_inference.models import AsyncRequest, WebhookAttempt, WebhookDelivery
 from async_inference.webhooks import Sender
 from common import outbound
+from common.installation_keys import FixedKeys
 from tests.certificates import self_signed
 from tests.gateway.conftest import Upstream, json_answer
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
-SECRET = "installation"
+KEYS = FixedKeys.of("installation")
 HERE = [ipaddress.ip_network("127.0.0.0/8")]
 
 
@@ -42,7 +43,7 @@ async def told(
     await queue.start(await upstream(json_answer(body)))
     queue.dispatch()
     await queue.ended(await queue.queued(webhook=url))
-    sender = Sender(queue.pool, SECRET, allowed, "https://gateway.example")
+    sender = Sender(queue.pool, KEYS, allowed, "https://gateway.example")
     for _ in range(rounds):
         assert await sender.round() == 1
     await sender.close()
@@ -58,7 +59,7 @@ async def test_a_webhook_brings_the_result_and_proves_where_it_comes_from(queue,
     assert got.method == "POST" and got.path == "/hook?a=b" and got.headers["webhook-id"] == uid
     assert abs(int(got.headers["webhook-timestamp"]) - time.time()) < 10
     # As a receiver checks it, with nothing but the secret that the Developer Hub shows.
-    secret = signature.secret_of(queue.key.user_id, 1, SECRET)
+    secret = signature.secret_of(queue.key.user_id, 1, "installation")
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signed = f"{uid}.{got.headers['webhook-timestamp']}.".encode() + got.body
     wanted = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
@@ -79,8 +80,8 @@ async def test_a_changed_secret_signs_from_then_on(queue, upstream, people):
     await sync_to_async(services.change_webhook_secret)(people.member)
     await told(queue, upstream, f"http://127.0.0.1:{receiver.port}/")
     (got,) = receiver.requests
-    secret = signature.secret_of(people.member.pk, 3, SECRET)
-    again = signature.headers(got.headers["webhook-id"], got.body, secret, int(got.headers["webhook-timestamp"]))
+    secret = signature.secret_of(people.member.pk, 3, "installation")
+    again = signature.headers(got.headers["webhook-id"], got.body, [secret], int(got.headers["webhook-timestamp"]))
     assert got.headers["webhook-signature"] == again["webhook-signature"]
 
 
@@ -111,7 +112,7 @@ async def test_a_receiver_that_is_down_or_slow_loses_nothing_and_is_given_up_aft
     slow = await upstream(never)
     await AsyncRequest.objects.aupdate(webhook_url=f"http://127.0.0.1:{slow.port}/")
     await WebhookDelivery.objects.aupdate(since=timezone.now() - timedelta(hours=25))
-    sender = Sender(queue.pool, SECRET, HERE, "")
+    sender = Sender(queue.pool, KEYS, HERE, "")
     await sender.round()
     last = await WebhookAttempt.objects.afirst()
     assert last.status_code is None and "within" in last.error
@@ -145,7 +146,7 @@ async def test_a_receivers_cookies_and_odd_addresses_are_nobodys_business(queue,
     receiver = await upstream(json_answer(b"", "302 Found", extra))
     tries = await told(queue, upstream, f"http://127.0.0.1:{receiver.port}/")
     await WebhookDelivery.objects.aupdate(due_at=timezone.now())
-    sender = Sender(queue.pool, SECRET, HERE, "")
+    sender = Sender(queue.pool, KEYS, HERE, "")
     await sender.round()
     await WebhookDelivery.objects.aupdate(due_at=timezone.now())
     await sender.round()
@@ -167,7 +168,7 @@ async def test_addresses_inside_are_never_called(queue, upstream, host, free_por
             (attempt,) = await told(queue, upstream, f"https://{host}:{free_port}/", allowed=())
         else:
             await AsyncRequest.objects.aupdate(webhook_url=f"http://{host}:{free_port}/")
-            sender = Sender(queue.pool, SECRET, (), "")
+            sender = Sender(queue.pool, KEYS, (), "")
             await sender.round()
             await sender.close()
             attempt = await WebhookAttempt.objects.afirst()
@@ -237,7 +238,7 @@ async def test_every_end_is_told(queue, upstream, people):
     queue.dispatch()
     await queue.ended(failed)
     await queue.ended(expired)
-    sender = Sender(queue.pool, SECRET, HERE, "")
+    sender = Sender(queue.pool, KEYS, HERE, "")
     while await sender.round():
         pass
     await sender.close()
@@ -285,7 +286,7 @@ async def test_a_receiver_that_hangs_takes_the_places_of_its_user_alone(queue, u
     _, secret = await sync_to_async(create_key)(people.admin, people.ours, "another")
     await sync_to_async(queue.read_keys)()
     other = await queue.queued(webhook=f"http://127.0.0.1:{receiver.port}/", secret=secret)
-    sender = Sender(queue.pool, SECRET, HERE, "")
+    sender = Sender(queue.pool, KEYS, HERE, "")
     running = asyncio.create_task(sender.run())
     async with asyncio.timeout(4):
         while not receiver.requests:
@@ -301,7 +302,7 @@ async def test_two_senders_deliver_once_and_a_vanished_ones_comes_up_again(queue
     queue.dispatch()
     for _ in range(20):
         await queue.ended(await queue.queued(webhook=f"http://127.0.0.1:{receiver.port}/"))
-    senders = [Sender(queue.pool, SECRET, HERE, "") for _ in range(3)]
+    senders = [Sender(queue.pool, KEYS, HERE, "") for _ in range(3)]
     await asyncio.gather(*(sender.round() for sender in senders))
     assert len(receiver.requests) == 20 == await WebhookDelivery.objects.filter(state="delivered").acount()
     # Claimed and never noted, as by one that was killed: its time comes again.

@@ -32,7 +32,7 @@ from tests.cluster.conftest import IMAGE, admin_kubeconfig, apply_recipe, end_no
 from tests.gateway.conftest import RunningGateway
 from tests.waiting import wait_for
 
-SECRET = "secret-of-the-installation"
+KEYS = ("secret-of-the-installation",)
 SCRIPT = Path(__file__).with_name("echo_server.py")
 
 
@@ -78,8 +78,8 @@ def through(pod, namespace, tmp_path) -> Callable[..., None]:
 
     def run(scenario: Callable[[RunningGateway], Awaitable[None]], **changed: str) -> None:
         known = pod | changed
-        sealed = Cipher(SECRET).encrypt({"kubeconfig": known["kubeconfig"]})
-        address = Address.behind(unseal(sealed, SECRET), known["uid"], pod_proxy_path(namespace, known["name"], "8000"))
+        sealed = Cipher(KEYS).encrypt({"kubeconfig": known["kubeconfig"]})
+        address = Address.behind(unseal(sealed, KEYS), known["uid"], pod_proxy_path(namespace, known["name"], "8000"))
         target = Target(7, 3, "acme/echo", "main", "echo", 11, "running", "Running", "", "", 0, (address,))
 
         async def main() -> None:
@@ -204,12 +204,12 @@ def test_a_server_with_another_certificate_gets_no_credentials(through, pod):
 
 def test_the_snapshot_on_disk_holds_no_credentials(pod, namespace, tmp_path):
     token = yaml.safe_load(pod["kubeconfig"])["users"][0]["user"]["token"]
-    sealed = Cipher(SECRET).encrypt({"kubeconfig": pod["kubeconfig"]})
-    address = Address.behind(unseal(sealed, SECRET), pod["uid"], pod_proxy_path(namespace, pod["name"], "8000"))
+    sealed = Cipher(KEYS).encrypt({"kubeconfig": pod["kubeconfig"]})
+    address = Address.behind(unseal(sealed, KEYS), pod["uid"], pod_proxy_path(namespace, pod["name"], "8000"))
     saved = Snapshot.of(3, [Target(7, 3, "a/b", "m", "b", 1, "running", "Running", "", "", 0, (address,))])
     saved.save(tmp_path / "snapshot.json")
     text = (tmp_path / "snapshot.json").read_text()
     assert token not in text and "certificate" not in text and json.loads(text)["version"] == 3
-    assert Snapshot.load(tmp_path / "snapshot.json", SECRET).targets == saved.targets
-    (target,) = Snapshot.load(tmp_path / "snapshot.json", "another secret").targets
+    assert Snapshot.load(tmp_path / "snapshot.json", KEYS).targets == saved.targets
+    (target,) = Snapshot.load(tmp_path / "snapshot.json", ("another secret",)).targets
     assert target.addresses == (), "an address that can't be used is left out, the rest stays"

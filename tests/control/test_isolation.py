@@ -27,6 +27,7 @@ from apikeys import directory as key_directory
 from apikeys.services import create_key
 from async_inference.models import AsyncRequest, AsyncResult
 from common.broadcast import valkey
+from common.installation_keys import FixedKeys
 from deployments import relay
 from deployments.models import Cluster, Instance, LastWords, Price, Stranger
 from deployments.services.access import set_access
@@ -299,7 +300,7 @@ async def _enter(folder: Path, secrets: dict[str, str]) -> dict[str, str]:
         return snapshot, ring
 
     snapshot, ring = await sync_to_async(read)()
-    gateway = Gateway(folder, b"secret", name="test", epoch=1)
+    gateway = Gateway(folder, FixedKeys.of("secret"), name="test", epoch=1)
     gateway.keys = ring.callers
     gateway.set_snapshot(snapshot)
     server = await asyncio.get_running_loop().create_server(lambda: ClientConnection(gateway), "127.0.0.1", 0)

@@ -5,6 +5,7 @@ import re
 import pytest
 from django.urls import reverse
 
+from common.installation_keys import FixedKeys
 from common.service_error import ServiceError
 from deployments import reconcile
 from deployments.models import DirectoryVersion, Event, Instance, Status, Version
@@ -93,7 +94,7 @@ def test_a_changed_secret_key_is_said_at_start_and_in_the_form(deploy, people, s
     Version.objects.update(status=Status.STOPPED, desired_state="stopped")
     client.force_login(people.operator)
     page = client.get(reverse("deployments:new-version", args=["acme", "chat"])).context["specification_form"]
-    settings.SECRET_KEY = "another one"
+    settings.INSTALLATION_KEYS = FixedKeys.of("another one")
     client.force_login(people.operator)
     with pytest.raises(ServiceError) as caught:
         versions.start_version(version, actor=people.operator)

@@ -3,6 +3,7 @@
 import pytest
 from django.utils import timezone
 
+from common.installation_keys import FixedKeys
 from common.service_error import ServiceError
 from deployments import log_store, reconcile
 from deployments.drivers import driver_of
@@ -160,6 +161,6 @@ def test_a_lost_instance_is_replaced_and_the_version_keeps_running(deploy):
 def test_changed_secret_key_is_said_not_raised(deploy, settings):
     specification = Specification("simulator", "a/b", memory=64 << 20, secret_environment={"A": "b"})
     version = deploy(specification=specification).versions.get()
-    settings.SECRET_KEY = "another one"
+    settings.INSTALLATION_KEYS = FixedKeys.of("another one")
     becomes(version, Status.ERROR)
     assert version.cause.code == "secret_unreadable"

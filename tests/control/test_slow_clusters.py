@@ -46,7 +46,7 @@ contexts: [{{name: x, context: {{cluster: c, user: u}}}}]
 clusters: [{{name: c, cluster: {{insecure-skip-tls-verify: true, server: "https://127.0.0.1:{server.server_address[1]}"}}}}]
 users: [{{name: u, user: {{token: t}}}}]
 """
-    sealed = Cipher(settings.SECRET_KEY).encrypt({"kubeconfig": kubeconfig})
+    sealed = Cipher(settings.INSTALLATION_KEYS.encryption).encrypt({"kubeconfig": kubeconfig})
     yield [
         Cluster.objects.create(
             name=f"slow-{number}", driver="kubernetes", namespace=f"models-{number}", encrypted_kubeconfig=sealed

@@ -14,6 +14,7 @@ from typing import Any
 import h11
 import pytest_asyncio
 
+from common.installation_keys import FixedKeys
 from gateway.bounds import Bounds
 from gateway.core import Gateway, Timeouts
 from gateway.counters import Counters
@@ -22,7 +23,7 @@ from gateway.snapshot import Address, Snapshot, Target
 from tests.gateway.valkey import OwnValkey
 from tests.records import ended
 
-SECRET = b"test-secret"
+KEYS = FixedKeys.of("test-secret")
 
 
 @dataclass
@@ -130,7 +131,7 @@ class RunningGateway:
         status: str = "running",
     ) -> None:
         loop = asyncio.get_running_loop()
-        self.core = Gateway(self._folder, SECRET, name="test", epoch=1, timeouts=timeouts, bounds=bounds)
+        self.core = Gateway(self._folder, KEYS, name="test", epoch=1, timeouts=timeouts, bounds=bounds)
         self.core.set_snapshot(snapshot(upstreams, status))
         self._server = await loop.create_server(lambda: ClientConnection(self.core), "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]

@@ -9,7 +9,7 @@ import pytest
 from common import identity_token
 from common.identity_token import Identity
 from gateway import meter
-from tests.gateway.conftest import SECRET, json_answer
+from tests.gateway.conftest import KEYS, json_answer
 
 pytestmark = pytest.mark.asyncio
 
@@ -109,7 +109,7 @@ async def test_headers_that_are_ours_or_hop_by_hop_are_not_passed_on(gateway, up
         json_answer(b"{}", extra=b"Keep-Alive: 5\r\nX-Kept: yes\r\nConnection: x-dropped\r\nX-Dropped: 1\r\n")
     )
     await gateway.start(server)
-    token = identity_token.mint(Identity(9, 3, 7, "console"), secret=SECRET, now=__import__("time").time())
+    token = identity_token.mint(Identity(9, 3, 7, "console"), keys=KEYS.identity, now=__import__("time").time())
     headers = {
         "X-Slipway-Identity": token, "Cookie": "slipway_session=abc; theirs=1", "Authorization": "Bearer slk_secret",
         "Connection": "x-mine", "X-Mine": "1", "TE": "trailers", "X-Kept": "1", "Proxy-Authorization": "x",
@@ -184,7 +184,7 @@ async def test_a_forged_identity_is_refused(gateway, upstream, token):
 async def test_an_identity_for_another_deployment_is_refused(gateway, upstream):
     server = await upstream(json_answer(b"{}"))
     await gateway.start(server)
-    token = identity_token.mint(Identity(9, 3, 8, "console"), secret=SECRET, now=__import__("time").time())
+    token = identity_token.mint(Identity(9, 3, 8, "console"), keys=KEYS.identity, now=__import__("time").time())
     async with client(gateway) as http:
         assert (await http.get("/main/chat/x", headers={"X-Slipway-Identity": token})).status_code == 401
 

@@ -10,6 +10,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.installation_keys import FixedKeys
 from gateway import server, upstream
 from gateway.core import Gateway
 from gateway.snapshot import Address, Snapshot, Target
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.asyncio
 
 
 def make_gateway(folder) -> Gateway:
-    gateway = Gateway(folder, b"secret", name="wire", epoch=1)
+    gateway = Gateway(folder, FixedKeys.of("secret"), name="wire", epoch=1)
     address = Address("00" * 15 + "01", "127.0.0.1", 1)
     target = Target(7, 3, "acme/chat", "main", "chat", 11, "running", "Running", "", "", 0, (address,))
     gateway.set_snapshot(Snapshot.of(1, [target]))

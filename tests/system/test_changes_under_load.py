@@ -1,48 +1,15 @@
 """A version takes another's place while requests keep coming: by its strategy none is refused, or all are told why."""
 
-import threading
 import time
-from collections import Counter
 
 import httpx
 import pytest
 
+from tests.system.load import completions
 from tests.system.test_main_job import QUICK, becomes, create, remove
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
-CLIENTS = 6
-
-
-class Load:
-    """Clients that keep asking, each on a connection of its own; every answer is counted by status and code."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._stopped = threading.Event()
-        self.answers: Counter[tuple[int, str]] = Counter()
-        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(CLIENTS)]
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join(20)
-
-    def _ask(self) -> None:
-        with httpx.Client(trust_env=False, timeout=20) as client:
-            while not self._stopped.is_set():
-                try:
-                    response = client.post(self._url, json={"model": "x", "prompt": "a b", "max_tokens": 8})
-                    code = response.json()["error"]["code"] if response.status_code >= 400 else ""
-                    self.answers[response.status_code, code] += 1
-                except httpx.HTTPError as error:
-                    self.answers[0, type(error).__name__] += 1
-                time.sleep(0.005)
 
 
 def change(api: httpx.Client, name: str, strategy: str) -> int:
@@ -63,7 +30,7 @@ def test_zero_downtime_refuses_nothing_and_replace_says_why(product, api):
     becomes(api, "changing", "running")
     url = f"{product.gateway}/demo/changing/v1/completions"
     wait_for(lambda: httpx.post(url, json={"model": "x", "prompt": "a"}, trust_env=False).status_code == 200)
-    with Load(url) as load:
+    with completions(url) as load:
         time.sleep(1)
         second = change(api, "changing", "zero_downtime")
         wait_for(lambda: numbered(api, "changing", second) == "running", within_s=60, what="version 2 running")
@@ -71,7 +38,7 @@ def test_zero_downtime_refuses_nothing_and_replace_says_why(product, api):
         time.sleep(1)
     assert set(load.answers) == {(200, "")}, load.answers
     assert load.answers[200, ""] > 100
-    with Load(url) as load:
+    with completions(url) as load:
         time.sleep(1)
         third = change(api, "changing", "replace")
         wait_for(lambda: numbered(api, "changing", third) == "running", within_s=60, what="version 3 running")

@@ -19,22 +19,22 @@ CONFIG = {
 
 def sealed(**user: str) -> str:
     config = CONFIG | {"users": [{"name": "a", "user": user}]} if user else CONFIG
-    return Cipher("secret").encrypt({"kubeconfig": yaml.safe_dump(config)})
+    return Cipher(("secret",)).encrypt({"kubeconfig": yaml.safe_dump(config)})
 
 
 def test_a_kubeconfig_becomes_an_address_with_credentials_and_tells_neither():
-    server = api_server.unseal(sealed(), "secret")
+    server = api_server.unseal(sealed(), ("secret",))
     assert (server.host, server.port, server.path, server.tls_name) == ("api.example", 6443, b"/base", "api.example")
     assert server.authorization == b"authorization: Bearer t0k3n\r\n" and "t0k3n" not in repr(server)
-    assert api_server.unseal(sealed(username="u", password="p"), "secret").authorization.endswith(b"Basic dTpw\r\n")
+    assert api_server.unseal(sealed(username="u", password="p"), ("secret",)).authorization.endswith(b"Basic dTpw\r\n")
 
 
 def test_a_kubeconfig_that_cannot_be_used_says_so():
-    with pytest.raises(api_server.ApiServerUnusableError, match="another SECRET_KEY"):
-        api_server.unseal(sealed(), "another")
+    with pytest.raises(api_server.ApiServerUnusableError, match="a key that Slipway no longer has"):
+        api_server.unseal(sealed(), ("another",))
     broken = {"client-certificate-data": "bm9uZQ==", "client-key-data": "bm9uZQ=="}
     with pytest.raises(api_server.ApiServerUnusableError, match="Enter the kubeconfig again"):
-        api_server.unseal(sealed(**broken), "secret")
+        api_server.unseal(sealed(**broken), ("secret",))
 
 
 def test_nothing_that_means_something_to_the_api_server_comes_from_a_client():
@@ -43,7 +43,7 @@ def test_nothing_that_means_something_to_the_api_server_comes_from_a_client():
         b"Accept: */*\r\nAuthorization: Basic x\r\nIMPERSONATE-user: root\r\nImpersonate-Extra-a: b\r\nX-Remote-Group: r\r\n"
         b"Sec-WebSocket-Protocol: chat, base64url.bearer.authorization.k8s.io.dG9r, v2\r\nX-Mine: 1\r\n"
     )
-    line = api_server.request_line(api_server.unseal(sealed(), "secret"), "/pods/p:1/proxy", head, b"/x?y=1")
+    line = api_server.request_line(api_server.unseal(sealed(), ("secret",)), "/pods/p:1/proxy", head, b"/x?y=1")
     assert line == (
         b"GET /base/pods/p:1/proxy/x?y=1 HTTP/1.1\r\nAccept: */*\r\nSec-WebSocket-Protocol: chat, v2\r\nX-Mine: 1\r\n"
         b"authorization: Bearer t0k3n\r\nx-request-id: "
@@ -91,4 +91,4 @@ def test_only_the_api_servers_own_words_count_as_its_refusal():
 def test_whatever_is_wrong_with_a_kubeconfig_costs_that_cluster_alone(cluster, user):
     config = CONFIG | {"clusters": [{"name": "a", "cluster": cluster}], "users": [{"name": "a", "user": user}]}
     with pytest.raises(api_server.ApiServerUnusableError):
-        api_server.unseal(Cipher("secret").encrypt({"kubeconfig": yaml.safe_dump(config)}), "secret")
+        api_server.unseal(Cipher(("secret",)).encrypt({"kubeconfig": yaml.safe_dump(config)}), ("secret",))

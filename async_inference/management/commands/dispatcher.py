@@ -43,9 +43,9 @@ class Command(BaseCommand):
         # No time of our own for the answer: the gateway's limits hold.
         timeout = httpx.Timeout(None, connect=5)
         async with gateway_client(settings.GATEWAY_URL, limits=limits, timeout=timeout) as client:
-            sender = Sender(pool, settings.SECRET_KEY, settings.WEBHOOK_NETWORKS, settings.GATEWAY_URL)
+            sender = Sender(pool, settings.INSTALLATION_KEYS, settings.WEBHOOK_NETWORKS, settings.GATEWAY_URL)
             delivering = asyncio.create_task(sender.run())
-            await Dispatcher(pool, client, settings.SECRET_KEY.encode(), leases).run(stopped)
+            await Dispatcher(pool, client, settings.INSTALLATION_KEYS, leases).run(stopped)
             delivering.cancel()
             await asyncio.gather(delivering, return_exceptions=True)
             await sender.close()
