@@ -5,4 +5,4 @@ class AccountsConfig(AppConfig):
     name = "accounts"
 
     def ready(self) -> None:
-        from accounts import passwords  # noqa: F401 (its receivers)
+        from accounts import passwords, second_factor  # noqa: F401 (their receivers)

@@ -1,5 +1,6 @@
 """Who there is: users, organizations, membership, and the record of who changed what."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,8 @@ class User(AbstractUser):
     """A person. An operator is platform staff: sees and manages everything in the Operations Console."""
 
     is_operator = models.BooleanField(default=False)
+    # Raised to end all sessions of this user.
+    session_generation = models.PositiveIntegerField(default=0)
 
     class Meta(AbstractUser.Meta):
         # Signing in doesn't tell upper from lower case.
@@ -23,11 +26,49 @@ class User(AbstractUser):
         return self.get_full_name() or self.username
 
     def get_session_auth_hash(self) -> str:
-        """Changes with the password, and not with SECRET_KEY: sessions are random and stored here, so it protects nothing there.
+        """Changes with the password and when all sessions shall end, and not with SECRET_KEY: sessions have random ids and are
+        stored here, so that key protects nothing of theirs.
 
-        Django would give each session a new id when the key changes, which signs out who sends two requests at once.
+        Django would give each session another id when the key changes, which signs out who sends two requests at once.
         """
-        return salted_hmac("slipway.session", self.password, secret="session", algorithm="sha256").hexdigest()  # noqa: S106 (says why)
+        depends_on = f"{self.session_generation}:{self.password}"
+        return salted_hmac("slipway.session", depends_on, secret="session", algorithm="sha256").hexdigest()  # noqa: S106 (above)
+
+    def get_session_auth_fallback_hash(self) -> Iterator[str]:
+        """As earlier builds made it: whoever was signed in before an upgrade stays so."""
+        if not self.session_generation:
+            yield from super().get_session_auth_fallback_hash()
+
+
+class BrowserSession(models.Model):
+    """One browser in which a user is signed in, beside Django's session, which dies with it (browser_sessions.py)."""
+
+    session_key = models.CharField(max_length=40, unique=True)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="browser_sessions")
+    address = models.CharField(max_length=45)
+    browser = models.CharField(max_length=300)
+    created_at = models.DateTimeField(auto_now_add=True)
+    seen_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-seen_at"]
+
+    def __str__(self) -> str:
+        return f"{self.user} at {self.address}"
+
+    @property
+    def browser_label(self) -> str:
+        """“Firefox on Linux”, or what the browser says about itself."""
+        program = next((name for mark, name in _PROGRAMS if mark in self.browser), "")
+        system = next((name for mark, name in _SYSTEMS if mark in self.browser), "")
+        if program and system:
+            return f"{program} on {system}"
+        return program or self.browser[:60] or "Unknown"
+
+
+# In this order: browsers name those that they come from, too.
+_PROGRAMS = (("Edg/", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))  # fmt: skip
+_SYSTEMS = (("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Windows", "Windows"), ("Mac OS X", "macOS"), ("Linux", "Linux"))  # fmt: skip
 
 
 class Organization(models.Model):

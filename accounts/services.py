@@ -7,7 +7,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from accounts import audit
+from accounts import audit, browser_sessions
 from accounts.models import ApiToken, Invitation, Member, Organization, User
 from accounts.permissions import Actor, is_operator, may_manage
 from accounts.usernames import username_error
@@ -63,7 +63,7 @@ def change_role(member: Member, role: str, *, actor: Actor) -> None:
 
 @transaction.atomic
 def remove_member(member: Member, *, actor: Actor) -> None:
-    """His keys open nothing of the organization any more; what he made stays."""
+    """The member's keys open nothing of the organization any more; what they made stays."""
     locked = _locked(member, actor)
     _check_admin_left(locked, actor)
     audit.record(actor=actor, action="remove", thing=locked, organization_id=locked.organization_id)
@@ -164,18 +164,25 @@ def _accept(digest: bytes, user: User) -> None:
 
 
 def set_active(user: User, active: bool, *, actor: Actor) -> None:
-    """Whether he may sign in at all. His sessions, tokens and keys are refused at once; what he made stays."""
+    """Whether a person may sign in at all. Sessions, tokens and keys of theirs are refused at once; what they made stays."""
     _set_of_user(user, "is_active", active, actor, "You can't deactivate yourself. Let another operator do it.")
 
 
+def sign_out(user: User, *, actor: Actor) -> None:
+    """End all sessions of a person, whose password stays."""
+    if not is_operator(actor):
+        raise ForbiddenError("Only operators may sign others out.")
+    browser_sessions.end_all(user, actor=actor)
+
+
 def set_operator(user: User, operator: bool, *, actor: Actor) -> None:
-    """Whether he sees and manages everything."""
+    """Whether a person sees and manages everything."""
     _set_of_user(user, "is_operator", operator, actor, "You can't end this for yourself. Let another operator do it.")
 
 
 @transaction.atomic
 def _set_of_user(user: User, field: str, value: bool, actor: Actor, refusal: str) -> None:
-    """One flag of a person. Nobody takes it from himself, so an operator who is active always stays."""
+    """One flag of a person. Nobody takes it from themselves, so an operator who is active always stays."""
     if not is_operator(actor):
         raise ForbiddenError("Only operators may change users.")
     if actor is not None and actor.pk == user.pk:

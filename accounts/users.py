@@ -10,7 +10,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
-from accounts import passwords, services
+from accounts import passwords, second_factor, services
 from accounts.models import Member, User
 from accounts.permissions import is_operator
 from common.numbers import whole
@@ -21,9 +21,11 @@ PAGE_SIZE = 50
 LINK = "password-link"
 # What the page's buttons do: (service, what is said afterwards).
 CHANGES: dict[str, tuple[Callable[..., None], str]] = {
-    "deactivate": (lambda user, actor: services.set_active(user, False, actor=actor), "can't sign in any more, and his keys open nothing"),
+    "deactivate": (lambda user, actor: services.set_active(user, False, actor=actor), "can't sign in any more, and keys and tokens of theirs open nothing"),
     "activate": (lambda user, actor: services.set_active(user, True, actor=actor), "may sign in again"),
     "make-operator": (lambda user, actor: services.set_operator(user, True, actor=actor), "is an operator now"),
+    "sign-out": (lambda user, actor: services.sign_out(user, actor=actor), "is signed out everywhere"),
+    "remove-second-factor": (lambda user, actor: second_factor.remove(user, actor=actor), "signs in by password alone now"),
     "end-operator": (lambda user, actor: services.set_operator(user, False, actor=actor), "is no operator any more"),
 }  # fmt: skip
 
@@ -38,7 +40,7 @@ def index(request: HttpRequest) -> HttpResponse:
 def _page(request: HttpRequest, **shown: Any) -> HttpResponse:
     search = request.GET.get("search", "").strip().replace("\0", "")[:100]
     places = Prefetch("memberships", Member.objects.select_related("organization").order_by("organization__name"))
-    found = User.objects.prefetch_related(places)
+    found = User.objects.prefetch_related(places).annotate(second_factor=second_factor.exists())
     if search:
         found = found.filter(
             Q(username__icontains=search) | Q(email__icontains=search) | Q(memberships__organization__name=search)

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from allauth.mfa.models import Authenticator
 from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
-from django.db import models
+from django.db import models, transaction
 from django.utils import timezone
 
 from accounts import audit
@@ -77,6 +78,7 @@ def bring_up(keys: InstallationKeys) -> Report:
     cipher = Cipher(keys.encryption)
     for model, column in ENCRYPTED:
         _renew_column(model, column, cipher, report)
+    _renew_second_factors(cipher, report)
     if report.secrets:
         # Gateways keep kubeconfigs as they are stored, on their disk too.
         DirectoryVersion.bump()
@@ -99,6 +101,25 @@ def _renew_column(model: type[models.Model], column: str, cipher: Cipher, report
                 # Only as it was read: who changes it meanwhile has encrypted it with the newest key.
                 report.secrets += model._default_manager.filter(pk=pk, **{column: stored}).update(**{column: renewed})
         last = batch[-1][0]
+
+
+def _renew_second_factors(cipher: Cipher, report: Report) -> None:
+    """allauth keeps them as JSON: {"secret": …} of an app, {"seed": …} of recovery codes."""
+    for item in Authenticator.objects.iterator(AT_ONCE):
+        renewed = {name: value for name, value in item.data.items() if name in ("secret", "seed")}
+        try:
+            renewed = {name: cipher.renew(value) for name, value in renewed.items()}
+        except SecretUnreadableError:
+            report.unreadable.append(f"second factor {item.pk}")
+            continue
+        if renewed != {name: item.data[name] for name in renewed}:
+            # Which recovery codes were used may change meanwhile: nothing but these values is written.
+            with transaction.atomic():
+                locked = Authenticator.objects.select_for_update().filter(pk=item.pk).first()
+                if locked is not None:
+                    locked.data |= renewed
+                    locked.save(update_fields=["data"])
+                    report.secrets += 1
 
 
 def _renew_session(session: Session) -> int:

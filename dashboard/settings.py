@@ -8,6 +8,7 @@ REDIS_URL              Valkey or Redis 7 or newer
 SLIPWAY_PUBLIC_URL     where browsers find the console; https switches the secure cookies and HSTS on
 SLIPWAY_GATEWAY_URL    where clients find the gateway
 SLIPWAY_DEFAULT_ACCESS        who may call a new deployment where nobody says: public or key_only
+SLIPWAY_SECOND_FACTOR         who must have one beside the password: optional (nobody), operators or everyone
 SLIPWAY_TRUSTED_PROXIES       networks (10.0.0.0/8,…) of proxies whose X-Forwarded-For, -Proto and -Host count; none by default
 SLIPWAY_WEBHOOK_NETWORKS      networks inside (10.0.0.0/8,…) that webhooks may call; none by default
 SLIPWAY_ASYNC_QUEUE_REQUESTS  how many asynchronous requests may wait for one deployment
@@ -57,6 +58,9 @@ _IS_LAPTOP = (
 DEFAULT_ACCESS = env.str("SLIPWAY_DEFAULT_ACCESS", default="public" if _IS_LAPTOP else "key_only")
 if DEFAULT_ACCESS not in ("public", "key_only"):
     raise ImproperlyConfigured("SLIPWAY_DEFAULT_ACCESS is public or key_only.")
+SECOND_FACTOR = env.str("SLIPWAY_SECOND_FACTOR", default="optional")
+if SECOND_FACTOR not in ("optional", "operators", "everyone"):
+    raise ImproperlyConfigured("SLIPWAY_SECOND_FACTOR is optional, operators or everyone.")
 DEBUG = env.bool("SLIPWAY_DEBUG", default=False)
 HTTPS = PUBLIC_URL.startswith("https://")
 ALLOWED_HOSTS = [
@@ -82,6 +86,7 @@ INSTALLED_APPS = [
     "django.contrib.postgres",
     "allauth",
     "allauth.account",
+    "allauth.mfa",
     "channels",
     "csp",
     "django_htmx",
@@ -109,6 +114,8 @@ MIDDLEWARE = [
     "allauth.account.middleware.AccountMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "accounts.middleware.AuditSourceMiddleware",
+    "accounts.browser_sessions.BrowserSessionMiddleware",
+    "accounts.second_factor.SecondFactorMiddleware",
     "dashboard.middleware.StoreErrorMiddleware",
 ]
 
@@ -183,6 +190,15 @@ ACCOUNT_SESSION_REMEMBER = True
 # Instead of mails there are links that operators make.
 ACCOUNT_PASSWORD_RESET_TOKEN_GENERATOR = "accounts.passwords.LinkTokens"  # noqa: S105 (a class)
 ACCOUNT_LOGIN_ON_PASSWORD_RESET = True
+MFA_ADAPTER = "accounts.second_factor.Adapter"
+MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
+MFA_FORMS = {
+    "activate_totp": "accounts.second_factor.ActivateForm",
+    "authenticate": "accounts.second_factor.SignInForm",
+    "reauthenticate": "accounts.second_factor.ConfirmForm",
+}
+# Phones' clocks are some seconds off.
+MFA_TOTP_PERIOD, MFA_TOTP_TOLERANCE = 30, 1
 PASSWORD_RESET_TIMEOUT = 24 * 3600
 # allauth's throttle counts in Django's cache; Valkey makes the count hold over several web processes.
 CACHES = {

@@ -8,7 +8,7 @@ from django.urls import include, path, re_path
 from django.views.generic import TemplateView
 from drf_spectacular.views import SpectacularAPIView
 
-from accounts import organizations, users
+from accounts import organizations, own_account, users
 from accounts.audit_log import audit_log
 from dashboard.administration import administration
 
@@ -37,7 +37,9 @@ urlpatterns = [
         sign_in.password_reset_from_key,
         name="account_reset_password_from_key",
     ),
-    path("account/", sign_in.password_change, name="account_change_password"),
+    path("account/", own_account.account, name="account_change_password"),
+    path("account/second-factor/", include("allauth.mfa.urls")),
+    path("accounts/reauthenticate/", sign_in.reauthenticate, name="account_reauthenticate"),
     path("account/", include("accounts.urls")),
     path("accounts/join/", organizations.join, name="join"),
     path("accounts/join/<str:secret>/", organizations.follow_link, name="invitation"),

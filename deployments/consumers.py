@@ -10,6 +10,7 @@ from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
 
+from accounts import second_factor
 from accounts.models import User
 from accounts.open_sockets import SignedIn, open_sockets
 from common.broadcast import group_name
@@ -27,13 +28,16 @@ WAIT_MS = 2000
 VISIBLE = {"deployment": visible_deployments, "model": visible_models, "endpoint": visible_endpoints}
 
 
+_lacks_second_factor = database_sync_to_async(second_factor.is_missing)
+
+
 class SignedInConsumer(AsyncJsonWebsocketConsumer):
     async def connect(self) -> None:
         await self.accept()
-        if not self.scope["user"].is_authenticated:
+        user = self.scope["user"]
+        if not user.is_authenticated or (second_factor.is_wanted() and await _lacks_second_factor(user)):
             await self.close(code=SIGN_IN_AGAIN)
             return
-        user = self.scope["user"]
         open_sockets().join(self, SignedIn(self.scope["session"].session_key, user.pk, user.get_session_auth_hash()))
         await self.begin()
 

@@ -15,13 +15,14 @@ import httpx
 import pytest
 import zstandard
 from asgiref.sync import sync_to_async
+from django.contrib.sessions.models import Session
 from django.db import connections, transaction
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
-from accounts.models import Member, Organization, User
+from accounts.models import BrowserSession, Member, Organization, User
 from accounts.services import add_member, create_api_token, create_organization, invite
 from apikeys import directory as key_directory
 from apikeys.services import create_key
@@ -110,9 +111,11 @@ def world(people, deploy) -> SimpleNamespace:
         priority=1, state="completed", retries=0, queue_s=600, payload_bytes=0, fingerprint=b"", expires_at="2099-01-01T00:00Z",
     )  # fmt: skip
     AsyncResult.objects.create(request=request, content_type="text/plain", body=b"hello")
+    Session.objects.create(session_key="theirs", session_data="", expire_date="2099-01-01T00:00Z")
+    browser = BrowserSession.objects.create(session_key="theirs", user=people.member, seen_at=timezone.now())
     price = Price.objects.create(deployment=made, since="2099-01-01T00:00Z", currency="EUR")
     return SimpleNamespace(
-        deployment=made, instance=instance, key=key, token=token, invitation=invitation, price=price, stranger=stranger,
+        deployment=made, instance=instance, key=key, token=token, invitation=invitation, price=price, stranger=stranger, browser=browser,
         membership=Member.objects.get(user=people.member),
         persons={"anonymous": None, "stranger": people.stranger, "friend": friend, "member": people.member,
                  "admin": people.admin, "operator": people.operator},
@@ -126,6 +129,7 @@ def filled(route: str, world: SimpleNamespace, *, real: bool = True) -> list[str
         "pricing": world.price.pk, "models": world.deployment.model_id, "endpoints": world.deployment.endpoint_id,
         "clusters": world.deployment.endpoint.cluster_id,
         "users": world.membership.user_id,
+        "sessions": world.browser.pk,
     }  # fmt: skip
     # The last noun before the number says whose it is.
     words = re.split(r"<int:pk>|\(\?P<pk>", route)[0].rstrip("/").split("/")
