@@ -8,8 +8,8 @@ import redis
 from accounts.models import Organization, User
 from accounts.permissions import visible_organizations
 from apikeys.models import ApiKey
-from common.broadcast import valkey
 from common.limit_counters import MINUTE_US, key_of, read_member
+from common.stores import valkey
 from deployments.models import Deployment, RateLimit
 
 SHOWN = 20

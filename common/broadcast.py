@@ -5,22 +5,16 @@ store. `seq` counts per group, so that a page which missed one notices and reads
 """
 
 import logging
-from functools import lru_cache
 from typing import Any
 
 import redis
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
-from django.conf import settings
 from django.db import transaction
 
+from common.stores import valkey
+
 log = logging.getLogger(__name__)
-
-
-@lru_cache(maxsize=1)
-def valkey() -> redis.Redis:
-    """This process's connection pool to Valkey."""
-    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=5, socket_connect_timeout=2)
 
 
 def publish_on_commit(kind: str, object_id: int | str) -> None:

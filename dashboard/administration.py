@@ -7,6 +7,7 @@ from django.shortcuts import render
 from django.urls import reverse
 
 from accounts.permissions import is_operator, may_administer, may_manage_clusters
+from dashboard.store_health import stores
 
 
 @login_required
@@ -32,5 +33,6 @@ def administration(request: HttpRequest) -> HttpResponse:
         "is_operator": is_operator(request.user),
         "address": request.META.get("REMOTE_ADDR") or "a Unix socket",
         "trusted_proxies": settings.TRUSTED_PROXIES,
+        "stores": stores() if is_operator(request.user) else [],
     }
     return render(request, "administration.html", context)

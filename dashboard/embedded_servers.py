@@ -39,6 +39,10 @@ def _package_folder(name: str) -> Path:
     return Path(spec.origin).parent
 
 
+# Each with the name of its port among the secrets, its memory, and what it does when that is full.
+VALKEYS = {"valkey": ("VALKEY_PORT", "256mb", "noeviction"), "scratch": ("SCRATCH_PORT", "256mb", "allkeys-lru")}
+
+
 class EmbeddedServers:
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -57,7 +61,8 @@ class EmbeddedServers:
             self._initialise_postgres()
         self._valkey_data.mkdir(exist_ok=True, mode=0o700)
         self._home.give_to_servers(self._valkey_data)
-        self._write_valkey_configuration()
+        for name in VALKEYS:
+            self._write_valkey_configuration(name)
         return notice
 
     def _set_foreign_data_aside(self) -> str:
@@ -77,8 +82,8 @@ class EmbeddedServers:
     def postgres_command(self) -> list[str]:
         return [str(self._postgres_program("postgres")), "-D", str(self._data), *_QUIET_LOG]
 
-    def valkey_command(self) -> list[str]:
-        return [str(self._valkey_program), str(self._home.servers / "valkey.conf")]
+    def valkey_command(self, name: str) -> list[str]:
+        return [str(self._valkey_program), str(self._home.servers / f"{name}.conf")]
 
     @property
     def _programs(self) -> Path:
@@ -138,20 +143,22 @@ class EmbeddedServers:
         self._run("postgres", "--single", "-D", str(partial), "postgres", standard_input="CREATE DATABASE slipway;\n")
         partial.rename(self._data)
 
-    def _write_valkey_configuration(self) -> None:
+    def _write_valkey_configuration(self, name: str) -> None:
         secrets = self._home.secrets
-        path = self._home.servers / "valkey.conf"
+        path = self._home.servers / f"{name}.conf"
+        port, memory, policy = VALKEYS[name]
         lines = [
             "bind 127.0.0.1",
-            f"port {secrets['VALKEY_PORT']}",
+            f"port {secrets[port]}",
             f"requirepass {secrets['VALKEY_PASSWORD']}",
             f"dir {self._valkey_data}",
             "daemonize no",
             'save ""',
             "appendonly no",
-            "maxmemory 512mb",
-            # Log tails and frames have an expiry and may go early; Celery's queue has none and stays.
-            "maxmemory-policy volatile-ttl",
+            f"maxmemory {memory}",
+            f"maxmemory-policy {policy}",
+            # What is freed later isn't free yet: many large writes at once would be refused though older ones could go.
+            "lazyfree-lazy-eviction no",
         ]
         atomic_file.write_bytes(path, ("\n".join(lines) + "\n").encode())
         self._home.give_to_servers(path)

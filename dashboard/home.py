@@ -116,7 +116,7 @@ class Home:
         if not self.is_root:
             return
         user = server_user()
-        for name in ("postgres", "valkey", "valkey.conf", "run"):
+        for name in ("postgres", "valkey", "valkey.conf", "scratch.conf", "run"):
             top = self.servers / name
             if not top.exists() or top.stat().st_uid == user.pw_uid:
                 continue
@@ -128,7 +128,7 @@ class Home:
 
     @cached_property
     def secrets(self) -> dict[str, str]:
-        """The embedded servers' passwords and Valkey's port, made at the first start."""
+        """The embedded servers' passwords and the Valkeys' ports, made at the first start."""
         path = self.path / "secrets.json"
         stored = atomic_file.read_json(path)
         if stored is None:
@@ -139,6 +139,8 @@ class Home:
                 "VALKEY_PASSWORD": secrets.token_urlsafe(24),
                 "VALKEY_PORT": str(_free_port()),
             }
+        if "SCRATCH_PORT" not in stored:
+            stored |= {"SCRATCH_PORT": str(_free_port())}
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             atomic_file.write_json(path, stored)
         return stored
@@ -170,6 +172,11 @@ class Home:
     @property
     def redis_url(self) -> str:
         return f"redis://:{self.secrets['VALKEY_PASSWORD']}@127.0.0.1:{self.secrets['VALKEY_PORT']}/0"
+
+    @property
+    def scratch_redis_url(self) -> str:
+        """For what is large and may go (common/stores.py)."""
+        return f"redis://:{self.secrets['VALKEY_PASSWORD']}@127.0.0.1:{self.secrets['SCRATCH_PORT']}/0"
 
 
 def _free_port() -> int:

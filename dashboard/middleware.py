@@ -27,6 +27,8 @@ MESSAGE = (
     "{store} does not answer at the moment. Running models keep serving; this page works again as soon as it is back."
 )
 
+FULL = "Valkey is full and takes nothing new. Running models keep serving; Administration shows how full it is, and its maxmemory sets how much it may hold."
+
 
 class SignInAgainMiddleware:
     """Whoever was signed out meanwhile comes back to the page that he pressed on, and is told that nothing was done: the
@@ -64,6 +66,8 @@ class StoreErrorMiddleware:
             return _unavailable(request, "The database")
         if isinstance(exception, redis.ConnectionError | redis.TimeoutError):
             return _unavailable(request, "Valkey")
+        if isinstance(exception, redis.exceptions.OutOfMemoryError):
+            return _refused(request, FULL)
         if isinstance(exception, DataError):
             # A NUL byte in an address, mostly: no form lets one through, but anyone can write a query by hand.
             return bad_request(request, exception)
@@ -71,7 +75,10 @@ class StoreErrorMiddleware:
 
 
 def _unavailable(request: HttpRequest, store: str) -> HttpResponse:
-    message = MESSAGE.format(store=store)
+    return _refused(request, MESSAGE.format(store=store))
+
+
+def _refused(request: HttpRequest, message: str) -> HttpResponse:
     if request.path.startswith("/api/"):
         return JsonResponse({"error": {"code": "store_unavailable", "message": message}}, status=503)
     return HttpResponse(render_to_string("503.html", {"message": message}), status=503, headers={"Retry-After": "5"})

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dashboard.embedded_servers import EmbeddedServers
+from dashboard.embedded_servers import VALKEYS, EmbeddedServers
 from dashboard.home import PROJECT, SERVER_USER, Home
 
 
@@ -34,7 +34,7 @@ def server_processes(home: Home, *, postgres: bool, valkey: bool) -> list[Proces
             Process("postgres", servers.postgres_command(), 1, as_server_user=True, stop_signal="INT", stop_wait_s=30)
         )
     if valkey:
-        processes.append(Process("valkey", servers.valkey_command(), 1, as_server_user=True))
+        processes += [Process(name, servers.valkey_command(name), 1, as_server_user=True) for name in VALKEYS]
     return processes
 
 

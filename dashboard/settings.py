@@ -4,7 +4,8 @@ SLIPWAY_KEYS_FILE      JSON with a list of keys, newest first, for sessions, lin
 SECRET_KEY             instead of that file: one key for all of it. SECRET_KEY_FALLBACKS has those from before, and
                        SLIPWAY_LINK_KEYS, SLIPWAY_IDENTITY_KEYS, SLIPWAY_WEBHOOK_KEYS, SLIPWAY_ENCRYPTION_KEYS have keys of their own
 DATABASE_URL           PostgreSQL 15 or newer
-REDIS_URL              Valkey or Redis 7 or newer
+REDIS_URL              Valkey or Redis 7 or newer, with the policy noeviction
+SLIPWAY_SCRATCH_REDIS_URL  another one for live log tails and the like, with the policy allkeys-lru (default: REDIS_URL)
 SLIPWAY_PUBLIC_URL     where browsers find the console; https switches the secure cookies and HSTS on
 SLIPWAY_GATEWAY_URL    where clients find the gateway
 SLIPWAY_DEFAULT_ACCESS        who may call a new deployment where nobody says: public or key_only
@@ -42,6 +43,9 @@ INSTALLATION_KEYS = own_keys(env, HOME)
 SECRET_KEY, *SECRET_KEY_FALLBACKS = INSTALLATION_KEYS.sessions
 DATABASE_URL = _from_environment_or_home("DATABASE_URL", "database_url")
 REDIS_URL = _from_environment_or_home("REDIS_URL", "redis_url")
+SCRATCH_REDIS_URL = (
+    env.str("SLIPWAY_SCRATCH_REDIS_URL", default="") or env.str("REDIS_URL", default="") or HOME.scratch_redis_url
+)
 PUBLIC_URL = env.str("SLIPWAY_PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
 GATEWAY_URL = env.str("SLIPWAY_GATEWAY_URL", default="http://127.0.0.1:8080").rstrip("/")
 TRUSTED_PROXIES = [ip_network(text) for text in env.list("SLIPWAY_TRUSTED_PROXIES", default=[])]

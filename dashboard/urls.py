@@ -38,6 +38,7 @@ urlpatterns = [
         name="account_reset_password_from_key",
     ),
     path("account/", own_account.account, name="account_change_password"),
+    path("account/second-factor/authenticate/", own_account.ask_for_code, name="mfa_authenticate"),
     path("account/second-factor/", include("allauth.mfa.urls")),
     path("accounts/reauthenticate/", sign_in.reauthenticate, name="account_reauthenticate"),
     path("account/", include("accounts.urls")),

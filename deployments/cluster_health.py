@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 import redis
 
-from common.broadcast import publish, valkey
+from common.broadcast import publish
+from common.stores import valkey
 from deployments.models import Cluster
 
 # A cluster that nobody has looked at for so long has no present figures.

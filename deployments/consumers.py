@@ -135,7 +135,7 @@ class StreamConsumer(SignedInConsumer):
     channel_layer_alias = None
 
     async def begin(self) -> None:
-        self._store = redis.asyncio.Redis.from_url(settings.REDIS_URL)
+        self._store = redis.asyncio.Redis.from_url(settings.SCRATCH_REDIS_URL)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def follow(self) -> None:

@@ -1,4 +1,4 @@
-"""Stored logs: sealed chunks in PostgreSQL, the live tail in a capped Valkey stream.
+"""Stored logs: sealed chunks in PostgreSQL, the live tail in a capped stream of the scratch Valkey.
 
 A line's position is its end in the instance's log, so chunks and tail join without gap or repetition.
 """
@@ -10,11 +10,13 @@ import zstandard
 from django.db import transaction
 
 from common import partitions
-from common.broadcast import valkey
+from common.stores import scratch
 from deployments.models import Instance, LogChunk
 from runtimes.driver import LogLine
 
 TAIL_LINES = 2000
+# However long its lines are: one chatty instance must not push out the others' tails.
+TAIL_CHARACTERS = 1 << 20
 TAIL_SECONDS = 3600
 _TABLE = "deployments_log_chunk"
 # A chatty instance fills a chunk in seconds, and one moment is no reason to read all of its log.
@@ -35,9 +37,11 @@ def tail_key(instance_uid: str) -> str:
 
 def publish_tail(instance_uid: str, lines: list[LogLine]) -> None:
     """Append lines to the live tail; each reader takes them from there."""
-    pipeline = valkey().pipeline(transaction=False)
+    pipeline = scratch().pipeline(transaction=False)
+    longest = max((len(line.text) for line in lines), default=1)
+    most = max(1, min(TAIL_LINES, TAIL_CHARACTERS // max(1, longest)))
     for line in lines:
-        pipeline.xadd(tail_key(instance_uid), {"p": line.position, "t": line.text}, maxlen=TAIL_LINES, approximate=True)
+        pipeline.xadd(tail_key(instance_uid), {"p": line.position, "t": line.text}, maxlen=most, approximate=True)
     pipeline.expire(tail_key(instance_uid), TAIL_SECONDS)
     pipeline.execute()
 
@@ -107,7 +111,7 @@ def read_around(instance_uid: str, moment: float, within_s: float, count: int) -
     behind = chunks.filter(sealed_at__gte=middle).order_by("first_position")[:_CHUNKS_AROUND]
     lines = [line for chunk in (*reversed(before), *behind) for line in _lines(chunk)]
     sealed = lines[-1].position if lines else 0
-    for _, fields in valkey().xrange(tail_key(instance_uid)):
+    for _, fields in scratch().xrange(tail_key(instance_uid)):
         line = LogLine(int(fields[b"p"]), fields[b"t"].decode("utf-8", "replace"))
         if line.position > sealed:
             lines.append(line)

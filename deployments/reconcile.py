@@ -12,8 +12,8 @@ from datetime import timedelta
 import redis
 from django.utils import timezone
 
-from common.broadcast import valkey
 from common.database_lock import try_lock
+from common.stores import valkey
 from deployments import charge, cluster_health, last_words, rollouts, starting_again, steering, strangers
 from deployments.applying import apply
 from deployments.crash_streak import Streak, crashes_in_a_row

@@ -157,7 +157,7 @@ async def _start(test: Test, deployment: Deployment, user: User, organization_id
     test_id = secrets.token_hex(8)
     identity = Identity(user.pk, organization_id, deployment.pk, "console")
     url = f"{settings.GATEWAY_URL}/{deployment.endpoint.name}/{deployment.name}"
-    store = redis.asyncio.Redis.from_url(settings.REDIS_URL)
+    store = redis.asyncio.Redis.from_url(settings.SCRATCH_REDIS_URL)
     await store.set(owner_key(test_id), user.pk, ex=TOTAL_TIMEOUT_S + FRAME_TTL_S)
     await store.set(alive_key(test_id), 1, ex=ALIVE_S)
     task = asyncio.get_running_loop().create_task(_Relay(store, test_id, test, url, identity).run())

@@ -10,7 +10,7 @@ import orjson
 from django.db import connection, transaction
 
 from common import partitions
-from common.broadcast import valkey
+from common.stores import scratch
 from monitoring import ledger, series, totals
 from monitoring.instances import numbers_of
 from monitoring.request_frame import ALL_INSTANCES, OUTCOMES, RequestFrame
@@ -50,7 +50,7 @@ def store(
 
 def publish_open_bucket(gateway: str, rows: list[dict[str, Any]]) -> None:
     """Offer the rows of a bucket that is not closed yet; they vanish by themselves when the gateway does."""
-    pipeline = valkey().pipeline(transaction=False)
+    pipeline = scratch().pipeline(transaction=False)
     by_version: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
         by_version.setdefault(row["version_id"], []).append(row)
@@ -64,7 +64,7 @@ def publish_open_bucket(gateway: str, rows: list[dict[str, Any]]) -> None:
 
 def open_bucket(version_ids: list[int]) -> list[dict[str, Any]]:
     """The rows that gateways have published of buckets not closed yet; `source` is the batch that they will come in."""
-    pipeline = valkey().pipeline(transaction=False)
+    pipeline = scratch().pipeline(transaction=False)
     for version_id in version_ids:
         pipeline.hgetall(f"slipway:open-bucket:{version_id}")
     now = time.time()

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 
 from dashboard.database_role import own_database
-from dashboard.embedded_servers import EmbeddedServers
+from dashboard.embedded_servers import VALKEYS, EmbeddedServers
 from dashboard.home import Home, server_user
 
 _processes: list[subprocess.Popen[bytes]] = []
@@ -36,9 +36,9 @@ def _start() -> None:
         # Durability costs time and a test database needs none.
         commands.append([*servers.postgres_command(), "-c", "fsync=off", "-c", "full_page_writes=off"])
     if not os.environ.get("REDIS_URL"):
-        commands.append(servers.valkey_command())
+        commands += [servers.valkey_command(name) for name in VALKEYS]
     for command in commands:
-        log = (folder / f"{Path(command[0]).name}.log").open("wb")
+        log = (folder / f"{Path(command[-1]).stem}.log").open("wb")
         _processes.append(
             subprocess.Popen(
                 command,

@@ -282,7 +282,7 @@ def test_logs_are_stored_and_outlive_the_pod(deploy, people, place):
     watcher.start()
     try:
         (instance,) = version.instances.all()
-        wait_for(lambda: log_store.valkey().xlen(log_store.tail_key(instance.uid)), within_s=30, what="a live line")
+        wait_for(lambda: log_store.scratch().xlen(log_store.tail_key(instance.uid)), within_s=30, what="a live line")
         versions.stop_version(version, actor=people.admin)
         becomes(version, Status.STOPPED, within_s=90)
         wait_for(lambda: Instance.objects.get(pk=instance.pk).log_complete, within_s=30, what="the whole log")

@@ -27,8 +27,8 @@ from accounts.services import add_member, create_api_token, create_organization,
 from apikeys import directory as key_directory
 from apikeys.services import create_key
 from async_inference.models import AsyncRequest, AsyncResult
-from common.broadcast import valkey
 from common.installation_keys import FixedKeys
+from common.stores import scratch
 from deployments import relay
 from deployments.models import Cluster, Instance, LastWords, Price, Stranger
 from deployments.services.access import set_access
@@ -230,7 +230,7 @@ async def test_every_websocket_is_reached_by_whom_the_table_says(world):
     table = {route: letters for (method, route), letters in expected().items() if method == "SOCKET"}
     assert set(table) == {str(pattern.pattern) for pattern in [*deployments_sockets, *monitoring_sockets]}
     test_id = "0123456789abcdef"
-    await sync_to_async(valkey().set)(relay.owner_key(test_id), world.persons["member"].pk, ex=60)
+    await sync_to_async(scratch().set)(relay.owner_key(test_id), world.persons["member"].pk, ex=60)
     for route, letters in table.items():
         address = "/" + route
         for group, value in {"uid": "ab12", "test_id": test_id, "organization": "acme", "name": "chat"}.items():

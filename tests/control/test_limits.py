@@ -8,9 +8,9 @@ from django.urls import reverse
 
 from accounts.models import AuditEntry
 from apikeys.services import create_key
-from common.broadcast import valkey
 from common.limit_counters import key_of
 from common.service_error import ForbiddenError, ServiceError
+from common.stores import valkey
 from deployments.models import Deployment, GatewayProcess, RateLimit
 from deployments.services.limits import limits_of, set_limits
 from gateway.directory import read_snapshot

@@ -13,7 +13,7 @@ import pytest
 from django.db import OperationalError, connection, transaction
 
 from common import partitions
-from common.broadcast import valkey
+from common.stores import scratch
 from gateway.meter import CANCELLED, COMPLETED, REJECTED, Meter
 from monitoring import books, collect, ingest, panel, queries, rollup, series
 from monitoring.models import IngestedBatch, MeteredInstance, UsageMinute
@@ -158,7 +158,7 @@ def test_bars_count_by_class_and_latency_leaves_out_what_was_never_served(deploy
 
 def test_the_open_bucket_shows_at_once_and_is_not_counted_twice(deploy):
     deployment = deploy()
-    valkey().delete(f"slipway:open-bucket:{deployment.versions.get().pk}")
+    scratch().delete(f"slipway:open-bucket:{deployment.versions.get().pk}")
     entries = [entry(deployment)] * 2
     ingest.publish_open_bucket("gw.1", folded(entries).series("b1"))
     assert stored(deployment).column("status_2xx").sum() == 2
@@ -176,7 +176,7 @@ def test_the_open_bucket_shows_at_once_and_is_not_counted_twice(deploy):
 def test_what_a_killed_gateway_had_open_is_not_counted_beside_its_replay(deploy):
     """Its successor stores the same requests under another name, while other gateways keep the open rows alive."""
     deployment = deploy()
-    valkey().delete(f"slipway:open-bucket:{deployment.versions.get().pk}")
+    scratch().delete(f"slipway:open-bucket:{deployment.versions.get().pk}")
     entries = [entry(deployment)] * 3
     ingest.publish_open_bucket("gw.7.", folded(entries).series("gw.7.00000004"))
     assert stored(deployment).column("completed").sum() == 3

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from common.broadcast import valkey
+from common.stores import scratch
 from deployments import log_store
 from deployments.models import Event, Instance, Status, Version
 from gateway.meter import FAILED
@@ -106,7 +106,7 @@ def test_a_moment_tells_events_instances_and_the_nearest_lines(client, people, d
     quiet = client.get(address("moment"), {"at": int(begin) - 100_000, "tz": "UTC"}).content.decode()
     assert "No instance lived then" in quiet and "Nothing happened" in quiet
     assert client.get(address("moment"), {"at": "x"}).status_code == 422
-    valkey().delete(log_store.tail_key(instance.uid))
+    scratch().delete(log_store.tail_key(instance.uid))
 
 
 def test_the_fleet_shows_the_worst_first(client, people, deploy):

@@ -1,5 +1,6 @@
 """A second factor beside the password: set up, asked for, required, and removed for who has lost it."""
 
+import io
 import re
 import time
 
@@ -7,6 +8,7 @@ import pytest
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from django.core.cache import cache
+from django.core.management import CommandError, call_command
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
@@ -163,6 +165,16 @@ def test_an_operator_helps_who_has_lost_it(operator, people):
     assert AuditEntry.objects.filter(action="remove_second_factor", actor=helper).exists()
     browser.force_login(people.admin)
     assert browser.post(reverse("user-change", args=[operator.pk, "remove-second-factor"])).status_code == 404
+
+
+def test_whoever_waits_for_the_help_is_signed_in_by_it(operator):
+    set_up(sign_in()[0])
+    waiting, sent_to = sign_in()
+    call_command("remove_second_factor", "Operator", stdout=io.StringIO())
+    assert waiting.get(sent_to).status_code == 302
+    assert waiting.get("/console/deployments/").status_code == 200
+    with pytest.raises(CommandError, match="no second factor"):
+        call_command("remove_second_factor", "operator")
 
 
 def test_it_survives_new_keys(operator, settings):

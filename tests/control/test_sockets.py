@@ -16,7 +16,8 @@ from django.utils import timezone
 
 from accounts import audit, open_sockets
 from accounts.models import Member
-from common.broadcast import publish, valkey
+from common.broadcast import publish
+from common.stores import scratch
 from dashboard.asgi import application
 from deployments import consumers, log_store, relay
 from deployments.models import Instance
@@ -144,10 +145,10 @@ async def test_frames_of_a_test_are_its_owners_alone(people):
     test_id = "00112233445566aa"
 
     def prepare() -> None:
-        valkey().set(relay.owner_key(test_id), people.member.pk, ex=60)
-        valkey().delete(relay.frames_key(test_id))
+        scratch().set(relay.owner_key(test_id), people.member.pk, ex=60)
+        scratch().delete(relay.frames_key(test_id))
         for frame in ({"kind": "started"}, {"kind": "done"}):
-            valkey().xadd(relay.frames_key(test_id), {"f": json.dumps(frame)})
+            scratch().xadd(relay.frames_key(test_id), {"f": json.dumps(frame)})
 
     await sync_to_async(prepare)()
     for foreign in (people.stranger, people.operator):
@@ -158,18 +159,18 @@ async def test_frames_of_a_test_are_its_owners_alone(people):
 
 async def test_an_answer_may_take_longer_than_any_timeout_of_the_store(people):
     test_id = "c" * 16
-    await sync_to_async(valkey().set)(relay.owner_key(test_id), people.member.pk, ex=60)
-    await sync_to_async(valkey().set)(relay.alive_key(test_id), 1, ex=60)
+    await sync_to_async(scratch().set)(relay.owner_key(test_id), people.member.pk, ex=60)
+    await sync_to_async(scratch().set)(relay.alive_key(test_id), 1, ex=60)
     socket = await connect(f"/ws/tests/{test_id}/", people.member)
     await asyncio.sleep(6)
-    await sync_to_async(valkey().xadd)(relay.frames_key(test_id), {"f": json.dumps({"kind": "done"})})
+    await sync_to_async(scratch().xadd)(relay.frames_key(test_id), {"f": json.dumps({"kind": "done"})})
     assert await socket.receive_json_from() == {"kind": "done"}
-    await sync_to_async(valkey().delete)(relay.frames_key(test_id))
+    await sync_to_async(scratch().delete)(relay.frames_key(test_id))
 
 
 async def test_a_page_is_told_when_the_process_that_sent_its_test_is_gone(people):
     test_id = "d" * 16
-    await sync_to_async(valkey().set)(relay.owner_key(test_id), people.member.pk, ex=60)
+    await sync_to_async(scratch().set)(relay.owner_key(test_id), people.member.pk, ex=60)
     socket = await connect(f"/ws/tests/{test_id}/", people.member)
     assert await socket.receive_json_from() == {"kind": "error", "message": relay.LOST}
     assert (await socket.receive_output(timeout=5))["type"] == "websocket.close"
@@ -177,11 +178,11 @@ async def test_a_page_is_told_when_the_process_that_sent_its_test_is_gone(people
 
 async def test_nobody_cancels_somebody_elses_test(people):
     test_id = "e" * 16
-    await sync_to_async(valkey().set)(relay.owner_key(test_id), people.member.pk, ex=60)
+    await sync_to_async(scratch().set)(relay.owner_key(test_id), people.member.pk, ex=60)
     socket = await connect(f"/ws/tests/{test_id}/", people.stranger)
     await socket.send_json_to({"cancel": True})
     assert await close_code(socket) == NOT_FOUND
-    assert not await sync_to_async(valkey().exists)(relay.cancel_key(test_id))
+    assert not await sync_to_async(scratch().exists)(relay.cancel_key(test_id))
 
 
 async def test_a_quiet_socket_stays(people, instance):
@@ -197,7 +198,7 @@ async def test_a_quiet_socket_stays(people, instance):
 async def test_what_is_cancelled_at_once_is_cancelled(people, monkeypatch):
     """The page cancels as soon as it can say anything: before the test has begun to be followed."""
     test_id = "f" * 16
-    await sync_to_async(valkey().set)(relay.owner_key(test_id), people.member.pk, ex=60)
+    await sync_to_async(scratch().set)(relay.owner_key(test_id), people.member.pk, ex=60)
 
     async def not_yet(self):
         await asyncio.sleep(60)
@@ -206,18 +207,18 @@ async def test_what_is_cancelled_at_once_is_cancelled(people, monkeypatch):
     socket = await connect(f"/ws/tests/{test_id}/", people.member)
     await socket.send_json_to({"cancel": True})
     async with asyncio.timeout(10):
-        while not await sync_to_async(valkey().exists)(relay.cancel_key(test_id)):
+        while not await sync_to_async(scratch().exists)(relay.cancel_key(test_id)):
             await asyncio.sleep(0.05)
     await socket.disconnect()
 
 
 async def test_leaving_the_page_cancels_the_test(people):
     test_id = "00112233445566bb"
-    await sync_to_async(valkey().set)(relay.owner_key(test_id), people.member.pk, ex=60)
+    await sync_to_async(scratch().set)(relay.owner_key(test_id), people.member.pk, ex=60)
     socket = await connect(f"/ws/tests/{test_id}/", people.member)
     await asyncio.sleep(0.2)
     await socket.disconnect()
-    assert await sync_to_async(valkey().exists)(relay.cancel_key(test_id))
+    assert await sync_to_async(scratch().exists)(relay.cancel_key(test_id))
 
 
 @pytest.mark.parametrize(

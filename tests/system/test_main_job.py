@@ -184,7 +184,9 @@ def test_two_versions_started_at_once_end_with_exactly_one_running(product, api)
     remove(api, "raced")
 
 
-@pytest.mark.parametrize("name", ["worker", "beat", "watcher", "dispatcher", "web", "gateway", "valkey", "postgres"])
+@pytest.mark.parametrize(
+    "name", ["worker", "beat", "watcher", "dispatcher", "web", "gateway", "valkey", "scratch", "postgres"]
+)
 def test_killing_any_process_loses_nothing(product, api, name):
     becomes(api, "chat", "running")
     wait_for(lambda: answers(product, "chat"))

@@ -138,7 +138,8 @@ class Command(BaseCommand):
             psycopg.connect(settings.DATABASE_URL, connect_timeout=2).close()
 
         def valkey() -> None:
-            redis.Redis.from_url(settings.REDIS_URL, socket_timeout=2).ping()
+            for url in (settings.REDIS_URL, settings.SCRATCH_REDIS_URL):
+                redis.Redis.from_url(url, socket_timeout=2).ping()
 
         self._await("PostgreSQL", postgres, psycopg.Error, supervision, "postgres")
         self._await("Valkey", valkey, redis.RedisError, supervision, "valkey")
