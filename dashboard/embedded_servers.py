@@ -153,6 +153,8 @@ class EmbeddedServers:
             f"requirepass {secrets['VALKEY_PASSWORD']}",
             f"dir {self._valkey_data}",
             "daemonize no",
+            # Two of them run: `ps` tells which is which.
+            f'proc-title-template "{{title}} {name} {{listen-addr}}"',
             'save ""',
             "appendonly no",
             f"maxmemory {memory}",

@@ -80,7 +80,7 @@ class Product:
     def pids(self) -> dict[str, int]:
         """The supervised processes by name, as their command lines tell."""
         names = {"uvicorn": "web", "-m gateway": "gateway", "celery -A dashboard worker": "worker", "celery -A dashboard beat": "beat", "manage.py watcher": "watcher", "manage.py dispatcher": "dispatcher",
-                 "bin/postgres -D": "postgres", "/valkey.conf": "valkey", "/scratch.conf": "scratch"}  # fmt: skip
+                 "bin/postgres -D": "postgres", "valkey-server valkey ": "valkey", "valkey-server scratch ": "scratch"}  # fmt: skip
         found = {}
         for child in self._descendants():
             try:
