@@ -99,7 +99,11 @@ def deployable_endpoints(actor: Actor) -> QuerySet[Endpoint]:
 
 def usable_clusters(actor: Actor) -> QuerySet[Cluster]:
     drivers = [driver for driver in Cluster.Driver.values if may_use_driver(actor, driver)]
-    return Cluster.objects.filter(driver__in=drivers)
+    found = Cluster.objects.filter(driver__in=drivers)
+    if is_operator(actor):
+        return found
+    theirs = Cluster.organizations.through.objects.filter(organization__in=managed_organizations(actor))
+    return found.filter(Q(is_for_all=True) | Q(pk__in=theirs.values("cluster")))
 
 
 def visible_clusters(actor: Actor) -> QuerySet[Cluster]:

@@ -52,6 +52,7 @@ class LaunchPlan:
     `command` an image's own is used; `behind_entrypoint` says that its words are arguments to that one. An instance that
     answers at `liveness_path` lives, if it does not yet at `health_path`; empty means that the latter tells both.
     `shared_memory` is the size of /dev/shm, 0 for the machine's default. `file_group` may write to volumes.
+    `run_as` is the user id in a pod; None leaves it to the image, which is root mostly.
     """
 
     engine: str
@@ -76,6 +77,7 @@ class LaunchPlan:
     volumes: tuple[Volume, ...] = ()
     fetch: Fetch | None = None
     file_group: int | None = None
+    run_as: int | None = None
     registry_login: RegistryLogin | None = None
     # Where instances may run and what they are called by; drivers without such notions leave them alone.
     labels: dict[str, str] = field(default_factory=dict)

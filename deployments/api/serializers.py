@@ -7,9 +7,11 @@ from rest_framework import serializers
 from accounts.models import Organization
 from accounts.permissions import managed_organizations
 from deployments.models import Cluster, Deployment, Endpoint, Event, Instance, Model, Rollout, Status, Version
+from deployments.models.cluster import default_allowances
 from deployments.models.deployment import default_access
 from deployments.selectors import deployable_endpoints, manageable_models, usable_clusters
 from deployments.services.versions import MAX_REPLICAS
+from runtimes.allowances import KINDS, LONGEST, MOST_PATTERNS
 from runtimes.engines.base import KUBERNETES
 from runtimes.engines.registry import engines
 from runtimes.specification import PodAffinity, Specification, Toleration
@@ -36,10 +38,27 @@ class OrganizationSerializer(serializers.ModelSerializer):
         fields = ("name", "title")
 
 
+class AllowancesSerializer(_Strict):
+    """What organizations may ask a cluster for: patterns with `*`; `{organization}` stands for the organization's name."""
+
+    def get_fields(self) -> dict[str, Any]:
+        return {
+            kind: serializers.ListField(
+                child=serializers.CharField(max_length=LONGEST), required=False, max_length=MOST_PATTERNS
+            )
+            for kind in KINDS
+        }
+
+
 class ClusterSerializer(_Strict, serializers.ModelSerializer):
     kubeconfig = serializers.CharField(
         write_only=True, required=False, allow_blank=True, max_length=100_000, trim_whitespace=False
     )
+
+    organizations = serializers.SlugRelatedField(
+        slug_field="name", queryset=Organization.objects.all(), many=True, required=False
+    )
+    allowances = AllowancesSerializer(required=False)
 
     class Meta:
         model = Cluster
@@ -51,6 +70,9 @@ class ClusterSerializer(_Strict, serializers.ModelSerializer):
             "reach",
             "kubeconfig",
             "description",
+            "is_for_all",
+            "organizations",
+            "allowances",
             "created_at",
             "seen_at",
             "unreachable_reason",
@@ -61,6 +83,10 @@ class ClusterSerializer(_Strict, serializers.ModelSerializer):
         read_only_fields = ("created_at", "seen_at", "unreachable_reason", "charge", "charge_of", "charge_address")
         # The service checks names, so that form and API say the same.
         extra_kwargs = {"name": {"validators": []}}
+
+    def validate_allowances(self, given: dict[str, list[str]]) -> dict[str, list[str]]:
+        """What isn't given stays."""
+        return (self.instance.allowances if self.instance else default_allowances()) | given
 
 
 class _OfOrganization(_Strict, serializers.ModelSerializer):

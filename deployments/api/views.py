@@ -72,7 +72,7 @@ class _CatalogViewSet(viewsets.ModelViewSet):
 
     def _write(self, serializer: Any, thing: Any) -> None:
         values = dict(serializer.validated_data)
-        extra = {name: values.pop(name) for name in ("credential", "kubeconfig") if name in values}
+        extra = {name: values.pop(name) for name in ("credential", "kubeconfig", "organizations") if name in values}
         for name, value in values.items():
             setattr(thing, name, value)
         serializer.instance = type(self).save(thing, actor=self.request.user, only=values.keys(), **extra)

@@ -7,6 +7,16 @@ from django import forms
 from accounts.permissions import Actor, managed_organizations
 from deployments.models import Cluster, Endpoint, Model
 from deployments.selectors import usable_clusters
+from runtimes.allowances import LONGEST, MOST_PATTERNS
+
+ALLOWANCES = {
+    "annotations": ("Annotations that organizations may set", "Some give pods cloud roles or networks. Here and below one a line; * stands for any text, {organization} for the organization's name. Operators may use any."),
+    "labels": ("Labels that organizations may set", "Services and policies choose pods by their labels."),
+    "tolerations": ("Taints that organizations may tolerate", "By the taint's key."),
+    "node_selectors": ("Labels of nodes that organizations may choose by", ""),
+    "images": ("Images that organizations may run", "For one registry's folder: ghcr.io/acme/*"),
+    "claims": ("Volume claims that organizations may mount", "A claim may hold another organization's files."),
+}  # fmt: skip
 
 
 class ModelForm(forms.ModelForm):
@@ -59,26 +69,51 @@ class ClusterForm(forms.ModelForm):
 
     class Meta:
         model = Cluster
-        fields = ("name", "driver", "namespace", "reach", "description")
-        labels = {"reach": "Gateways reach instances"}
+        fields = ("name", "driver", "namespace", "reach", "description", "is_for_all", "organizations")
+        labels = {
+            "reach": "Gateways reach instances",
+            "is_for_all": "Every organization may use it",
+            "organizations": "These may use it",
+        }
         help_texts = {
             "driver": "Processes of this machine, or pods of a Kubernetes cluster.",
             "namespace": "For Kubernetes: where instances run. It must exist.",
             "reach": "For Kubernetes. Through the API server, gateways need no route to the pods' network, but answers are slower, and what clients put into “Authorization” doesn't reach the instance.",
         }
-        widgets = {"description": forms.Textarea(attrs={"rows": 2})}
+        widgets = {
+            "description": forms.Textarea(attrs={"rows": 2}),
+            "organizations": forms.SelectMultiple(attrs={"size": 5, "class": "form-select"}),
+        }
 
     def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        for kind, (label, help_text) in ALLOWANCES.items():
+            patterns = self.instance.allowances.get(kind, [])
+            self.fields[kind] = forms.CharField(
+                label=label, required=False, help_text=help_text, initial="\n".join(patterns), max_length=MOST_PATTERNS * (LONGEST + 2),
+                widget=forms.Textarea(attrs={"rows": min(8, max(2, len(patterns))), "class": "form-control mono", "spellcheck": "false"}),
+            )  # fmt: skip
         self.order_fields(("name", "driver", "namespace", "kubeconfig", "reach", "description"))
         # Left out means the default; browsers always send it.
         self.fields["reach"].required = False
         if self.instance.pk:
             self.fields["driver"].disabled = True
             if self.instance.driver == Cluster.Driver.LOCAL:
-                del self.fields["kubeconfig"], self.fields["namespace"], self.fields["reach"]
+                for name in ("kubeconfig", "namespace", "reach", *ALLOWANCES):
+                    del self.fields[name]
             elif self.instance.encrypted_kubeconfig:
                 self.fields["kubeconfig"].help_text = "One is stored. Leave empty to keep it."
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        # Those of a form that doesn't ask for them stay as they are.
+        asked = {
+            kind: cleaned[kind].split()
+            for kind in ALLOWANCES
+            if kind in self.fields and kind in cleaned and kind in self.data
+        }
+        self.instance.allowances = self.instance.allowances | asked
+        return cleaned
 
 
 def _offer_organizations(form: forms.ModelForm, actor: Actor) -> None:

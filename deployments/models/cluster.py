@@ -1,6 +1,12 @@
 from django.db import models
 
+from accounts.models import Organization
 from deployments.models.installation import new_name
+from runtimes.allowances import Allowances
+
+
+def default_allowances() -> dict[str, list[str]]:
+    return Allowances().to_json()
 
 
 class Cluster(models.Model):
@@ -58,6 +64,10 @@ class Cluster(models.Model):
     # The name under which this database was in charge last, and whether a person wants it to be, whoever is now.
     charged_as = models.CharField(max_length=200, blank=True)
     takes_charge = models.BooleanField(default=False)
+    # Which organizations may use it, and what they may ask for there (runtimes.allowances); operators may ask for anything.
+    is_for_all = models.BooleanField(default=True)
+    organizations = models.ManyToManyField(Organization, related_name="clusters", blank=True)
+    allowances = models.JSONField(default=default_allowances)
     created_at = models.DateTimeField(auto_now_add=True)
     # Since when its state has been read without a pause; while it can't be read, statuses are frozen and `seen_at` tells when
     # it last was. Both are written when that changes only: how it is now stands in Valkey (deployments.cluster_health).
@@ -82,6 +92,9 @@ class Cluster(models.Model):
     def is_proxied(self) -> bool:
         """Whether gateways reach instances through the cluster's API server."""
         return self.reach == self.Reach.API_SERVER
+
+    def serves(self, organization_id: int) -> bool:
+        return self.is_for_all or self.organizations.filter(pk=organization_id).exists()
 
     @property
     def is_ours(self) -> bool:

@@ -8,6 +8,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 
 from accounts import audit
+from accounts.models import Organization
 from accounts.permissions import Actor, may_manage, may_manage_clusters, may_use_driver
 from common.broadcast import publish_on_commit
 from common.encryption import Cipher
@@ -15,7 +16,9 @@ from common.naming import RESERVED_ENDPOINT_NAMES, name_error
 from common.service_error import ForbiddenError, ServiceError
 from deployments.drivers import driver_of
 from deployments.models import Cluster, Endpoint, Model
+from deployments.services import tenancy
 from deployments.services.change import change, refusal
+from runtimes.allowances import pattern_error
 from runtimes.driver import DriverError
 from runtimes.kubernetes import kubeconfig as kubeconfigs
 
@@ -41,6 +44,7 @@ def save_endpoint(endpoint: Endpoint, *, actor: Actor, only: Collection[str] | N
     """As `save_model`."""
     if not may_manage(actor, endpoint.organization_id) or not may_use_driver(actor, endpoint.cluster.driver):
         raise ForbiddenError("You may not expose models on this cluster for this organization.", field="cluster")
+    tenancy.check_organization(endpoint.organization, endpoint.cluster)
     problem = name_error(endpoint.name)
     if endpoint.name in RESERVED_ENDPOINT_NAMES:
         problem = f"“{endpoint.name}” is one of the gateway's own paths. Choose another name."
@@ -69,9 +73,17 @@ def save_endpoint(endpoint: Endpoint, *, actor: Actor, only: Collection[str] | N
 
 
 def save_cluster(
-    cluster: Cluster, *, actor: Actor, kubeconfig: str | None = None, only: Collection[str] | None = None
+    cluster: Cluster,
+    *,
+    actor: Actor,
+    kubeconfig: str | None = None,
+    organizations: Collection[Organization] | None = None,
+    only: Collection[str] | None = None,
 ) -> Cluster:
-    """As `save_model`. `kubeconfig` of None keeps the stored one, "" means the service account of Slipway's own pod."""
+    """As `save_model`. `kubeconfig` of None keeps the stored one, "" means the service account of Slipway's own pod.
+
+    `organizations` may use it where it isn't for all; None keeps those that there are.
+    """
     if not may_manage_clusters(actor):
         raise ForbiddenError("Clusters are managed by operators.")
     problem = name_error(cluster.name)
@@ -105,11 +117,31 @@ def save_cluster(
             )
     if cluster.driver == Cluster.Driver.KUBERNETES:
         cluster.identity = _identity(cluster)
+    for kind, patterns in cluster.allowances.items():
+        if problem := pattern_error(patterns):
+            raise ServiceError(problem, field=kind)
     secret = None if kubeconfig is None else "encrypted_kubeconfig"
-    saved: Cluster = _save(
-        cluster, actor, None, duplicate="A cluster of this name exists.", only=only, secret=secret, found=("identity",)
-    )
+    with transaction.atomic():
+        saved: Cluster = _save(
+            cluster,
+            actor,
+            None,
+            duplicate="A cluster of this name exists.",
+            only=only,
+            secret=secret,
+            found=("identity",),
+        )
+        if organizations is not None:
+            _set_organizations(saved, organizations, actor)
     return saved
+
+
+def _set_organizations(cluster: Cluster, organizations: Collection[Organization], actor: Actor) -> None:
+    before = sorted(cluster.organizations.values_list("name", flat=True))
+    after = sorted(item.name for item in organizations)
+    if before != after:
+        cluster.organizations.set(organizations)
+        audit.record(actor=actor, action="update", thing=cluster, changes={"organizations": [before, after]})
 
 
 def _identity(cluster: Cluster) -> str:

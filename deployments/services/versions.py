@@ -12,6 +12,7 @@ from common.encryption import Cipher, SecretUnreadableError
 from common.service_error import ForbiddenError, ServiceError
 from deployments import lifecycle
 from deployments.models import Deployment, DesiredState, Rollout, Status, Version
+from deployments.services import tenancy
 from deployments.services.change import change
 from runtimes.engines.registry import UnknownEngineError, engine
 from runtimes.names import first_error, label_error, label_key_error, variable_error
@@ -31,6 +32,7 @@ def create_version(
     """Create the next version and start it; the wanted one, if any, shuts down."""
     _check_may_deploy(deployment, actor)
     check_specification(specification, deployment.endpoint.cluster.driver)
+    tenancy.check_asked(deployment, specification, actor=actor)
     _check_replicas(replicas)
     with change(reconcile_cluster=deployment.endpoint.cluster_id):
         _lock(deployment)
@@ -75,6 +77,7 @@ def start_version(version: Version, *, actor: Actor, strategy: str = Rollout.Str
             )
         # The specification may have stopped being possible since: a program removed, a file moved.
         check_specification(_secrets_of(version), deployment.endpoint.cluster.driver)
+        tenancy.check_asked(deployment, version.specification, actor=actor)
         old = _unwant_current(deployment, actor, strategy)
         now = timezone.now()
         moved = lifecycle.advance(

@@ -157,7 +157,9 @@ def _edit(request: HttpRequest, kind: Noun, thing: Any) -> HttpResponse:
     form = kind.form(data, instance=thing, actor=request.user)
     if data is not None and form.is_valid():
         thing = form.save(commit=False)
-        extra = _secrets_of(form, is_new)
+        extra: dict[str, Any] = dict(_secrets_of(form, is_new))
+        if "organizations" in form.fields:
+            extra["organizations"] = form.cleaned_data["organizations"]
         try:
             kind.save(thing, actor=request.user, **extra)
         except ServiceError as error:
@@ -168,22 +170,28 @@ def _edit(request: HttpRequest, kind: Noun, thing: Any) -> HttpResponse:
     context = {"noun": kind, "form": form, "is_new": is_new, "label": label, "pk": None if is_new else thing.pk}
     if "kubeconfig" in form.fields:
         context["recipe"] = access.recipe(thing.namespace or "slipway", proxied=thing.is_proxied)
+        context["broad_rights"] = access.broad_rights(thing.namespace or "slipway")
     return render(request, "catalog/edit.html", context, status=422 if data is not None else 200)
 
 
 def _cluster_facts(cluster: Cluster) -> dict[str, Any]:
     """Nodes and, for Kubernetes, what Slipway may do there; the reason instead where it can't be told."""
+    facts: dict[str, Any] = {}
     try:
         driver = driver_of(cluster)
-        checks = driver.check(proxied=cluster.is_proxied) if isinstance(driver, KubernetesDriver) else []
-        facts: dict[str, Any] = {"checks": checks}
+        is_pods = isinstance(driver, KubernetesDriver)
+        facts["is_unverified"] = is_pods and not driver.is_verified
+        checks = driver.check(proxied=cluster.is_proxied) if is_pods else []
+        facts["checks"] = checks
         if all(check.is_granted or check.is_optional for check in checks):
             facts["nodes"] = driver.capacity()
         else:
             facts["recipe"] = access.recipe(cluster.namespace, proxied=cluster.is_proxied)
+        if any(check.is_optional and not check.is_granted for check in checks):
+            facts["broad_rights"] = access.broad_rights(cluster.namespace)
         return facts
     except DriverError as error:
-        return {"unreachable": str(error)}
+        return facts | {"unreachable": str(error)}
 
 
 def _strangers(cluster: Cluster) -> list[Stranger]:

@@ -109,6 +109,8 @@ class Engine(ABC):
     pods_only: ClassVar[bool] = False
     # Whether it takes a fixed share of the GPU's memory when it starts: how full that is then tells nothing of the load.
     reserves_gpu_memory: ClassVar[bool] = False
+    # Why its pods run as whom its image says, mostly root; empty where its plans name a user of their own.
+    image_user_reason: ClassVar[str] = ""
     # Where its image keeps downloaded models: a claim that is named is mounted there. Empty where nothing is downloaded.
     cache_path: ClassVar[str] = ""
     # What can be posted there generates nothing: it uses up no tokens.

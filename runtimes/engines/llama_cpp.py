@@ -37,6 +37,7 @@ class LlamaCpp(Engine):
     metrics_path = "/metrics"
     free_paths = ("/tokenize", "/detokenize", "/apply-template", "/props")
     title = "llama.cpp"
+    image_user_reason = "Its image keeps downloads below /root."
     summary = "GGUF models on CPU or GPU; starts in seconds."
     order = 20
     concurrency_setting = "parallel"

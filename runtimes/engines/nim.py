@@ -94,6 +94,7 @@ class Nim(Engine):
             shared_memory=16 << 30,
             volumes=self.cache(specification),
             file_group=GROUP,
+            run_as=GROUP,
             registry_login=RegistryLogin(REGISTRY, "$oauthtoken", KEY) if specification.image.startswith(REGISTRY) else None,
         )  # fmt: skip
 

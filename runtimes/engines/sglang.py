@@ -38,6 +38,7 @@ class Sglang(Engine):
     free_paths = ("/tokenize", "/detokenize", "/flush_cache", "/abort_request")
     reserves_gpu_memory = True
     title = "SGLang"
+    image_user_reason = "Its image keeps caches, and compiles kernels, below /root."
     summary = "Large language models on NVIDIA GPUs; quick with long shared prompts and structured answers."
     order = 12
     concurrency_setting = "max_running_requests"

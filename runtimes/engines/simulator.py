@@ -9,6 +9,8 @@ from runtimes.launch_plan import PORT_PLACEHOLDER, LaunchPlan
 from runtimes.specification import Specification
 
 IMAGE = "slipway/simulator:0.1.0"
+# In pods; any that isn't root's.
+USER = 1000
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -88,6 +90,7 @@ class Simulator(Engine):
             engine=self.name,
             command=(*arguments, *specification.extra_arguments),
             image=specification.image if in_pod else "",
+            run_as=USER if in_pod else None,
             environment=({} if in_pod else {"PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1"})
             | specification.environment,
             secret_environment=specification.secret_environment,

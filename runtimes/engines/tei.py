@@ -26,6 +26,7 @@ class Tei(Engine):
     metrics_path = "/metrics"
     free_paths = ("/tokenize", "/decode")
     title = "Text Embeddings Inference"
+    image_user_reason = "Its image keeps models in /data, which is root's."
     summary = "Embeddings and rerankers, on CPU or one GPU."
     order = 16
     concurrency_setting = "max_concurrent_requests"

@@ -55,6 +55,7 @@ class Vllm(Engine):
     free_paths = ("/tokenize", "/detokenize")
     reserves_gpu_memory = True
     title = "vLLM"
+    image_user_reason = "Its image keeps caches, and compiles kernels, below /root."
     summary = "Large language models on NVIDIA GPUs, many requests at once."
     order = 10
     concurrency_setting = "max_num_seqs"

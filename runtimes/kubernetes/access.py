@@ -27,12 +27,15 @@ GUARDS = (
     ("apps", "replicasets", ("delete",), "pods whose Deployment was deleted by hand without them can't be ended"),
     ("policy", "poddisruptionbudgets", ("create", "delete"), "a drain of nodes may take all instances of a version at once"),
 )  # fmt: skip
-# The same, over the whole cluster.
-OPTIONAL = (
+# The same, over the whole cluster. These tell little and belong to the recipe.
+FACTS = (
     ("", "namespaces", ("get",), "nobody notices when the same cluster is entered twice"),
     ("", "nodes", ("list",), "the nodes' capacity is not shown"),
+)
+# These reach far beyond the namespace: each has a recipe of its own, to be granted or not.
+BROAD = (
     ("", "pods", ("list",), "what is taken of the nodes is not shown"),
-    ("", "nodes/proxy", ("get",), "CPU is charted without user and system apart, if the metrics API is there; it is a broad right, so it is asked for apart"),
+    ("", "nodes/proxy", ("get",), "CPU is charted without user and system apart, if the metrics API is there"),
     ("metrics.k8s.io", "pods", ("list",), "CPU and memory of instances are charted through nodes/proxy only"),
     ("", "pods/proxy", ("get",), "the GPUs of pods are not charted, which NVIDIA's exporters tell in a namespace of their own"),
 )  # fmt: skip
@@ -64,7 +67,7 @@ def check(client: KubernetesClient, namespace: str, *, proxied: bool = False) ->
     took_ms = (time.monotonic() - began) * 1000
     asked = [(group, resource, verbs, namespace, "") for group, resource, verbs in needed(proxied=proxied)]
     asked += [(*guard[:3], namespace, guard[3]) for guard in GUARDS]
-    asked += [(*right[:3], "", right[3]) for right in OPTIONAL]
+    asked += [(*right[:3], "", right[3]) for right in (*FACTS, *BROAD)]
     questions = [(verb, group, resource, where) for group, resource, verbs, where, _ in asked for verb in verbs]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         answers = dict(zip(questions, pool.map(lambda question: _may(client, *question), questions), strict=True))
@@ -98,12 +101,40 @@ def recipe(namespace: str, *, proxied: bool = False) -> str:
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRole",
             "metadata": {"name": f"slipway-{namespace}"},
-            "rules": [_rule(group, resource, verbs) for group, resource, verbs, _ in OPTIONAL],
+            "rules": [_rule(group, resource, verbs) for group, resource, verbs, _ in FACTS],
         },
         _binding("ClusterRoleBinding", "ClusterRole", {"name": f"slipway-{namespace}"}, subjects),
     ]
-    text = "---\n".join(yaml.safe_dump(document, sort_keys=False) for document in documents)
-    return f"{text}# Then, for the kubeconfig's user: kubectl -n {namespace} create token slipway --duration=8760h\n"
+    return f"{_text(documents)}# Then, for the kubeconfig's user: kubectl -n {namespace} create token slipway --duration=8760h\n"
+
+
+@dataclass(frozen=True)
+class BroadRight:
+    """One that may be granted beyond the recipe. `consequence` is what is missing without it."""
+
+    what: str
+    consequence: str
+    recipe: str
+
+
+def broad_rights(namespace: str) -> list[BroadRight]:
+    """Each with YAML for the recipe's service account."""
+    subjects = [{"kind": "ServiceAccount", "name": "slipway", "namespace": namespace}]
+    found = []
+    for group, resource, verbs, consequence in BROAD:
+        name = {"name": f"slipway-{namespace}-{(group or 'core').partition('.')[0]}-{resource.replace('/', '-')}"}
+        role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": name}
+        documents = [
+            role | {"rules": [_rule(group, resource, verbs)]},
+            _binding("ClusterRoleBinding", "ClusterRole", name, subjects),
+        ]
+        what = f"{', '.join(verbs)} {resource}{f' of {group}' if group else ''} in the whole cluster"
+        found.append(BroadRight(what, consequence, _text(documents)))
+    return found
+
+
+def _text(documents: list[dict[str, Any]]) -> str:
+    return "---\n".join(yaml.safe_dump(document, sort_keys=False) for document in documents)
 
 
 def _rule(group: str, resource: str, verbs: tuple[str, ...]) -> dict[str, Any]:

@@ -38,7 +38,10 @@ class ForbiddenError(DriverError):
 
 
 class KubernetesClient:
-    """`kubeconfig` as `kubeconfig.read` gives it; None inside a cluster, for the pod's own service account."""
+    """`kubeconfig` as `kubeconfig.read` gives it; None inside a cluster, for the pod's own service account.
+
+    `is_verified`: whether the API server has to prove that it is the cluster's.
+    """
 
     def __init__(self, kubeconfig: dict[str, Any] | None) -> None:
         settings = client.Configuration()
@@ -53,6 +56,7 @@ class KubernetesClient:
         settings.retries = False
         self._api = client.ApiClient(settings)
         self._host: str = settings.host
+        self.is_verified: bool = settings.verify_ssl
 
     @property
     def host(self) -> str:

@@ -53,6 +53,11 @@ class KubernetesDriver(Driver):
     def address(self) -> str:
         return self._client.host
 
+    @property
+    def is_verified(self) -> bool:
+        """Whether the API server has to prove that it is the cluster's."""
+        return self._client.is_verified
+
     def identity(self) -> str:
         try:
             system = self._client.get(path_of("api", "v1", "namespaces", "kube-system"))

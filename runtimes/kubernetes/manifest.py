@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+from runtimes.kubernetes import confinement
 from runtimes.launch_plan import PORT_PLACEHOLDER, Fetch, LaunchPlan
 from runtimes.specification import PodAffinity
 
@@ -148,6 +149,7 @@ def _pod(workload: Workload, plan: LaunchPlan, *, sleeps: bool) -> dict[str, Any
         "ports": [{"name": "http", "containerPort": port}],
         "env": _environment(workload, plan, port),
         "resources": _resources(plan),
+        "securityContext": confinement.of_container(plan),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "lifecycle": {"preStop": _pause(sleeps)},
         **_probes(plan, port),
@@ -181,8 +183,7 @@ def _pod(workload: Workload, plan: LaunchPlan, *, sleeps: bool) -> dict[str, Any
         container["volumeMounts"], pod["volumes"] = mounts, volumes
     if plan.fetch is not None:
         pod["initContainers"] = [_fetching(workload, plan, plan.fetch, mounts)]
-    if plan.file_group is not None:
-        pod["securityContext"] = {"fsGroup": plan.file_group, "fsGroupChangePolicy": "OnRootMismatch"}
+    pod["securityContext"] = confinement.of_pod(plan)
     if (pull_secret := _pull_secret(workload, plan)) is not None:
         pod["imagePullSecrets"] = [{"name": pull_secret["metadata"]["name"]}]
     if plan.node_selector:
@@ -216,6 +217,7 @@ def _fetching(workload: Workload, plan: LaunchPlan, fetch: Fetch, mounts: list[d
         "env": [*plain, *secret, _INSTANCE_UID],
         "volumeMounts": [{name: value for name, value in mount.items() if name != "readOnly"}],
         "resources": _resources(replace(plan, gpu=0)),
+        "securityContext": confinement.of_container(plan),
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 

@@ -5,6 +5,7 @@ api            the cluster's API, as an administrator
 """
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -103,7 +104,8 @@ def clear(api: KubernetesClient, namespace: str) -> None:
 
 def apply_recipe(api: KubernetesClient, namespace: str, account: str, *, proxied: bool) -> str:
     """Do what the recipe of the cluster's page says, for an account of this name; its token."""
-    for document in yaml.safe_load_all(access.recipe(namespace, proxied=proxied)):
+    texts = [access.recipe(namespace, proxied=proxied), *(right.recipe for right in access.broad_rights(namespace))]
+    for document in itertools.chain.from_iterable(yaml.safe_load_all(text) for text in texts):
         kind, metadata = document["kind"], document["metadata"]
         if kind == "Namespace":
             continue

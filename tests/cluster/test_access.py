@@ -4,6 +4,7 @@ import base64
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from kubernetes.config import incluster_config
 
 from common.service_error import ServiceError
@@ -26,6 +27,11 @@ def test_rights_are_asked_for_one_by_one_and_the_recipe_grants_them(token, names
     granted = access.check(KubernetesClient(config), namespace, proxied=True)
     assert all(check.is_granted for check in granted), [check.what for check in granted if not check.is_granted]
     assert any("pods/proxy" in check.what for check in granted)
+    # The recipe alone reaches no other namespace's pods, and no node.
+    broad = {"pods", "nodes/proxy", "pods/proxy"}
+    base = yaml.safe_load_all(access.recipe(namespace))
+    (everywhere,) = [document for document in base if document["kind"] == "ClusterRole"]
+    assert not broad & {resource for rule in everywhere["rules"] for resource in rule["resources"]}
     elsewhere = access.check(KubernetesClient(config), "default")
     assert any(not check.is_granted for check in elsewhere)
 

@@ -78,7 +78,7 @@ def place(request: pytest.FixtureRequest, tmp_path) -> Iterator[Place]:
     if isinstance(made.driver, KubernetesDriver):
         end_now(made.driver, request.getfixturevalue("api"), request.getfixturevalue("namespace"), KEY)
     made.driver.end(KEY)
-    wait_for(lambda: not made.living(), within_s=60, what="the end of all instances")
+    wait_for(lambda: not made.living(), within_s=120, what="the end of all instances")
 
 
 class TestContract:

@@ -19,6 +19,7 @@ from deployments.services.deployments import create_deployment
 from gateway.directory import read_snapshot
 from monitoring import collect, series
 from monitoring.tiers import TIERS
+from runtimes.allowances import Allowances
 from runtimes.driver import DriverError
 from runtimes.kubernetes import nodes
 from runtimes.kubernetes.client import KubernetesClient
@@ -48,6 +49,7 @@ def place(
     people: SimpleNamespace, api: KubernetesClient, namespace: str, day_partitions: None
 ) -> Iterator[SimpleNamespace]:
     cluster = Cluster(name="pods", driver=Cluster.Driver.KUBERNETES, namespace=namespace)
+    cluster.allowances = Allowances.everything().to_json()
     catalog.save_cluster(cluster, actor=people.operator, kubeconfig=admin_kubeconfig())
     model = catalog.save_model(Model(organization=people.ours, name="A model"), actor=people.operator)
     endpoint = catalog.save_endpoint(

@@ -1,0 +1,84 @@
+"""What organizations may ask a cluster for, as its operators allow it. Pure.
+
+Pods can reach far with what looks harmless: an annotation may give one a cloud role, a toleration a control plane's node, a label
+another service's traffic, a claim another tenant's files.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatchcase
+from typing import Any
+
+from runtimes.specification import Specification
+
+MOST_PATTERNS, LONGEST = 100, 253
+_ORGANIZATION = "{organization}"
+
+
+@dataclass(frozen=True)
+class Allowances:
+    """Patterns with `*`; `{organization}` stands for the organization's own name. Keys for the first four, which also means any value."""
+
+    annotations: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ("team", "project", "environment", "cost-center", "owner")
+    tolerations: tuple[str, ...] = ("nvidia.com/gpu",)
+    node_selectors: tuple[str, ...] = ("nvidia.com/*", "topology.kubernetes.io/*")
+    images: tuple[str, ...] = ("*",)
+    claims: tuple[str, ...] = ("{organization}", "{organization}-*", "{organization}.*")
+
+    @classmethod
+    def everything(cls) -> "Allowances":
+        return cls(**{item.name: ("*",) for item in fields(cls)})
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "Allowances":
+        return cls(**{name: tuple(patterns) for name, patterns in stored.items() if name in KINDS})
+
+    def to_json(self) -> dict[str, list[str]]:
+        return {name: list(patterns) for name, patterns in asdict(self).items()}
+
+    def errors(self, specification: Specification, organization: str, model_claim: str = "") -> dict[str, str]:
+        """What is refused, by form field. `model_claim` is the volume claim that the model's files lie in."""
+        asked: tuple[tuple[str, str, Iterable[str]], ...] = (
+            ("annotations", "annotations", specification.annotations),
+            ("labels", "labels", specification.labels),
+            ("tolerations", "tolerations", [item.key for item in specification.tolerations]),
+            ("node_selector", "node_selectors", specification.node_selector),
+            ("image", "images", [specification.image] if specification.image else []),
+            ("cache_claim", "claims", [specification.cache_claim] if specification.cache_claim else []),
+            ("model", "claims", [model_claim] if model_claim else []),
+        )
+        found = {}
+        for field, kind, values in asked:
+            allowed = [pattern.replace(_ORGANIZATION, organization) for pattern in getattr(self, kind)]
+            refused = next(
+                (value for value in values if not any(fnmatchcase(value, pattern) for pattern in allowed)), None
+            )
+            if refused is not None:
+                found[field] = _REFUSALS[kind].format(
+                    refused=refused or "(any key)", allowed=", ".join(allowed) or "none"
+                )
+        return found
+
+
+KINDS = tuple(item.name for item in fields(Allowances))
+_REMEDY = " Allowed on this cluster: {allowed}. An operator can allow more on the cluster's page."
+_REFUSALS = {
+    "annotations": "The annotation “{refused}” is not allowed." + _REMEDY,
+    "labels": "The label “{refused}” is not allowed." + _REMEDY,
+    "tolerations": "A toleration of “{refused}” is not allowed." + _REMEDY,
+    "node_selectors": "Choosing nodes by “{refused}” is not allowed." + _REMEDY,
+    "images": "The image “{refused}” is not allowed." + _REMEDY,
+    "claims": "The volume claim “{refused}” is not allowed." + _REMEDY,
+}
+
+
+def pattern_error(patterns: Iterable[str]) -> str:
+    """Why these patterns can't be stored, or ""."""
+    given = list(patterns)
+    if len(given) > MOST_PATTERNS:
+        return f"At most {MOST_PATTERNS} lines."
+    for pattern in given:
+        if len(pattern) > LONGEST or not pattern.isprintable() or " " in pattern:
+            return f"“{pattern[:60]}” is no pattern: write a name, with * for any text, at most {LONGEST} characters."
+    return ""

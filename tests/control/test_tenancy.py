@@ -1,0 +1,137 @@
+"""Which organizations may use a cluster, and what they may ask for there."""
+
+from dataclasses import replace
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from accounts.models import AuditEntry
+from common.service_error import ForbiddenError, ServiceError
+from deployments.forms.catalog import ALLOWANCES
+from deployments.models import Cluster, Deployment, Endpoint
+from deployments.selectors import deployable_endpoints, usable_clusters
+from deployments.services import catalog, versions
+from deployments.services.deployments import create_deployment
+from runtimes.allowances import KINDS, Allowances, pattern_error
+from runtimes.specification import Specification, Toleration
+from tests.conftest import simulator
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def pods(place) -> Cluster:
+    """A cluster of pods, as its operators have just entered it."""
+    Cluster.objects.filter(pk=place.cluster.pk).update(
+        driver=Cluster.Driver.KUBERNETES, namespace="models", allowances=Allowances().to_json()
+    )
+    place.cluster.refresh_from_db()
+    place.endpoint.refresh_from_db()
+    return place.cluster
+
+
+def deploy(place, people, specification: Specification, *, actor, name: str = "chat") -> Deployment:
+    made = Deployment(organization=people.ours, model=place.model, endpoint=place.endpoint, name=name)
+    return create_deployment(made, replace(specification, image="an/image"), 1, actor=actor)
+
+
+ASKED = {
+    "annotations": {"annotations": {"iam.amazonaws.com/role": "admin"}},
+    "labels": {"labels": {"app": "somebody-elses"}},
+    "tolerations": {"tolerations": (Toleration("node-role.kubernetes.io/control-plane", "Exists"),)},
+    "node_selector": {"node_selector": {"kubernetes.io/hostname": "node1"}},
+}
+
+
+@pytest.mark.parametrize("field", ASKED)
+def test_what_reaches_far_is_refused_at_its_field(pods, place, people, field):
+    specification = replace(simulator(), **ASKED[field])
+    with pytest.raises(ServiceError, match="An operator can allow more on the cluster's page") as refused:
+        deploy(place, people, specification, actor=people.admin)
+    assert refused.value.field == field and not Deployment.objects.exists()
+    assert deploy(place, people, specification, actor=people.operator)
+
+
+def test_a_toleration_of_everything_needs_everything():
+    everything = replace(simulator(), tolerations=(Toleration("", "Exists"),))
+    assert "tolerations" in Allowances(tolerations=("nvidia.com/*",)).errors(everything, "acme")
+    assert not Allowances(tolerations=("*",)).errors(everything, "acme")
+
+
+def test_images_and_claims_go_by_patterns():
+    allowed = Allowances(images=("ghcr.io/{organization}/*", "vllm/vllm-openai:*"), claims=("{organization}-*",))
+    for image, is_allowed in (("ghcr.io/acme/x:1", True), ("ghcr.io/other/x", False), ("vllm/vllm-openai:v1", True), ("vllm/vllm-openai-evil", False)):  # fmt: skip
+        assert ("image" not in allowed.errors(replace(simulator(), image=image), "acme")) is is_allowed
+    assert allowed.errors(replace(simulator(), cache_claim="other-cache"), "acme").keys() == {"cache_claim"}
+    assert allowed.errors(simulator(), "acme", "other-weights").keys() == {"model"}
+    assert not allowed.errors(replace(simulator(), cache_claim="acme-cache"), "acme", "acme-weights")
+
+
+def test_a_version_from_before_is_asked_again_when_it_starts(pods, place, people):
+    made = deploy(place, people, replace(simulator(), labels={"app": "x"}), actor=people.operator)
+    version = made.versions.get()
+    versions.Version.objects.update(status="stopped", desired_state="stopped")
+    version.refresh_from_db()
+    with pytest.raises(ServiceError, match="The label “app” is not allowed"):
+        versions.start_version(version, actor=people.admin)
+    # By itself it starts again whatever has changed: what has run is wanted until a person says otherwise.
+    versions.start_version(version, actor=None)
+
+
+def test_only_chosen_organizations_use_a_cluster(pods, place, people):
+    catalog.save_cluster(pods, actor=people.operator, organizations=[people.theirs], only={"is_for_all"})
+    Cluster.objects.update(is_for_all=False)
+    assert not usable_clusters(people.admin).exists() and usable_clusters(people.stranger).exists()
+    assert not deployable_endpoints(people.admin).exists()
+    pods.refresh_from_db()
+    with pytest.raises(ForbiddenError, match="Acme may not use the cluster here") as refused:
+        catalog.save_endpoint(Endpoint(organization=people.ours, name="more", cluster=pods), actor=people.operator)
+    assert refused.value.field == "cluster"
+    place.endpoint.cluster.refresh_from_db()
+    with pytest.raises(ForbiddenError, match="Acme may not use"):
+        deploy(place, people, simulator(), actor=people.operator)
+
+
+def test_the_form_sets_both_and_the_audit_log_tells(pods, people, settings):
+    client = Client()
+    client.force_login(people.operator)
+    url = reverse("deployments:catalog-edit", args=["clusters", pods.pk])
+    page = client.get(url).content.decode()
+    assert "Annotations that organizations may set" in page and "nvidia.com/*" in page
+    data = {
+        "name": "here",
+        "driver": "kubernetes",
+        "namespace": "models",
+        "reach": "address",
+        "organizations": [people.ours.pk],
+    }
+    data |= dict.fromkeys(ALLOWANCES, "") | {"annotations": "acme.example/*\nprometheus.io/scrape"}
+    assert client.post(url, data).status_code == 302
+    pods.refresh_from_db()
+    assert not pods.is_for_all and list(pods.organizations.all()) == [people.ours]
+    assert (
+        pods.allowances["annotations"] == ["acme.example/*", "prometheus.io/scrape"] and pods.allowances["images"] == []
+    )
+    assert "organizations" in str(AuditEntry.objects.filter(object_type="cluster").values_list("changes", flat=True))
+    refused = client.post(url, data | {"labels": "x" * 300})
+    assert refused.status_code == 422 and "is no pattern" in refused.content.decode()
+
+
+def test_the_api_changes_one_kind_and_leaves_the_others(pods, people):
+    client = Client()
+    client.force_login(people.operator)
+    url = f"/api/v1/clusters/{pods.pk}/"
+    answer = client.patch(
+        url, {"allowances": {"labels": ["*"]}, "organizations": ["acme"], "is_for_all": False}, "application/json"
+    )
+    assert answer.status_code == 200, answer.content
+    told = answer.json()
+    assert told["allowances"] == Allowances().to_json() | {"labels": ["*"]} and told["organizations"] == ["acme"]
+    wrong = client.patch(url, {"allowances": {"label": ["*"]}}, "application/json")
+    assert wrong.status_code == 400 and "There is no such field" in wrong.content.decode()
+
+
+def test_every_kind_has_its_words():
+    assert set(ALLOWANCES) == set(KINDS)
+    assert pattern_error(["x"] * 101) and pattern_error(["a b"]) and not pattern_error(["*", "a/b*"])
