@@ -1,6 +1,7 @@
 """Which keys an actor sees, and what a key may open."""
 
 from django.db.models import Prefetch, Q, QuerySet
+from django.db.models.functions import Now
 
 from accounts.models import Organization, User
 from accounts.permissions import Actor, is_operator, managed_organizations
@@ -19,6 +20,12 @@ def visible_keys(actor: Actor) -> QuerySet[ApiKey]:
     if not actor.is_authenticated:
         return keys.none()
     return keys.filter(Q(user=actor) | Q(organization__in=managed_organizations(actor)))
+
+
+def active_keys(organization: Organization) -> QuerySet[ApiKey]:
+    """Those that open something now."""
+    not_expired = Q(expires_at=None) | Q(expires_at__gt=Now())
+    return ApiKey.objects.filter(not_expired, organization=organization, revoked_at=None)
 
 
 def key_labels(key_ids: set[int]) -> dict[int, str]:

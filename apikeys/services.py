@@ -10,10 +10,11 @@ from django.utils import timezone
 from accounts import audit
 from accounts.models import Organization, User
 from apikeys.models import PREFIX, SHOWN, ApiKey
-from apikeys.selectors import openable_deployments, paying_organizations, visible_keys
+from apikeys.selectors import active_keys, openable_deployments, paying_organizations, visible_keys
 from common import secret_token
 from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Deployment
+from deployments.services import quotas
 
 MOST_ACTIVE_KEYS = 1000
 LONGEST_GRACE = timedelta(days=30)
@@ -36,6 +37,8 @@ def create_key(
         raise ServiceError(f"You have {MOST_ACTIVE_KEYS} keys. Revoke some that nobody uses.", code="too_many")
     secret = secret_token.new(PREFIX)
     with transaction.atomic():
+        quotas.hold(organization)
+        quotas.check_key(organization, active_keys(organization).count())
         key = ApiKey.objects.create(
             user=user,
             organization=organization,

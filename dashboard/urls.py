@@ -10,6 +10,7 @@ from drf_spectacular.views import SpectacularAPIView
 
 from accounts import organizations, own_account, users
 from accounts.audit_log import audit_log
+from dashboard import quota_pages
 from dashboard.administration import administration
 
 
@@ -50,6 +51,8 @@ urlpatterns = [
     path("console/users/<int:pk>/<slug:action>/", users.change, name="user-change"),
     path("console/organizations/", organizations.index, name="organizations"),
     path("console/organizations/<slug:name>/", organizations.detail, name="organization"),
+    path("console/organizations/<slug:name>/quota/", quota_pages.of_organization, name="organization-quota"),
+    path("console/clusters/<int:pk>/quota/", quota_pages.of_cluster, name="cluster-quota"),
     path("console/organizations/<slug:name>/invite/", organizations.invite, name="organization-invite"),
     path(
         "console/organizations/<slug:name>/invitations/<int:pk>/withdraw/",

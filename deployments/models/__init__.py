@@ -13,6 +13,7 @@ from deployments.models.left_behind import LeftBehind
 from deployments.models.log_chunk import LogChunk
 from deployments.models.model import Model
 from deployments.models.price import Price
+from deployments.models.quota import Quota
 from deployments.models.rate_limit import RateLimit
 from deployments.models.rollout import Rollout
 from deployments.models.stranger import Stranger
@@ -33,6 +34,7 @@ __all__ = [
     "LogChunk",
     "Model",
     "Price",
+    "Quota",
     "RateLimit",
     "Rollout",
     "Status",

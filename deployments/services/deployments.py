@@ -9,6 +9,7 @@ from common.naming import name_error
 from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Deployment, Status, Version
 from deployments.models.version import INACTIVE
+from deployments.services import quotas
 from deployments.services.change import change, refusal
 from deployments.services.versions import create_version
 from runtimes.specification import Specification
@@ -29,6 +30,7 @@ def create_deployment(
         )
     try:
         with transaction.atomic():
+            quotas.check_deployment(deployment)
             deployment.created_by = actor
             deployment.save(force_insert=True)
             audit.record(actor=actor, action="create", thing=deployment, organization_id=deployment.organization_id)

@@ -12,7 +12,7 @@ from common.encryption import Cipher, SecretUnreadableError
 from common.service_error import ForbiddenError, ServiceError
 from deployments import lifecycle
 from deployments.models import Deployment, DesiredState, Rollout, Status, Version
-from deployments.services import tenancy
+from deployments.services import quotas, tenancy
 from deployments.services.change import change
 from runtimes.engines.registry import UnknownEngineError, engine
 from runtimes.names import first_error, label_error, label_key_error, variable_error
@@ -36,6 +36,7 @@ def create_version(
     _check_replicas(replicas)
     with change(reconcile_cluster=deployment.endpoint.cluster_id):
         _lock(deployment)
+        quotas.check_version(deployment, specification, replicas)
         Deployment.objects.filter(pk=deployment.pk).update(last_number=F("last_number") + 1)
         deployment.refresh_from_db(fields=["last_number"])
         old = _unwant_current(deployment, actor, strategy)
@@ -77,7 +78,10 @@ def start_version(version: Version, *, actor: Actor, strategy: str = Rollout.Str
             )
         # The specification may have stopped being possible since: a program removed, a file moved.
         check_specification(_secrets_of(version), deployment.endpoint.cluster.driver)
-        tenancy.check_asked(deployment, version.specification, actor=actor)
+        if actor is not None:
+            # By itself it starts whatever has changed: it is what somebody wanted.
+            tenancy.check_asked(deployment, version.specification, actor=actor)
+            quotas.check_version(deployment, version.specification, version.replicas)
         old = _unwant_current(deployment, actor, strategy)
         now = timezone.now()
         moved = lifecycle.advance(
@@ -134,6 +138,8 @@ def scale_version(version: Version, replicas: int, *, actor: Actor) -> None:
         old = version.replicas
         if old == replicas:
             return
+        if replicas > old and version.desired_state == DesiredState.RUNNING:
+            quotas.check_version(version.deployment, version.specification, replicas)
         Version.objects.filter(pk=version.pk).update(replicas=replicas, changed_at=timezone.now())
         version.replicas = replicas
         lifecycle.record_event(version, "scale", f"Version {version.number}: replicas {old} → {replicas}.", actor=actor)

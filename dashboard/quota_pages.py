@@ -1,0 +1,61 @@
+"""Quotas of organizations and clusters: how full they are, on their pages, and the form by which operators set them."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+
+from accounts.models import Organization
+from accounts.permissions import is_operator, managed_organizations, may_manage_clusters
+from apikeys.selectors import active_keys
+from common.service_error import ServiceError
+from deployments.forms.quota import QuotaForm
+from deployments.models import Cluster, Quota
+from deployments.services import quotas
+
+
+@login_required
+def of_organization(request: HttpRequest, name: str) -> HttpResponse:
+    """The card of an organization's page; the form for operators under ?edit or by POST."""
+    organization = get_object_or_404(managed_organizations(request.user), name=name)
+    quota = Quota.objects.filter(organization=organization).first()
+    back = reverse("organization", args=[organization.name])
+    return _answer(request, organization, quota, back, keys=active_keys(organization).count())
+
+
+@login_required
+def of_cluster(request: HttpRequest, pk: int) -> HttpResponse:
+    if not may_manage_clusters(request.user):
+        raise Http404
+    cluster = get_object_or_404(Cluster, pk=pk)
+    quota = Quota.objects.filter(cluster=cluster).first()
+    return _answer(request, cluster, quota, reverse("deployments:catalog-detail", args=["clusters", pk]))
+
+
+def _answer(
+    request: HttpRequest, owner: Organization | Cluster, quota: Quota | None, back: str, *, keys: int | None = None
+) -> HttpResponse:
+    found = quotas.bars(owner, keys=keys)
+    context: dict[str, Any] = {
+        "owner": owner,
+        "bars": found,
+        "may_edit": is_operator(request.user),
+        "url": request.path,
+        "back": back,
+    }
+    if request.method != "POST" and "edit" not in request.GET:
+        return render(request, "quota_card.html", context)
+    if not is_operator(request.user):
+        raise Http404
+    form = QuotaForm(request.POST or None, quota=quota, kinds=[bar.kind for bar in found])
+    if request.method == "POST" and form.is_valid():
+        try:
+            quotas.set_quota(owner, form.cleaned_data, actor=request.user)
+            messages.success(request, f"The quota of {owner} is saved.")
+            return redirect(back)
+        except ServiceError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+    return render(request, "quota_edit.html", context | {"form": form}, status=422 if form.errors else 200)

@@ -1,0 +1,31 @@
+"""The form of a quota: how much may be wanted at once, empty for no bound."""
+
+from typing import Any
+
+from django import forms
+
+from deployments.forms.key_values import format_bytes, parse_bytes
+from deployments.models import Quota
+from deployments.services.quotas import LABELS
+
+_MOST = 1_000_000
+
+
+class QuotaForm(forms.Form):
+    def __init__(self, data: Any = None, *, quota: Quota | None, kinds: list[str]) -> None:
+        super().__init__(data)
+        for kind in kinds:
+            known = getattr(quota, kind, None)
+            shared: dict[str, Any] = {"label": "Memory" if kind == "memory" else LABELS[kind], "required": False}
+            if kind == "memory":
+                shown = format_bytes(known) if known else ""
+                self.fields[kind] = forms.CharField(initial=shown, max_length=40, **shared)
+                self.fields[kind].widget.attrs["placeholder"] = "no bound, or 256 GiB"
+                continue
+            field = forms.FloatField if kind == "cpu" else forms.IntegerField
+            number = forms.NumberInput(attrs={"placeholder": "no bound", "inputmode": "decimal"})
+            self.fields[kind] = field(initial=known, min_value=0, max_value=_MOST, widget=number, **shared)
+
+    def clean_memory(self) -> int | None:
+        text = self.cleaned_data["memory"].strip()
+        return parse_bytes(text) if text else None

@@ -1,0 +1,190 @@
+"""How much an organization, and a cluster, may want at once: asked and refused before anything is written.
+
+What is *wanted* counts: replicas of versions that shall run, whether they do yet or not. Of a deployment whose version is replaced only the
+new one counts. Whoever asks holds the quota's row until the end of the transaction, so two who ask at once are told one after the other.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F, FloatField, Q, QuerySet, Sum
+from django.db.models.fields.json import KT
+from django.db.models.functions import Cast, Coalesce
+
+from accounts import audit
+from accounts.models import Organization
+from accounts.permissions import Actor, is_operator
+from common.service_error import ForbiddenError, ServiceError
+from deployments.models import Cluster, Deployment, DesiredState, Quota, Version
+from runtimes.specification import Specification
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Use:
+    """`cpu` in cores, `memory` in bytes."""
+
+    deployments: int = 0
+    instances: int = 0
+    gpus: int = 0
+    cpu: float = 0.0
+    memory: int = 0
+
+
+# By quota: the form's field, and what is said where it doesn't suffice.
+_REMEDY = " An operator can raise the quota under Administration."
+_REFUSALS = {
+    "deployments": ("name", "The quota of {owner} is {most} deployments, and it has {used}." + _REMEDY),
+    "instances": ("replicas", "The quota of {owner} is {most} instances: {used} elsewhere, {wanted} with this." + _REMEDY),
+    "gpus": ("gpu", "The quota of {owner} is {most} GPUs: {used} elsewhere, {wanted} with this." + _REMEDY),
+    "cpu": ("cpu", "The quota of {owner} is {most:g} cores: {used:g} elsewhere, {wanted:g} with this." + _REMEDY),
+    "memory": ("memory", "The quota of {owner} is {most:g} GiB of memory: {used:g} elsewhere, {wanted:g} with this." + _REMEDY),
+    "keys": ("name", "The quota of {owner} is {most} API keys, and it has {used}. Revoke one that nobody uses." + _REMEDY),
+}  # fmt: skip
+KINDS = tuple(_REFUSALS)
+LABELS = {
+    "deployments": "Deployments", "instances": "Instances", "gpus": "GPUs", "cpu": "CPU cores", "memory": "Memory (GiB)",
+    "keys": "API keys",
+}  # fmt: skip
+
+
+def check_version(deployment: Deployment, specification: Specification, replicas: int) -> None:
+    """Whether `replicas` of this may be wanted for the deployment, instead of what is. Inside a transaction. Raises ServiceError."""
+    for quota in _held(Q(organization=deployment.organization_id) | Q(cluster=deployment.endpoint.cluster_id)):
+        elsewhere = use_of(quota.owner, without=deployment)
+        asked = {
+            "instances": replicas,
+            "gpus": replicas * specification.gpu,
+            "cpu": replicas * specification.cpu,
+            "memory": replicas * specification.memory,
+        }
+        for kind, amount in asked.items():
+            _check(quota, kind, getattr(elsewhere, kind), amount)
+
+
+def check_deployment(deployment: Deployment) -> None:
+    """Whether there may be one more. Inside the transaction that makes it, before it is made."""
+    for quota in _held(Q(organization=deployment.organization_id) | Q(cluster=deployment.endpoint.cluster_id)):
+        _check(quota, "deployments", deployments_of(quota.owner).count(), 1)
+
+
+def check_key(organization: Organization, used: int) -> None:
+    """As `check_deployment`, for one more API key beside the `used` ones that are active."""
+    for quota in _held(Q(organization=organization)):
+        _check(quota, "keys", used, 1)
+
+
+def hold(organization: Organization) -> None:
+    """Whoever counts something of the organization next does so alone, where it has a quota."""
+    _held(Q(organization=organization))
+
+
+def use_of(owner: Organization | Cluster, *, without: Deployment | None = None) -> Use:
+    """What is wanted now."""
+    deployments = deployments_of(owner)
+    wanted = Version.objects.filter(deployment__in=deployments, desired_state=DesiredState.RUNNING)
+    if without is not None:
+        wanted = wanted.exclude(deployment=without)
+    sums = wanted.aggregate(
+        instances=Coalesce(Sum("replicas"), 0),
+        **{name: Coalesce(Sum(F("replicas") * _amount(name)), 0.0) for name in ("gpu", "cpu", "memory")},
+    )
+    return Use(deployments.count(), sums["instances"], round(sums["gpu"]), round(sums["cpu"], 3), round(sums["memory"]))
+
+
+def deployments_of(owner: Organization | Cluster) -> QuerySet[Deployment]:
+    if isinstance(owner, Organization):
+        return Deployment.objects.filter(organization=owner)
+    return Deployment.objects.filter(endpoint__cluster=owner)
+
+
+@transaction.atomic
+def set_quota(owner: Organization | Cluster, bounds: dict[str, Any], *, actor: Actor) -> None:
+    """Replace all bounds; None for none. What is wanted already stays wanted, also beyond them."""
+    if not is_operator(actor):
+        raise ForbiddenError("Quotas are set by operators.")
+    for kind, bound in bounds.items():
+        if bound is not None and bound < 0:
+            raise ServiceError("A quota is 0 or more; leave it empty for none.", field=kind)
+    place = {"organization": owner} if isinstance(owner, Organization) else {"cluster": owner}
+    quota, _ = Quota.objects.select_for_update().get_or_create(**place)
+    changes = {
+        kind: [getattr(quota, kind), bounds.get(kind)] for kind in KINDS if getattr(quota, kind) != bounds.get(kind)
+    }
+    if not changes:
+        return
+    for kind, (_, bound) in changes.items():
+        setattr(quota, kind, bound)
+    quota.save()
+    audit.record(
+        actor=actor, action="set_quota", thing=owner, changes=changes,
+        organization_id=owner.pk if isinstance(owner, Organization) else None,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One line of a page: `used` of `most`, which is None without a bound. `memory` in GiB."""
+
+    kind: str
+    used: float
+    most: float | None
+
+    @property
+    def label(self) -> str:
+        return LABELS[self.kind]
+
+    @property
+    def percent(self) -> int:
+        return min(100, round(100 * self.used / self.most)) if self.most else (100 if self.used else 0)
+
+    @property
+    def is_full(self) -> bool:
+        return self.most is not None and self.used >= self.most
+
+
+def bars(owner: Organization | Cluster, *, keys: int | None = None) -> list[Bar]:
+    """`keys` that are active, None where they aren't counted."""
+    quota = (
+        Quota.objects.filter(organization=owner).first()
+        if isinstance(owner, Organization)
+        else Quota.objects.filter(cluster=owner).first()
+    )
+    used = asdict(use_of(owner)) | ({} if keys is None else {"keys": keys})
+    return [
+        Bar(
+            kind,
+            _shown(kind, amount),
+            _shown(kind, bound) if (bound := getattr(quota, kind, None)) is not None else None,
+        )
+        for kind, amount in used.items()
+    ]
+
+
+def _held(where: Q) -> list[Quota]:
+    return list(
+        Quota.objects.select_for_update(of=("self",))
+        .filter(where)
+        .select_related("organization", "cluster")
+        .order_by("pk")
+    )
+
+
+def _amount(name: str) -> Any:
+    return Coalesce(Cast(KT(f"specification_json__{name}"), FloatField()), 0.0)
+
+
+def _check(quota: Quota, kind: str, used: float, asked: float) -> None:
+    most = getattr(quota, kind)
+    # To a thousandth of a core: sums of fractions are never exact.
+    if most is None or used + asked <= most + 0.0005:
+        return
+    field, words = _REFUSALS[kind]
+    amounts = {"used": _shown(kind, used), "most": _shown(kind, most), "wanted": _shown(kind, used + asked)}
+    raise ServiceError(words.format(owner=quota.owner, **amounts), code="quota_exceeded", field=field)
+
+
+def _shown(kind: str, amount: float) -> float:
+    return round(amount / _GIB, 2) if kind == "memory" else round(amount, 2)

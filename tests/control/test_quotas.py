@@ -1,0 +1,183 @@
+"""Quotas of organizations and clusters hold, also when fifty ask at once, and are shown and refused at their field."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.urls import reverse
+
+from accounts.models import AuditEntry
+from apikeys.models import ApiKey
+from apikeys.services import create_key, revoke_key
+from common.service_error import ForbiddenError, ServiceError
+from deployments.models import Deployment, DesiredState, Model, Version
+from deployments.services import quotas, versions
+from deployments.services.deployments import create_deployment
+from tests.conftest import simulator
+
+pytestmark = pytest.mark.django_db
+
+
+def make(place, people, name: str, *, replicas: int = 1, **changes) -> Version:
+    made = Deployment(organization=people.ours, model=place.model, endpoint=place.endpoint, name=name)
+    return create_deployment(made, replace(simulator(), **changes), replicas, actor=people.operator).versions.get()
+
+
+def bound(owner, people, **bounds) -> None:
+    quotas.set_quota(owner, bounds, actor=people.operator)
+
+
+@pytest.mark.parametrize(
+    ("kind", "most", "changes", "field"),
+    [
+        ("instances", 4, {}, "replicas"),
+        ("gpus", 8, {"gpu": 2}, "gpu"),
+        ("cpu", 1.2, {"cpu": 0.3}, "cpu"),
+        ("memory", 4 << 30, {"memory": 1 << 30}, "memory"),
+    ],
+)
+@pytest.mark.parametrize("of_cluster", [False, True])
+def test_what_is_wanted_stays_below(place, people, kind, most, changes, field, of_cluster):
+    owner = place.cluster if of_cluster else people.ours
+    bound(owner, people, **{kind: most})
+    first = make(place, people, "one", replicas=2, **changes)
+    make(place, people, "two", replicas=2, **changes)
+    with pytest.raises(ServiceError, match="An operator can raise the quota") as refused:
+        make(place, people, "three", **changes)
+    assert (refused.value.field, refused.value.code) == (field, "quota_exceeded")
+    assert not Deployment.objects.filter(name="three").exists(), "all or nothing"
+    with pytest.raises(ServiceError) as refused:
+        versions.scale_version(first, 3, actor=people.operator)
+    assert refused.value.field == field
+    # What is replaced makes room for what replaces it.
+    versions.create_version(first.deployment, replace(simulator(), **changes), 2, actor=people.operator)
+    versions.stop_version(first.deployment.versions.get(number=2), actor=people.operator)
+    make(place, people, "three", replicas=2, **changes)
+    first.refresh_from_db()
+    Version.objects.filter(pk=first.pk).update(status="stopped")
+    first.refresh_from_db()
+    with pytest.raises(ServiceError) as refused:
+        versions.start_version(first, actor=people.operator)
+    assert refused.value.field == field
+
+
+def test_a_stopped_version_is_scaled_freely_and_asked_when_it_starts(place, people):
+    bound(people.ours, people, instances=2)
+    version = make(place, people, "one")
+    versions.stop_version(version, actor=people.operator)
+    Version.objects.update(status="stopped", desired_state=DesiredState.STOPPED)
+    version.refresh_from_db()
+    versions.scale_version(version, 5, actor=people.operator)
+    with pytest.raises(ServiceError, match="The quota of Acme is 2 instances: 0 elsewhere, 5 with this"):
+        versions.start_version(version, actor=people.operator)
+
+
+def test_deployments_and_keys_are_counted(place, people):
+    bound(people.ours, people, deployments=1, keys=2)
+    make(place, people, "one")
+    with pytest.raises(ServiceError, match="The quota of Acme is 1 deployments, and it has 1") as refused:
+        make(place, people, "two")
+    assert refused.value.field == "name"
+    key, _ = create_key(people.member, people.ours, "a")
+    create_key(people.member, people.ours, "b")
+    with pytest.raises(ServiceError, match="The quota of Acme is 2 API keys, and it has 2") as refused:
+        create_key(people.admin, people.ours, "c")
+    assert refused.value.field == "name"
+    revoke_key(key, actor=people.member)
+    create_key(people.admin, people.ours, "c")
+    create_key(people.stranger, people.theirs, "another organization's")
+
+
+def test_what_starts_by_itself_is_not_asked(place, people):
+    version = make(place, people, "one", replicas=2)
+    bound(people.ours, people, instances=1)
+    Version.objects.update(status="error", desired_state=DesiredState.STOPPED, start_again_at="2026-01-01T00:00Z")
+    version.refresh_from_db()
+    versions.start_again(version)
+    version.refresh_from_db()
+    assert version.desired_state == DesiredState.RUNNING
+
+
+@pytest.mark.django_db(transaction=True)
+def test_fifty_at_once_get_what_is_left_and_no_more(place, people):
+    bound(people.ours, people, instances=7)
+    bound(place.cluster, people, cpu=100)
+    outcomes: list[str] = []
+
+    def ask(number: int) -> None:
+        try:
+            make(place, people, f"d{number}")
+            outcomes.append("made")
+        except ServiceError as error:
+            outcomes.append(error.code)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert sorted(outcomes) == ["made"] * 7 + ["quota_exceeded"] * 43
+    assert Deployment.objects.count() == 7
+
+
+@pytest.mark.django_db(transaction=True)
+def test_fifty_keys_at_once(place, people):
+    bound(people.ours, people, keys=5)
+    refused: list[str] = []
+
+    def ask(number: int) -> None:
+        try:
+            create_key(people.member, people.ours, f"k{number}")
+        except ServiceError as error:
+            refused.append(error.code)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert ApiKey.objects.count() == 5 and refused == ["quota_exceeded"] * 45
+
+
+def test_operators_set_them_and_admins_see_them(place, people):
+    operator, admin, stranger = Client(), Client(), Client()
+    operator.force_login(people.operator)
+    admin.force_login(people.admin)
+    stranger.force_login(people.stranger)
+    url = reverse("organization-quota", args=["acme"])
+    saved = operator.post(
+        url, {"instances": "4", "memory": "8 GiB", "gpus": "", "cpu": "2.5", "deployments": "", "keys": "0"}
+    )
+    assert saved.status_code == 302
+    make(place, people, "one", replicas=2)
+    page = admin.get(url).content.decode()
+    assert "2 of 4" in page and "0.50 of 8" in page and "Change" not in page and "An operator can raise a quota" in page
+    assert admin.get(f"{url}?edit").status_code == 404 and admin.post(url, {"instances": "99"}).status_code == 404
+    assert stranger.get(url).status_code == 404
+    assert "8 GiB" in operator.get(f"{url}?edit").content.decode()
+    assert AuditEntry.objects.filter(action="set_quota", actor=people.operator).exists()
+    bad = operator.post(url, {"instances": "-1", "memory": "lots"})
+    assert bad.status_code == 422 and "for example" in bad.content.decode()
+    of_cluster = reverse("cluster-quota", args=[place.cluster.pk])
+    assert operator.get(of_cluster).status_code == 200 and admin.get(of_cluster).status_code == 404
+    with pytest.raises(ForbiddenError):
+        quotas.set_quota(people.ours, {"instances": 99}, actor=people.admin)
+
+
+def test_the_form_says_it_at_the_field(place, people):
+    bound(people.ours, people, instances=1)
+    client = Client()
+    client.force_login(people.operator)
+    answer = client.post(
+        "/api/v1/deployments/",
+        {"name": "x", "endpoint": "main", "model": Model.objects.get().name, "replicas": 2, "specification": {"engine": "simulator"}},
+        "application/json",
+    )  # fmt: skip
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "quota_exceeded", answer.content
+    assert "replicas" in str(answer.json())
