@@ -12,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.test import Client
+from django.urls import reverse
 
 from accounts.models import Member, User
 from accounts.services import add_member, create_organization
@@ -61,6 +63,12 @@ def place(people: SimpleNamespace) -> SimpleNamespace:
         Endpoint(organization=people.ours, name="main", cluster=cluster), actor=people.operator
     )
     return SimpleNamespace(cluster=cluster, model=model, endpoint=endpoint)
+
+
+def sign_in(client: Client, user: User) -> None:
+    """With the browser's first request behind it, which notes where one is signed in: for tests that count statements."""
+    client.force_login(user)
+    client.get(reverse("accounts:tokens"))
 
 
 def simulator(**settings: Any) -> Specification:

@@ -9,6 +9,7 @@ from django.utils import timezone
 from accounts import audit
 from accounts.models import AuditEntry
 from deployments.models import Deployment
+from tests.conftest import sign_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
 URL = "/console/audit/"
@@ -86,9 +87,7 @@ def test_a_long_log_is_read_page_by_page(client, people, django_assert_max_num_q
     AuditEntry.objects.bulk_create(
         [AuditEntry(actor_label="script", action="update", object_type="model", object_id=str(number), object_label=f"model {number}") for number in range(130)]
     )  # fmt: skip
-    client.force_login(people.operator)
-    # The first request of a browser notes where one is signed in.
-    client.get(reverse("accounts:tokens"))
+    sign_in(client, people.operator)
     seen, url = [], f"{URL}?search=script"
     while url:
         with django_assert_max_num_queries(7):

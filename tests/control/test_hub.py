@@ -18,7 +18,7 @@ from deployments.selectors import calling_organization_id
 from deployments.services.access import set_access
 from deployments.services.limits import set_limits
 from runtimes.engines.base import Example, openai_examples
-from tests.conftest import simulator
+from tests.conftest import sign_in, simulator
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PATH = ["acme", "chat"]
@@ -100,7 +100,7 @@ def test_many_models_come_page_by_page_with_a_fixed_number_of_queries(client, pe
     for number in range(120):
         model = Model.objects.create(organization=people.ours, name=f"Model {number:03}")
         Deployment.objects.create(organization=people.ours, model=model, endpoint=place.endpoint, name=f"d{number}")
-    client.force_login(people.member)
+    sign_in(client, people.member)
     seen, url = set(), reverse("hub:models")
     while url:
         with django_assert_max_num_queries(8):

@@ -21,6 +21,7 @@ from deployments.services.deployments import delete_deployment
 from gateway.callers import Caller
 from gateway.directory import Directory, read_snapshot
 from gateway.key_ring import KeyRing
+from tests.conftest import sign_in
 from tests.control.test_reconcile import becomes
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -295,9 +296,7 @@ class TestPages:
             for number in range(120)
         ]  # fmt: skip
         ApiKey.objects.bulk_create(keys)
-        client.force_login(people.operator)
-        # The first request of a browser notes where one is signed in.
-        client.get(reverse("accounts:tokens"))
+        sign_in(client, people.operator)
         seen, url = 0, reverse("apikeys:all")
         while url:
             with django_assert_max_num_queries(8):

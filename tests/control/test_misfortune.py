@@ -11,6 +11,7 @@ from deployments import reconcile
 from deployments.models import DirectoryVersion, Event, Instance, Status, Version
 from deployments.services import deployments, versions
 from runtimes.specification import Specification
+from tests.conftest import sign_in
 from tests.control.test_reconcile import becomes, follow
 from tests.waiting import wait_for
 
@@ -159,9 +160,7 @@ def test_lists_of_the_api_need_a_fixed_number_of_queries(client, people, place, 
     for number in range(10):
         Model.objects.create(organization=people.ours, name=f"m{number}")
         Endpoint.objects.create(organization=people.ours, name=f"e{number}", cluster=place.cluster)
-    client.force_login(people.operator)
-    # The first request of a browser notes where one is signed in.
-    client.get(reverse("accounts:tokens"))
+    sign_in(client, people.operator)
     for path in ("models", "endpoints"):
         with django_assert_max_num_queries(6):
             assert len(client.get(f"/api/v1/{path}/").json()["results"]) >= 10

@@ -18,7 +18,7 @@ from deployments.services.deployments import delete_deployment
 from monitoring import ingest, usage
 from monitoring.models import DeploymentName, UsageDay, UsageMinute
 from monitoring.usage import Question, Scope
-from tests.conftest import simulator
+from tests.conftest import sign_in, simulator
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)
@@ -266,7 +266,7 @@ class TestReport:
         store(
             *[used(10_000 + number, organization_id=number, user_id=number, key_id=number) for number in range(1, 600)]
         )
-        client.force_login(people.operator)
+        sign_in(client, people.operator)
         for by in usage.BY:
             with django_assert_max_num_queries(8):
                 page = client.get(reverse("monitoring:usage"), {"by": by})

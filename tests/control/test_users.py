@@ -11,6 +11,7 @@ from accounts.services import create_api_token, set_active, set_operator
 from apikeys import directory
 from apikeys.services import create_key
 from common.service_error import ForbiddenError, ServiceError
+from tests.conftest import sign_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -90,9 +91,7 @@ def test_two_operators_who_deactivate_each_other_at_once_are_not_both_gone(peopl
 
 def test_many_people_come_page_by_page_with_a_fixed_number_of_queries(client, people, django_assert_max_num_queries):
     User.objects.bulk_create([User(username=f"u{number}") for number in range(120)])
-    client.force_login(people.operator)
-    # The first request of a browser notes where one is signed in.
-    client.get(reverse("accounts:tokens"))
+    sign_in(client, people.operator)
     with django_assert_max_num_queries(6):
         page = client.get(reverse("users")).content.decode()
     assert page.count('data-label="State"') == 50 and "?after=" in page
