@@ -19,5 +19,6 @@ app.conf.beat_schedule = {
     "measure-queues": {"task": "async_inference.measure", "schedule": 10.0, "options": {"expires": 10}},
     "forget-async-requests": {"task": "async_inference.forget", "schedule": 600.0, "options": {"expires": 600}},
     "check-books": {"task": "monitoring.check_books", "schedule": 60.0, "options": {"expires": 60}},
+    "bound-logs": {"task": "monitoring.bound_logs", "schedule": 300.0, "options": {"expires": 300}},
     "ensure-partitions": {"task": "monitoring.ensure_partitions", "schedule": 3600.0, "options": {"expires": 3600}},
 }

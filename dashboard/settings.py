@@ -14,6 +14,8 @@ SLIPWAY_TRUSTED_PROXIES       networks (10.0.0.0/8,…) of proxies whose X-Forwa
 SLIPWAY_WEBHOOK_NETWORKS      networks inside (10.0.0.0/8,…) that webhooks may call; none by default
 SLIPWAY_ASYNC_QUEUE_REQUESTS  how many asynchronous requests may wait for one deployment
 SLIPWAY_ASYNC_QUEUE_BYTES     how large their bodies may be together
+SLIPWAY_LOG_INSTANCE_DAY_BYTES  how much of one instance's log of a day is kept, compressed; the oldest goes first
+SLIPWAY_LOG_BYTES             how much of all logs together
 SLIPWAY_GATEWAY_BODY_BYTES    how many bytes of request bodies one gateway holds
 SLIPWAY_HOME           folder for everything that Slipway writes (default: .slipway in the project)
 """
@@ -52,6 +54,8 @@ TRUSTED_PROXIES = [ip_network(text) for text in env.list("SLIPWAY_TRUSTED_PROXIE
 WEBHOOK_NETWORKS = [ip_network(text) for text in env.list("SLIPWAY_WEBHOOK_NETWORKS", default=[])]
 ASYNC_QUEUE_REQUESTS = env.int("SLIPWAY_ASYNC_QUEUE_REQUESTS", default=1_000_000)
 ASYNC_QUEUE_BYTES = env.int("SLIPWAY_ASYNC_QUEUE_BYTES", default=10 << 30)
+LOG_INSTANCE_DAY_BYTES = env.int("SLIPWAY_LOG_INSTANCE_DAY_BYTES", default=256 << 20)
+LOG_BYTES = env.int("SLIPWAY_LOG_BYTES", default=20 << 30)
 GATEWAY_BODY_BYTES = env.int("SLIPWAY_GATEWAY_BODY_BYTES", default=256 << 20)
 # Who may call a deployment where nobody says: everybody on a laptop, else only who has a key.
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

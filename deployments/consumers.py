@@ -177,7 +177,9 @@ class LogConsumer(StreamConsumer):
             if at > position:
                 lines.append([at, text])
                 position = at
-        await self.send_json({"lines": lines, "has_earlier": page.has_earlier, "is_live": instance.is_live})
+        await self.send_json(
+            {"lines": lines, "has_earlier": page.has_earlier, "is_cut": page.is_cut, "is_live": instance.is_live}
+        )
         while True:
             found = await self._store.xread({log_store.tail_key(instance.uid): last_id}, block=WAIT_MS, count=500)
             fresh = []

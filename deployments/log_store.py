@@ -11,6 +11,7 @@ from django.db import transaction
 
 from common import partitions
 from common.stores import scratch
+from deployments.log_bounds import KeptToday
 from deployments.models import Instance, LogChunk
 from runtimes.driver import LogLine
 
@@ -23,12 +24,16 @@ _TABLE = "deployments_log_chunk"
 _CHUNKS_AROUND = 4
 
 
+_kept_today = KeptToday()
+
+
 @dataclass(frozen=True)
 class Page:
-    """Lines in order, and whether earlier ones exist."""
+    """Lines in order, whether earlier ones exist, and whether earlier ones were written but are not kept any more."""
 
     lines: list[LogLine]
     has_earlier: bool
+    is_cut: bool
 
 
 def tail_key(instance_uid: str) -> str:
@@ -49,6 +54,7 @@ def publish_tail(instance_uid: str, lines: list[LogLine]) -> None:
 def seal(instance: Instance, lines: list[LogLine], *, complete: bool, now: datetime) -> None:
     """Store lines for good and move the instance's position; doing it twice stores them once."""
     partitions.ensure_day(_TABLE, now.date())
+    size = 0
     with transaction.atomic():
         locked = Instance.objects.select_for_update().filter(pk=instance.pk).first()
         if locked is None:
@@ -56,17 +62,21 @@ def seal(instance: Instance, lines: list[LogLine], *, complete: bool, now: datet
         fresh = [line for line in lines if line.position > locked.log_position]
         if fresh:
             text = "\n".join(f"{line.position} {line.text}" for line in fresh)
+            data = zstandard.compress(text.encode())
+            size = len(data)
             LogChunk.objects.create(
                 instance_uid=instance.uid,
                 first_position=locked.log_position,
                 last_position=fresh[-1].position,
                 sealed_at=now,
                 line_count=len(fresh),
-                data=zstandard.compress(text.encode()),
+                data=data,
             )
         position = fresh[-1].position if fresh else locked.log_position
         Instance.objects.filter(pk=instance.pk).update(log_position=position, log_complete=complete)
     instance.log_position, instance.log_complete = position, complete
+    if size:
+        _kept_today.add(instance.uid, now.date(), size)
 
 
 def read_before(instance_uid: str, before: int | None, count: int) -> Page:
@@ -80,11 +90,16 @@ def read_before(instance_uid: str, before: int | None, count: int) -> Page:
         lines = found + lines
         if len(lines) >= count:
             break
-    return Page(
-        lines[-count:],
-        has_earlier=len(lines) > count
-        or (bool(lines) and chunks.filter(first_position__lt=lines[0].position).count() > 1),
+    has_earlier = len(lines) > count or (
+        bool(lines) and chunks.filter(first_position__lt=lines[0].position).count() > 1
     )
+    return Page(lines[-count:], has_earlier, is_cut=not has_earlier and is_cut(instance_uid))
+
+
+def is_cut(instance_uid: str) -> bool:
+    """Whether the log's beginning is not kept any more: the first chunk doesn't begin where logs do."""
+    first = LogChunk.objects.filter(instance_uid=instance_uid).order_by("first_position")
+    return bool(first.values_list("first_position", flat=True).first())
 
 
 def read_all(instance_uid: str):  # type: ignore[no-untyped-def]

@@ -8,6 +8,7 @@ from celery import shared_task
 from common import partitions
 from common.database_lock import try_lock
 from common.lanes import Lanes
+from deployments import log_bounds
 from deployments.models import Cluster
 from monitoring import books, collect, fleet, rollup, series
 
@@ -45,6 +46,13 @@ def ensure_partitions() -> None:
     for table, days in DAYS_KEPT.items():
         partitions.ensure(table, today=today)
         partitions.drop_before(table, today - timedelta(days=days))
+
+
+@shared_task(name="monitoring.bound_logs")
+def bound_logs() -> None:
+    with try_lock("monitoring.bound_logs") as held:
+        if held:
+            log_bounds.bound_all(datetime.now(UTC).date())
 
 
 @shared_task(name="monitoring.roll_up")

@@ -283,4 +283,6 @@ class InstanceLogViewSet(viewsets.GenericViewSet):
             {"position": line.position, "at": float(line.text.partition(" ")[0]), "text": line.text.partition(" ")[2]}
             for line in page.lines
         ]
-        return Response({"lines": lines, "has_earlier": page.has_earlier, "complete": instance.log_complete})
+        return Response(
+            {"lines": lines, "has_earlier": page.has_earlier, "is_cut": page.is_cut, "complete": instance.log_complete}
+        )

@@ -14,6 +14,7 @@ from deployments.models import Instance, LastWords
 from deployments.selectors import visible_instances
 from deployments.views.access import get_deployment, tab_context
 
+CUT = "Earlier lines are not kept any more."
 INSTANCES_SHOWN = 50
 ENDS_SHOWN = 10
 
@@ -39,7 +40,13 @@ def earlier_lines(request: HttpRequest, uid: str) -> JsonResponse:
     instance = get_object_or_404(visible_instances(request.user), uid=uid)
     before = request.GET.get("before", "")
     page = log_store.read_before(instance.uid, whole(before), 500)
-    return JsonResponse({"lines": [[line.position, line.text] for line in page.lines], "has_earlier": page.has_earlier})
+    return JsonResponse(
+        {
+            "lines": [[line.position, line.text] for line in page.lines],
+            "has_earlier": page.has_earlier,
+            "is_cut": page.is_cut,
+        }
+    )
 
 
 @login_required
@@ -59,6 +66,8 @@ def download(request: HttpRequest, uid: str) -> StreamingHttpResponse:
 
 
 def _text(uid: str) -> Iterator[str]:
+    if log_store.is_cut(uid):
+        yield CUT + "\n"
     for line in log_store.read_all(uid):
         seconds, _, text = line.text.partition(" ")
         yield f"{datetime.fromtimestamp(float(seconds), UTC).isoformat(timespec='milliseconds')} {text}\n"

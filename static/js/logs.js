@@ -27,5 +27,6 @@ earlier.addEventListener("click", async () => {
   view.prepend(page.lines);
   view.hasEarlier = page.has_earlier;
   earlier.hidden = !page.has_earlier;
+  if (page.is_cut) view.markCut();
 });
 view.open(element.dataset.log || "");

@@ -48,7 +48,12 @@ export class LogView {
     };
   }
 
-  /** @param {{lines: [number, string][], has_earlier?: boolean, is_live?: boolean}} message */
+  /** Says at the top that what was before is gone. */
+  markCut() {
+    this.element.prepend(make("div", "log-line is-own", "Earlier lines are not kept any more."));
+  }
+
+  /** @param {{lines: [number, string][], has_earlier?: boolean, is_cut?: boolean, is_live?: boolean}} message */
   received(message) {
     if (message.has_earlier !== undefined) {
       this.hasEarlier = message.has_earlier;
@@ -58,6 +63,7 @@ export class LogView {
     if (fresh.length) this.last = fresh[fresh.length - 1][0];
     if (this.paused) this.waiting.push(...fresh);
     else this.append(fresh);
+    if (message.is_cut && fresh.length) this.markCut();
     if (!this.element.childElementCount && message.has_earlier !== undefined && !fresh.length) {
       this.element.append(make("div", "log-line is-own", "Nothing written yet."));
     }
