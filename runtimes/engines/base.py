@@ -130,7 +130,7 @@ class Engine(ABC):
         return None
 
     @abstractmethod
-    def defaults(self, model_uri: str) -> dict[str, Default]:
+    def defaults(self, model_uri: str, driver: str) -> dict[str, Default]:
         """Values for cpu (cores), memory (bytes), gpu and the shared fields, with reasons."""
 
     @abstractmethod
@@ -162,7 +162,7 @@ class Engine(ABC):
 
     def image_for(self, gpu: int, model_uri: str) -> str:
         """The image for so many GPUs; empty where there is none to propose."""
-        default = self.defaults(model_uri).get("image")
+        default = self.defaults(model_uri, KUBERNETES).get("image")
         return str(default.value) if default else ""
 
     def concurrency(self, specification: Specification) -> int:

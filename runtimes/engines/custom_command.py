@@ -44,7 +44,7 @@ class CustomCommand(Engine):
         Setting("start_deadline_s", "Start deadline (s)", "integer", 300, "Not ready by then is an error.", 5, 86_400),
     )
 
-    def defaults(self, model_uri: str) -> dict[str, Default]:
+    def defaults(self, model_uri: str, driver: str) -> dict[str, Default]:
         return {
             "cpu": Default(1.0, "Nothing is known about the program; watch its chart and adjust."),
             "memory": Default(1 << 30, "Nothing is known about the program; watch its chart and adjust."),

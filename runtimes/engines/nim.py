@@ -52,7 +52,7 @@ class Nim(Engine):
         Setting("start_deadline_s", "Start deadline (s)", "integer", 2400, "Weights are downloaded at the first start.", 30, 86_400),
     )  # fmt: skip
 
-    def defaults(self, model_uri: str) -> dict[str, Default]:
+    def defaults(self, model_uri: str, driver: str) -> dict[str, Default]:
         image = model_uri.removeprefix("ngc://")
         return {
             "image": Default(image if image.startswith(f"{REGISTRY}/") else "", f"The model's own, as {REGISTRY}/nim/meta/llama-3.1-8b-instruct:1.8."),

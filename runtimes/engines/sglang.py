@@ -52,7 +52,7 @@ class Sglang(Engine):
         Setting("start_deadline_s", "Start deadline (s)", "integer", 1800, "Weights are downloaded at the first start.", 30, 86_400),
     )  # fmt: skip
 
-    def defaults(self, model_uri: str) -> dict[str, Default]:
+    def defaults(self, model_uri: str, driver: str) -> dict[str, Default]:
         return {
             "image": Default(IMAGE, "A release that this Slipway knows; over 10 GB, so mirror it near your nodes."),
             "cpu": Default(4.0, "Tokenising and scheduling need a few cores beside the GPU."),

@@ -65,7 +65,7 @@ class Simulator(Engine):
         """It pretends to be any model, wherever that lies."""
         return None
 
-    def defaults(self, model_uri: str) -> dict[str, Default]:
+    def defaults(self, model_uri: str, driver: str) -> dict[str, Default]:
         return {
             "cpu": Default(0.5, "It mostly waits."),
             "memory": Default(256 << 20, "Python and a small buffer need about 60 MiB."),

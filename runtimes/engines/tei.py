@@ -41,7 +41,7 @@ class Tei(Engine):
         Setting("start_deadline_s", "Start deadline (s)", "integer", 900, "Weights are downloaded at the first start.", 30, 86_400),
     )  # fmt: skip
 
-    def defaults(self, model_uri: str) -> dict[str, Default]:
+    def defaults(self, model_uri: str, driver: str) -> dict[str, Default]:
         return {
             "image": Default(IMAGE, f"For CPUs. With a GPU take the one of its generation: {REPOSITORY}:1.9 is for A100."),
             "cpu": Default(4.0, "On CPUs, speed grows with cores."),

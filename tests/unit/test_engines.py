@@ -20,8 +20,8 @@ def test_each_engine_is_found_once():
 def test_what_every_engine_owes(name):
     subject = engines()[name]
     assert subject.title and subject.summary
-    assert {"cpu", "memory", "gpu"} <= set(subject.defaults(""))
-    assert all(default.reason for default in subject.defaults("").values())
+    assert {"cpu", "memory", "gpu"} <= set(subject.defaults("", KUBERNETES))
+    assert all(default.reason for default in subject.defaults("", KUBERNETES).values())
     assert all(setting.reason for setting in subject.settings)
     assert subject.unavailable_reason(KUBERNETES) is None or subject.unavailable_reason(KUBERNETES).endswith(".")
 
@@ -285,3 +285,12 @@ def test_vllms_root_cause_is_found_above_its_api_servers_traceback():
     assert cause.code == "crashed" and "NCCL error: unhandled system error" in cause.message
     assert cause.evidence[-1] == engine_core[-1]
     assert engine("vllm").diagnose(server, 1) is None
+
+
+def test_of_this_machines_files_pods_tell_nothing(tmp_path):
+    """An organization's admin must not learn whether a file is here, nor how large it is."""
+    (tmp_path / "secret.gguf").write_bytes(b"x" * 4096)
+    told = [engine("llama_cpp").defaults(str(tmp_path / name), KUBERNETES) for name in ("secret.gguf", "missing.gguf")]
+    assert told[0] == told[1]
+    here = [engine("llama_cpp").defaults(str(tmp_path / name), LOCAL) for name in ("secret.gguf", "missing.gguf")]
+    assert here[0] != here[1]

@@ -15,7 +15,8 @@ from common.addresses import is_allowed
         ("100.64.0.1", False), ("0.0.0.0", False), ("224.0.0.1", False), ("240.0.0.1", False), ("192.0.2.1", False),
         ("::", False), ("::1", False), ("fe80::1", False), ("fc00::1", False), ("fec0::1", False), ("ff02::1", False),
         ("::ffff:127.0.0.1", False), ("::ffff:10.0.0.1", False), ("64:ff9b::7f00:1", False), ("64:ff9b:1:7f00:0:100:808:808", False),
-        ("2002:7f00:1::", False), ("2001:db8::1", False),
+        ("2002:7f00:1::", False), ("2001:db8::1", False), ("192.0.0.192", False), ("168.63.129.16", False),
+        ("::ffff:168.63.129.16", False), ("168.63.129.17", True),
     ],
 )  # fmt: skip
 def test_only_public_addresses_are_called(address, allowed):
