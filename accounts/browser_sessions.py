@@ -73,6 +73,13 @@ def end_all(user: User, *, actor: Actor) -> None:
 
 def end_others(request: HttpRequest) -> None:
     """As `end_all`, but for the browser that asks."""
+    began = (
+        BrowserSession.objects.filter(session_key=request.session.session_key)
+        .values_list("created_at", flat=True)
+        .first()
+    )
     end_all(request.user, actor=request.user)
     update_session_auth_hash(request, request.user)
     _note(request)
+    if began is not None:
+        BrowserSession.objects.filter(session_key=request.session.session_key).update(created_at=began)

@@ -196,7 +196,7 @@ class AuditEntry(models.Model):
     @property
     def changed(self) -> list[tuple[str, str, str]]:
         """(field, old, new) as people read them."""
-        read = [(name.replace("_", " "), _readable(old), _readable(new)) for name, (old, new) in self.changes.items()]
+        read = [(name.replace("_", " "), _readable(old), _readable(new)) for name, old, new in _flat(self.changes)]
         return sorted(item for item in read if item[1] != item[2])
 
 
@@ -206,6 +206,16 @@ AUDITED = {
     "apikey": "API key", "apitoken": "API token", "user": "User", "organization": "Organization",
     "member": "Member", "invitation": "Invitation",
 }  # fmt: skip
+
+
+def _flat(changes: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(field, old, new); what has parts by each part."""
+    for name, (old, new) in changes.items():
+        if isinstance(new, dict):
+            before = old if isinstance(old, dict) else {}
+            yield from ((f"{name} {part}", before.get(part), new.get(part)) for part in {**before, **new})
+        else:
+            yield name, old, new
 
 
 def _readable(value: Any) -> str:

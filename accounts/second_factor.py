@@ -20,6 +20,7 @@ from django.db.models import Exists, OuterRef
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect
+from django.urls import reverse
 
 from accounts import audit
 from accounts.models import User
@@ -71,9 +72,11 @@ class SecondFactorMiddleware:
             return response
         if request.path.startswith(_OPEN) or not is_missing(request.user):
             return self._get_response(request)
-        if request.path.startswith("/api/") or request.headers.get("HX-Request"):
+        if request.path.startswith("/api/"):
             return JsonResponse({"error": {"code": "second_factor_missing", "message": _WANTED}}, status=403)
         messages.warning(request, _WANTED)
+        if request.headers.get("HX-Request"):
+            return HttpResponse(headers={"HX-Redirect": reverse("mfa_index")})
         return redirect("mfa_index")
 
 

@@ -9,6 +9,13 @@ from common.byte_budget import network_of
 
 
 class SignInAdapter(DefaultAccountAdapter):
+    error_messages = DefaultAccountAdapter.error_messages | {
+        "too_many_login_attempts": "Too many wrong attempts from here. Try again in a minute.",
+        "username_password_mismatch": "This name and password don't match an account.",
+        "email_password_mismatch": "This address and password don't match an account.",
+        "username_email_password_mismatch": "This name and password don't match an account.",
+    }
+
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         return False
 

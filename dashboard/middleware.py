@@ -40,18 +40,22 @@ class SignInAgainMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self._get_response(request)
         sign_in = reverse(settings.LOGIN_URL)
+        is_part = bool(request.headers.get("HX-Request"))
         if (
-            request.method != "POST"
+            (request.method != "POST" and not is_part)
             or response.status_code != 302
             or not response["Location"].startswith(sign_in + "?")
         ):
             return response
-        page = urlsplit(request.headers.get("Referer", ""))
+        page = urlsplit(request.headers.get("HX-Current-URL", "") or request.headers.get("Referer", ""))
         back = f"{page.path}?{page.query}" if page.query else page.path
         if not url_has_allowed_host_and_scheme(page.geturl(), {request.get_host()}):
             back = "/"
-        messages.warning(request, "You were signed out meanwhile, so nothing was done. Repeat it.")
-        return HttpResponseRedirect(f"{sign_in}?{urlencode({'next': back})}")
+        done = "You were signed out meanwhile, so nothing was done. Repeat it."
+        messages.warning(request, done if request.method == "POST" else "You were signed out.")
+        url = f"{sign_in}?{urlencode({'next': back})}"
+        # A part of a page is not the place for the sign-in form: the page itself goes there.
+        return HttpResponse(headers={"HX-Redirect": url}) if is_part else HttpResponseRedirect(url)
 
 
 class StoreErrorMiddleware:

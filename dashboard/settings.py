@@ -193,7 +193,8 @@ ACCOUNT_SIGNUP_FIELDS = ["username*", "email", "password1*"]
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_LOGOUT_REDIRECT_URL = "/accounts/login/"
 ACCOUNT_ADAPTER = "accounts.sign_in.SignInAdapter"
-ACCOUNT_RATE_LIMITS = {"login_failed": "10/m/ip,5/5m/key"}
+# A right password is taken again after a minute; who goes on guessing waits longer.
+ACCOUNT_RATE_LIMITS = {"login_failed": "10/m/ip,5/m/key,40/h/key"}
 ACCOUNT_SESSION_REMEMBER = True
 # Instead of mails there are links that operators make.
 ACCOUNT_PASSWORD_RESET_TOKEN_GENERATOR = "accounts.passwords.LinkTokens"  # noqa: S105 (a class)

@@ -24,7 +24,7 @@ class Allowances:
     tolerations: tuple[str, ...] = ("nvidia.com/gpu",)
     node_selectors: tuple[str, ...] = ("nvidia.com/*", "topology.kubernetes.io/*")
     images: tuple[str, ...] = ("*",)
-    claims: tuple[str, ...] = ("{organization}", "{organization}-*", "{organization}.*")
+    claims: tuple[str, ...] = ("*",)
 
     @classmethod
     def everything(cls) -> "Allowances":
@@ -51,14 +51,30 @@ class Allowances:
         found = {}
         for field, kind, values in asked:
             allowed = [pattern.replace(_ORGANIZATION, organization) for pattern in getattr(self, kind)]
-            refused = next(
-                (value for value in values if not any(fnmatchcase(value, pattern) for pattern in allowed)), None
-            )
+            refused = next((value for value in values if not _is_allowed(kind, value, allowed)), None)
             if refused is not None:
                 found[field] = _REFUSALS[kind].format(
                     refused=refused or "(any key)", allowed=", ".join(allowed) or "none"
                 )
         return found
+
+
+def _is_allowed(kind: str, value: str, patterns: list[str]) -> bool:
+    if kind == "images":
+        value, patterns = _full_name(value), [_full_name(pattern) for pattern in patterns]
+    return any(fnmatchcase(value, pattern) for pattern in patterns)
+
+
+def _full_name(image: str) -> str:
+    """With the registry that is meant where none is named; `*` stays everything."""
+    host, slash, rest = image.partition("/")
+    if image.startswith("*"):
+        return image
+    if not slash:
+        return f"docker.io/library/{image}"
+    if host == "index.docker.io":
+        return f"docker.io/{rest}"
+    return image if "." in host or ":" in host or host == "localhost" else f"docker.io/{image}"
 
 
 KINDS = tuple(item.name for item in fields(Allowances))

@@ -46,7 +46,7 @@ class Capacity:
     node: str
     cpu: float
     memory: int
-    memory_available: int
+    memory_available: int | None
     gpus: int
     gpu_reason: str = ""
     cpu_available: float | None = None

@@ -6,6 +6,7 @@ from rest_framework import serializers
 
 from accounts.models import Organization
 from accounts.permissions import managed_organizations
+from deployments import cluster_health
 from deployments.models import Cluster, Deployment, Endpoint, Event, Instance, Model, Rollout, Status, Version
 from deployments.models.cluster import default_allowances
 from deployments.models.deployment import default_access
@@ -83,6 +84,13 @@ class ClusterSerializer(_Strict, serializers.ModelSerializer):
         read_only_fields = ("created_at", "seen_at", "unreachable_reason", "charge", "charge_of", "charge_address")
         # The service checks names, so that form and API say the same.
         extra_kwargs = {"name": {"validators": []}}
+
+    def to_representation(self, cluster: Cluster) -> dict[str, Any]:
+        told: dict[str, Any] = super().to_representation(cluster)
+        # The row tells when that changed; each look's own time is kept apart.
+        if not cluster.unreachable_reason and (look := cluster_health.last_look(cluster.pk)) is not None:
+            told["seen_at"] = look.at
+        return told
 
     def validate_allowances(self, given: dict[str, list[str]]) -> dict[str, list[str]]:
         """What isn't given stays."""

@@ -10,12 +10,12 @@ from deployments.selectors import usable_clusters
 from runtimes.allowances import LONGEST, MOST_PATTERNS
 
 ALLOWANCES = {
-    "annotations": ("Annotations that organizations may set", "Some give pods cloud roles or networks. Here and below one a line; * stands for any text, {organization} for the organization's name. Operators may use any."),
+    "annotations": ("Annotations that organizations may set", "Some give pods cloud roles or networks. One per line, here and below; * stands for any text, {organization} for the organization's name. Operators may use any."),
     "labels": ("Labels that organizations may set", "Services and policies choose pods by their labels."),
     "tolerations": ("Taints that organizations may tolerate", "By the taint's key."),
     "node_selectors": ("Labels of nodes that organizations may choose by", ""),
     "images": ("Images that organizations may run", "For one registry's folder: ghcr.io/acme/*"),
-    "claims": ("Volume claims that organizations may mount", "A claim may hold another organization's files."),
+    "claims": ("Volume claims that organizations may mount", "Claims begin with the organization's name and a dot; this narrows them down."),
 }  # fmt: skip
 
 
@@ -108,7 +108,7 @@ class ClusterForm(forms.ModelForm):
         cleaned = super().clean() or {}
         # Those of a form that doesn't ask for them stay as they are.
         asked = {
-            kind: cleaned[kind].split()
+            kind: [line.strip() for line in cleaned[kind].splitlines() if line.strip()]
             for kind in ALLOWANCES
             if kind in self.fields and kind in cleaned and kind in self.data
         }

@@ -14,7 +14,7 @@ from common.broadcast import publish_on_commit
 from common.encryption import Cipher
 from common.naming import RESERVED_ENDPOINT_NAMES, name_error
 from common.service_error import ForbiddenError, ServiceError
-from deployments.drivers import driver_of
+from deployments.drivers import driver_of, kubernetes_driver
 from deployments.models import Cluster, Endpoint, Model
 from deployments.services import tenancy
 from deployments.services.change import change, refusal
@@ -116,6 +116,7 @@ def save_cluster(
                 "Deployments run in this namespace. Add another cluster for another namespace.", field="namespace"
             )
     if cluster.driver == Cluster.Driver.KUBERNETES:
+        _check_namespace(cluster)
         cluster.identity = _identity(cluster)
     for kind, patterns in cluster.allowances.items():
         if problem := pattern_error(patterns):
@@ -142,6 +143,19 @@ def _set_organizations(cluster: Cluster, organizations: Collection[Organization]
     if before != after:
         cluster.organizations.set(organizations)
         audit.record(actor=actor, action="update", thing=cluster, changes={"organizations": [before, after]})
+
+
+def _check_namespace(cluster: Cluster) -> None:
+    try:
+        is_there = kubernetes_driver(cluster).has_namespace()
+    except DriverError:
+        # It doesn't answer now, or may not be asked.
+        return
+    if not is_there:
+        raise ServiceError(
+            f"The cluster has no namespace “{cluster.namespace}”. Create it there first, or name another one.",
+            field="namespace",
+        )
 
 
 def _identity(cluster: Cluster) -> str:
@@ -254,6 +268,8 @@ def _save(
                 for field in fields
                 if field.name != secret and getattr(before, field.attname, None) != getattr(thing, field.attname)
             }
+            if secret is not None and not created:
+                changes[secret.removeprefix("encrypted_")] = ["", "replaced"]
             if created:
                 thing.save(force_insert=True)
             else:

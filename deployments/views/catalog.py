@@ -15,7 +15,7 @@ from accounts.permissions import managed_organizations, may_manage_clusters
 from common.service_error import ServiceError
 from deployments import cluster_health
 from deployments.drivers import driver_of
-from deployments.forms.catalog import ClusterForm, EndpointForm, ModelForm
+from deployments.forms.catalog import ALLOWANCES, ClusterForm, EndpointForm, ModelForm
 from deployments.models import Cluster, Endpoint, LeftBehind, Model, Stranger
 from deployments.selectors import (
     attach_current_versions,
@@ -112,6 +112,7 @@ def detail(request: HttpRequest, noun: str, pk: int) -> HttpResponse:
     }
     if isinstance(thing, Cluster):
         context |= _cluster_facts(thing) | {
+            "allowed": [(label, thing.allowances.get(kind, [])) for kind, (label, _) in ALLOWANCES.items()],
             "strangers": _strangers(thing),
             "last_look": cluster_health.last_look(thing.pk),
         }
@@ -183,12 +184,12 @@ def _cluster_facts(cluster: Cluster) -> dict[str, Any]:
         facts["is_unverified"] = is_pods and not driver.is_verified
         checks = driver.check(proxied=cluster.is_proxied) if is_pods else []
         facts["checks"] = checks
+        if any(check.is_optional and not check.is_granted for check in checks):
+            facts["broad_rights"] = access.broad_rights(cluster.namespace)
         if all(check.is_granted or check.is_optional for check in checks):
             facts["nodes"] = driver.capacity()
         else:
             facts["recipe"] = access.recipe(cluster.namespace, proxied=cluster.is_proxied)
-        if any(check.is_optional and not check.is_granted for check in checks):
-            facts["broad_rights"] = access.broad_rights(cluster.namespace)
         return facts
     except DriverError as error:
         return facts | {"unreachable": str(error)}

@@ -38,7 +38,7 @@ class Nim(Engine):
     free_paths = ("/tokenize", "/detokenize")
     reserves_gpu_memory = True
     title = "NVIDIA NIM"
-    summary = "Models as NVIDIA tunes and packs them; needs an NGC key and NVIDIA's licence."
+    summary = "Models as NVIDIA tunes and packs them; needs an NGC key and NVIDIA's license."
     order = 14
     usual_concurrency = 64
     cache_path = CACHE
@@ -47,7 +47,7 @@ class Nim(Engine):
     credential_variables = (KEY, "NGC_CLI_API_KEY")
     credential_sources = frozenset({"ngc"})
     settings = (
-        Setting("licence", "NVIDIA's licence is accepted", "boolean", False, "NIM may be used in production under the NVIDIA AI Enterprise licence only; that is between you and NVIDIA."),
+        Setting("licence", "NVIDIA's license is accepted", "boolean", False, "NIM may be used in production under the NVIDIA AI Enterprise license only; that is between you and NVIDIA."),
         Setting("model_profile", "Model profile", "text", "", "Empty: NIM takes the one that fits the GPUs best."),
         Setting("start_deadline_s", "Start deadline (s)", "integer", 2400, "Weights are downloaded at the first start.", 30, 86_400),
     )  # fmt: skip
@@ -70,7 +70,7 @@ class Nim(Engine):
         if specification.gpu < 1:
             errors["gpu"] = "NIM needs at least one GPU."
         if not specification.engine_settings.get("licence"):
-            errors["engine_licence"] = "Tick it when your organization has accepted NVIDIA's licence for this model."
+            errors["engine_licence"] = "Tick it when your organization has accepted NVIDIA's license for this model."
         return errors
 
     def plan(self, specification: Specification, driver: str) -> LaunchPlan:

@@ -55,7 +55,7 @@ class Sglang(Engine):
     def defaults(self, model_uri: str, driver: str) -> dict[str, Default]:
         return {
             "image": Default(IMAGE, "A release that this Slipway knows; over 10 GB, so mirror it near your nodes."),
-            "cpu": Default(4.0, "Tokenising and scheduling need a few cores beside the GPU."),
+            "cpu": Default(4.0, "Tokenizing and scheduling need a few cores beside the GPU."),
             "memory": Default(32 << 30, "Weights pass through memory, and its workers' shared memory counts too."),
             "gpu": Default(1, "Set to the number of GPUs that share one copy of the model."),
             "context_length": Default(8192, "Longer ones cost GPU memory; the model's own maximum is the limit."),

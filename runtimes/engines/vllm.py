@@ -72,7 +72,7 @@ class Vllm(Engine):
     def defaults(self, model_uri: str, driver: str) -> dict[str, Default]:
         return {
             "image": Default(IMAGE, "A release that this Slipway knows; 10 to 25 GB, so mirror it near your nodes."),
-            "cpu": Default(4.0, "Tokenising and scheduling need a few cores beside the GPU."),
+            "cpu": Default(4.0, "Tokenizing and scheduling need a few cores beside the GPU."),
             "memory": Default(16 << 30, "Weights pass through memory on their way to the GPU."),
             "gpu": Default(1, "Set to the number of GPUs that share one copy of the model."),
             "context_length": Default(8192, "Longer ones cost GPU memory; the model's own maximum is the limit."),

@@ -65,6 +65,13 @@ class KubernetesDriver(Driver):
             return ""
         return str((system.get("metadata") or {}).get("uid") or "")
 
+    def has_namespace(self) -> bool:
+        """False only where the cluster says so."""
+        with contextlib.suppress(NotFoundError):
+            self._client.get(path_of("api", "v1", "namespaces", self._namespace))
+            return True
+        return False
+
     def claim(self, me: Claimant, *, earlier: str, by_force: bool = False, stepped_back: bool = False) -> Claim:
         keeper = LeaseKeeper(self._client, self._namespace, me)
         return keeper.claim(earlier=earlier, by_force=by_force, stepped_back=stepped_back)
@@ -233,7 +240,9 @@ class KubernetesDriver(Driver):
                     self._client.delete(f"{self._budgets(api)}/{quote(name)}")
 
     def capacity(self) -> list[Capacity]:
-        every_pod = self._client.list("/api/v1/pods", fieldSelector="status.phase!=Succeeded,status.phase!=Failed")
+        every_pod: list[dict[str, Any]] | None = None
+        with contextlib.suppress(ForbiddenError):
+            every_pod = self._client.list("/api/v1/pods", fieldSelector="status.phase!=Succeeded,status.phase!=Failed")
         return nodes.capacity(self._client.list("/api/v1/nodes"), every_pod)
 
     def usage(self) -> list[PodUsage]:

@@ -13,24 +13,31 @@ _SUFFIXES = {
 }  # fmt: skip
 
 
-def capacity(nodes: list[dict[str, Any]], pods: list[dict[str, Any]]) -> list[Capacity]:
-    """One entry per node; "available" is what no pod has asked for, which is what the scheduler goes by."""
+def capacity(nodes: list[dict[str, Any]], pods: list[dict[str, Any]] | None) -> list[Capacity]:
+    """One entry per node; "available" is what no pod has asked for, which is what the scheduler goes by. None where pods may
+    not be read: then nothing is known of that."""
     found = []
     for node in nodes:
         name = node["metadata"]["name"]
         has = (node.get("status") or {}).get("allocatable") or {}
-        requested = [_requests(pod) for pod in pods if (pod.get("spec") or {}).get("nodeName") == name and _counts(pod)]
+        requested = [
+            _requests(pod) for pod in pods or [] if (pod.get("spec") or {}).get("nodeName") == name and _counts(pod)
+        ]
         gpus = int(quantity(has.get(GPU_RESOURCE)))
         found.append(
             Capacity(
                 node=name,
                 cpu=float(quantity(has.get("cpu"))),
                 memory=int(quantity(has.get("memory"))),
-                memory_available=int(quantity(has.get("memory")) - sum(item["memory"] for item in requested)),
+                memory_available=None
+                if pods is None
+                else int(quantity(has.get("memory")) - sum(item["memory"] for item in requested)),
                 gpus=gpus,
                 gpu_reason="" if gpus else f"the node offers no {GPU_RESOURCE}",
-                cpu_available=float(quantity(has.get("cpu")) - sum(item["cpu"] for item in requested)),
-                gpus_available=gpus - int(sum(item[GPU_RESOURCE] for item in requested)),
+                cpu_available=None
+                if pods is None
+                else float(quantity(has.get("cpu")) - sum(item["cpu"] for item in requested)),
+                gpus_available=None if pods is None else gpus - int(sum(item[GPU_RESOURCE] for item in requested)),
                 problem=_problem(node),
             )
         )

@@ -51,6 +51,31 @@ def test_inside_the_cluster_the_pods_own_service_account_is_used(token, api, nam
     assert driver.observe().instances == {} and driver.capacity()
 
 
+def test_without_the_broad_rights_nodes_are_shown_without_what_is_free(token, api, namespace):
+    """With those of the recipe alone."""
+    config = kubeconfig.read(admin_kubeconfig())
+    config["users"][0]["user"] = {"token": token}
+    driver = KubernetesDriver(KubernetesClient(config), namespace=namespace, installation="x", cluster="a")
+    (node, *_) = driver.capacity()
+    assert node.cpu_available is not None
+    role = f"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/by-recipe-{namespace}-core-pods"
+    binding = api.get(role)
+    api.delete(role)
+    try:
+        (node, *_) = driver.capacity()
+        assert node.cpu and node.cpu_available is node.memory_available is node.gpus_available is None
+    finally:
+        binding["metadata"] = {"name": binding["metadata"]["name"]}
+        api.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
+
+
+def test_a_namespace_that_is_not_there_is_refused(people, api):
+    missing = Cluster(name="missing", driver=Cluster.Driver.KUBERNETES, namespace="is-not-there")
+    with pytest.raises(ServiceError, match="The cluster has no namespace “is-not-there”") as refused:
+        catalog.save_cluster(missing, actor=people.operator, kubeconfig=admin_kubeconfig())
+    assert refused.value.field == "namespace"
+
+
 def test_names_of_namespaces_and_kubeconfigs_are_checked_before_they_are_stored(people):
     bad = Cluster(name="bad", driver=Cluster.Driver.KUBERNETES, namespace="Not a name")
     with pytest.raises(ServiceError) as refused:

@@ -51,11 +51,13 @@ def test_each_browser_is_listed_and_ends_alone(member, people):
 def test_signing_out_everywhere_ends_also_what_no_list_knows(member):
     here, there = signed_in(member, FIREFOX, "203.0.113.7"), signed_in(member, SAFARI, "203.0.113.8")
     BrowserSession.objects.exclude(address="203.0.113.7").delete()
+    began = BrowserSession.objects.get().created_at
     here.post(reverse("accounts:end-other-sessions"))
     assert there.get("/account/").status_code == 302
     page = here.get("/account/")
     assert page.status_code == 200 and "everywhere but here" in page.content.decode()
     assert [item.address for item in browser_sessions.of_user(member)] == ["203.0.113.7"]
+    assert BrowserSession.objects.get().created_at == began
 
 
 def test_a_session_of_an_earlier_build_stays_good_until_it_is_ended(member, settings):

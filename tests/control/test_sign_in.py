@@ -34,6 +34,17 @@ def test_who_was_signed_out_comes_back_to_the_page_that_he_pressed_on(client, pe
     assert Version.objects.get().desired_state == "running"
 
 
+def test_a_part_of_a_page_sends_the_page_itself_to_the_sign_in(client, people, deploy):
+    deploy()
+    page = reverse("deployments:detail", args=["acme", "chat"])
+    headers = {"HX-Request": "true", "HX-Current-URL": f"http://testserver{page}?x=1"}
+    answer = client.get(reverse("deployments:header", args=["acme", "chat"]), headers=headers)
+    assert answer.status_code == 200 and not answer.content
+    assert answer["HX-Redirect"] == f"{reverse('account_login')}?{urlencode({'next': f'{page}?x=1'})}"
+    elsewhere = headers | {"HX-Current-URL": "https://evil.example/x"}
+    assert client.get(reverse("deployments:rows"), headers=elsewhere)["HX-Redirect"].endswith("?next=%2F")
+
+
 @pytest.fixture
 def with_password(people):
     cache.clear()

@@ -91,7 +91,8 @@ function connect() {
   socket.onmessage = received;
   socket.onclose = (event) => {
     socket = null;
-    if (event.code === SIGN_IN_AGAIN) return;
+    // The next part that is read sends the page to the sign-in.
+    if (event.code === SIGN_IN_AGAIN) { announceAll(); return; }
     setTimeout(connect, RETRY_MS[Math.min(attempts++, RETRY_MS.length - 1)]);
   };
 }
