@@ -35,9 +35,8 @@ class User(AbstractUser):
         return salted_hmac("slipway.session", depends_on, secret="session", algorithm="sha256").hexdigest()  # noqa: S106 (above)
 
     def get_session_auth_fallback_hash(self) -> Iterator[str]:
-        """As earlier builds made it: whoever was signed in before an upgrade stays so."""
-        if not self.session_generation:
-            yield from super().get_session_auth_fallback_hash()
+        """None: the upgrade to this hash has rewritten the sessions that there were (migration 0007)."""
+        yield from ()
 
 
 class BrowserSession(models.Model):

@@ -18,6 +18,7 @@ from django.db.models import Max
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 
+from accounts import second_factor
 from accounts.models import AuditEntry, User
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,9 @@ def _still_good(all_of_them: set[SignedIn]) -> tuple[set[SignedIn], int]:
     keys = {item.key for item in all_of_them}
     alive = set(Session.objects.filter(pk__in=keys, expire_date__gt=timezone.now()).values_list("pk", flat=True))
     users = User.objects.filter(is_active=True).in_bulk({item.user_id for item in all_of_them})
+    if second_factor.is_wanted():
+        # Whoever became an operator meanwhile may have to set one up first.
+        users = {pk: user for pk, user in users.items() if not second_factor.is_missing(user)}
     good = {item for item in all_of_them if item.key in alive and _is_unchanged(users.get(item.user_id), item)}
     return good, mark
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from allauth.account.internal.decorators import login_stage_required
+from allauth.account.internal.stagekit import clear_login
 from allauth.account.views import PasswordChangeView
 from allauth.mfa.base.views import AuthenticateView
 from allauth.mfa.stages import AuthenticateStage
@@ -10,10 +11,12 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect
+from django.utils.crypto import constant_time_compare
 from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_POST
 
 from accounts import browser_sessions, second_factor
+from accounts.sign_in import SIGN_IN_HASH
 
 
 class AccountView(PasswordChangeView):
@@ -31,12 +34,19 @@ account = AccountView.as_view()
 
 @method_decorator(login_stage_required(stage=AuthenticateStage.key, redirect_urlname="account_login"), name="dispatch")
 class CodeView(AuthenticateView):
-    """Asks for a code at signing in. Whose second factor an operator removes meanwhile is signed in: the password was right."""
+    """Asks for a code at signing in.
+
+    What has begun with a password ends with it: when it is changed, when the user is signed out everywhere, and when the second
+    factor is removed. Someone else may have begun it.
+    """
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        stage = request._login_stage  # type: ignore[attr-defined]
-        if not second_factor.has(stage.login.user):
-            return stage.exit()
+        user = request._login_stage.login.user  # type: ignore[attr-defined]
+        began_with = request.session.get(SIGN_IN_HASH, "")
+        if not constant_time_compare(began_with, user.get_session_auth_hash()) or not second_factor.has(user):
+            clear_login(request)
+            messages.warning(request, "Your account has changed meanwhile. Sign in again.")
+            return redirect("account_login")
         return super().dispatch(request, *args, **kwargs)
 
 

@@ -118,7 +118,7 @@ class ConfirmForm(_CodeOnce, ReauthenticateForm):
     pass
 
 
-class ActivateForm(ActivateTOTPForm):
+class ActivateForm(_CodeOnce, ActivateTOTPForm):
     """Reloading the page keeps the secret that an app may have read from it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

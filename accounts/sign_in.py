@@ -3,9 +3,12 @@
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
 from common.byte_budget import network_of
+
+# In the session: what the account was like when its password was accepted.
+SIGN_IN_HASH = "sign_in_hash"
 
 
 class SignInAdapter(DefaultAccountAdapter):
@@ -15,6 +18,11 @@ class SignInAdapter(DefaultAccountAdapter):
         "email_password_mismatch": "This address and password don't match an account.",
         "username_email_password_mismatch": "This name and password don't match an account.",
     }
+
+    def pre_login(self, request: HttpRequest, user: Any, **kwargs: Any) -> HttpResponse | None:
+        # Between password and code it may be changed: see own_account.CodeView.
+        request.session[SIGN_IN_HASH] = user.get_session_auth_hash()
+        return super().pre_login(request, user, **kwargs)
 
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         return False

@@ -62,8 +62,11 @@ def _create(name: str, table: str, start: str, end: str) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         # One maker at a time; made alone and attached then, which readers of the whole don't wait for.
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [zlib.crc32(name.encode())])
-        cursor.execute("SELECT to_regclass(%s)", [name])
-        if cursor.fetchone() == (None,):
+        # From the table, not by to_regclass, which may still answer as before the wait.
+        cursor.execute(
+            "SELECT 1 FROM pg_class WHERE relname = %s AND relnamespace = current_schema::regnamespace", [name]
+        )
+        if cursor.fetchone() is None:
             cursor.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING DEFAULTS INCLUDING STORAGE)")
             cursor.execute(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{start}') TO ('{end}')")
 

@@ -69,7 +69,7 @@ class EmbeddedServers:
         """As root the data lies outside the home; when the home was removed, nobody knows its password any more."""
         mark = self._home.servers / "installation"
         own = hashlib.sha256(self._home.secrets["POSTGRES_PASSWORD"].encode()).hexdigest()
-        former = hashlib.sha256(self._home.former_secret_key.encode()).hexdigest()
+        former = self._home.secrets.get("FORMER_MARK", "")
         if not mark.exists() or mark.read_text() in (own, former):
             mark.write_text(own)
             return ""

@@ -150,6 +150,20 @@ class Home:
         return self.path / "keys.json"
 
     @property
+    def was_started(self) -> bool:
+        return (self.path / "secrets.json").exists()
+
+    def forget_former_secret_key(self) -> None:
+        """It is among the keys now. Kept here, it would come back whenever their file is missing."""
+        former = self.former_secret_key
+        if former:
+            path = self.path / "secrets.json"
+            stored = atomic_file.read_json(path) or {}
+            stored.pop("SECRET_KEY")
+            # By which the servers' data is known as this home's.
+            atomic_file.write_json(path, stored | {"FORMER_MARK": hashlib.sha256(former.encode()).hexdigest()})
+
+    @property
     def former_secret_key(self) -> str:
         """Of builds that had one key for everything; "" where none was."""
         stored = atomic_file.read_json(self.path / "secrets.json")

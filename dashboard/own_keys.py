@@ -21,7 +21,7 @@ VARIABLES = {
 
 def own_keys(env: environ.Env, home: Home) -> InstallationKeys:
     """Raises ImproperlyConfigured, with the remedy, where there are none and none may be made."""
-    path, secret_key = env.str("SLIPWAY_KEYS_FILE", default=""), env.str("SECRET_KEY", default="")
+    path, secret_key = env.str("SLIPWAY_KEYS_FILE", default=""), env.str("SECRET_KEY", default="").strip()
     try:
         if path:
             return KeysFile(Path(path))
@@ -29,10 +29,9 @@ def own_keys(env: environ.Env, home: Home) -> InstallationKeys:
             return _of_environment(env, secret_key)
         if stray := [name for name in VARIABLES.values() if env.str(name, default="")]:
             raise ImproperlyConfigured(f"{stray[0]} is set without SECRET_KEY. Set both, or SLIPWAY_KEYS_FILE.")
-        if not (home.keys_file.exists() or home.former_secret_key):
-            _make(env, home)
-        elif not home.keys_file.exists():
-            _take_over(home)
+        if not home.keys_file.exists():
+            _begin(env, home)
+        home.forget_former_secret_key()
         return KeysFile(home.keys_file)
     except KeysUnreadableError as error:
         raise ImproperlyConfigured(
@@ -45,7 +44,8 @@ def new_key() -> str:
 
 
 def save(path: Path, keys: FixedKeys) -> None:
-    atomic_file.write_json(path, keys.to_json())
+    # A link leads to what other machines may read, too.
+    atomic_file.write_json(path.resolve(), keys.to_json())
 
 
 def _of_environment(env: environ.Env, secret_key: str) -> FixedKeys:
@@ -54,7 +54,16 @@ def _of_environment(env: environ.Env, secret_key: str) -> FixedKeys:
     return FixedKeys(sessions=common, **own)
 
 
-def _make(env: environ.Env, home: Home) -> None:
+def _begin(env: environ.Env, home: Home) -> None:
+    """The first start of this home, or the first with a build that has a file of keys."""
+    if home.former_secret_key:
+        _take_over(home)
+        return
+    if home.was_started:
+        raise ImproperlyConfigured(
+            f"{home.keys_file} is missing. Restore it from a backup: stored secrets are encrypted with its keys, and new ones "
+            "could read none of them."
+        )
     if env.str("DATABASE_URL", default=""):
         # Each machine would make its own, and none could read what another one stored.
         raise ImproperlyConfigured(

@@ -4,9 +4,9 @@ Pods can reach far with what looks harmless: an annotation may give one a cloud 
 another service's traffic, a claim another tenant's files.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from fnmatch import fnmatchcase
 from typing import Any
 
 from runtimes.specification import Specification
@@ -62,7 +62,9 @@ class Allowances:
 def _is_allowed(kind: str, value: str, patterns: list[str]) -> bool:
     if kind == "images":
         value, patterns = _full_name(value), [_full_name(pattern) for pattern in patterns]
-    return any(fnmatchcase(value, pattern) for pattern in patterns)
+        if ".." in value.split("/"):
+            return False
+    return any(re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), value) for pattern in patterns)
 
 
 def _full_name(image: str) -> str:

@@ -85,6 +85,8 @@ class LaunchPlan:
     tolerations: tuple[Toleration, ...] = ()
     node_selector: dict[str, str] = field(default_factory=dict)
     pod_affinity: tuple[PodAffinity, ...] = ()
+    # Whose instances they are; `pod_affinity` means pods of the same one alone.
+    organization: str = ""
 
     def placed_like(self, specification: Specification) -> "LaunchPlan":
         """The plan with the specification's placement, which means the same whatever the engine."""
@@ -95,6 +97,7 @@ class LaunchPlan:
             tolerations=specification.tolerations,
             node_selector=specification.node_selector,
             pod_affinity=specification.pod_affinity,
+            organization=specification.served_model_name.partition("/")[0],
         )
 
     def to_json(self) -> dict[str, Any]:

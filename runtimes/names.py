@@ -8,7 +8,7 @@ _LABEL_KEY = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0
 _OBJECT_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 # Slipway sets these itself; another value would break the instance in ways that are hard to see.
-RESERVED_VARIABLES = frozenset({"PORT", "SLIPWAY_INSTANCE", "CUDA_VISIBLE_DEVICES"})
+RESERVED_VARIABLES = frozenset({"PORT", "SLIPWAY_INSTANCE", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"})
 
 
 def variable_error(name: str, value: str) -> str | None:

@@ -11,11 +11,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import environ
 import psycopg
 
 from dashboard.database_role import own_database
 from dashboard.embedded_servers import VALKEYS, EmbeddedServers
 from dashboard.home import Home, server_user
+from dashboard.own_keys import own_keys
 
 _processes: list[subprocess.Popen[bytes]] = []
 
@@ -25,6 +27,8 @@ def _start() -> None:
     os.environ["SLIPWAY_HOME"] = str(folder)
     home = Home(folder)
     home.create()
+    # As the product does: where servers have been started already, missing keys are a loss.
+    own_keys(environ.Env(), home)
     atexit.register(_stop, home)
     if os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL"):
         return

@@ -139,7 +139,7 @@ def scale_version(version: Version, replicas: int, *, actor: Actor) -> None:
         if old == replicas:
             return
         if replicas > old and version.desired_state == DesiredState.RUNNING:
-            tenancy.check_organization(version.deployment.organization, version.deployment.endpoint.cluster, "replicas")
+            tenancy.check_asked(version.deployment, version.specification, actor=actor)
             quotas.check_version(version.deployment, version.specification, replicas)
         Version.objects.filter(pk=version.pk).update(replicas=replicas, changed_at=timezone.now())
         version.replicas = replicas

@@ -1,5 +1,7 @@
 """Pages of models, endpoints and clusters: list, one, new, edit, delete."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +65,7 @@ NOUNS = {
     )
 }  # fmt: skip
 LIST_LIMIT = 500
+SEEN = "seen"
 
 
 @login_required
@@ -156,7 +159,13 @@ def _edit(request: HttpRequest, kind: Noun, thing: Any) -> HttpResponse:
     label = "" if is_new else str(thing)
     data = request.POST if request.method == "POST" else None
     form = kind.form(data, instance=thing, actor=request.user)
-    if data is not None and form.is_valid():
+    # Before the form has written into `thing`.
+    state = "" if is_new else _state_of(form)
+    if data is not None and data.get(SEEN, state) != state:
+        form.add_error(
+            None, "Someone else changed this while the page was open. Reload it, then make your change again."
+        )
+    elif data is not None and form.is_valid():
         thing = form.save(commit=False)
         extra: dict[str, Any] = dict(_secrets_of(form, is_new))
         if "organizations" in form.fields:
@@ -168,11 +177,25 @@ def _edit(request: HttpRequest, kind: Noun, thing: Any) -> HttpResponse:
         else:
             messages.success(request, f"{kind.title} {thing} is saved.")
             return redirect("deployments:catalog-detail", kind.key, thing.pk)
-    context = {"noun": kind, "form": form, "is_new": is_new, "label": label, "pk": None if is_new else thing.pk}
+    seen = data.get(SEEN, state) if data is not None else state
+    context = {
+        "noun": kind,
+        "form": form,
+        "seen": seen,
+        "is_new": is_new,
+        "label": label,
+        "pk": None if is_new else thing.pk,
+    }
     if "kubeconfig" in form.fields:
         context["recipe"] = access.recipe(thing.namespace or "slipway", proxied=thing.is_proxied)
         context["broad_rights"] = access.broad_rights(thing.namespace or "slipway")
     return render(request, "catalog/edit.html", context, status=422 if data is not None else 200)
+
+
+def _state_of(form: Any) -> str:
+    """What the form's fields are now, so that a page that was opened before another change doesn't undo it."""
+    values = {name: str(form.get_initial_for_field(field, name)) for name, field in form.fields.items()}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _cluster_facts(cluster: Cluster) -> dict[str, Any]:

@@ -16,6 +16,8 @@ GENERATION = "slipway.dev/generation"
 # changes, is among a Deployment's selectors.
 INSTALLATION = "slipway.dev/installation"
 CLUSTER = "slipway.dev/cluster"
+# On pods: whose they are.
+ORGANIZATION = "slipway.dev/organization"
 # What a Deployment serves, as JSON: enough to take it into a database that knows nothing of it.
 DESCRIPTION = "slipway.dev/description"
 _OWN_LABELS = frozenset({MANAGED_BY, VERSION, GENERATION, INSTALLATION, CLUSTER})
@@ -83,7 +85,10 @@ def deployment(
             "progressDeadlineSeconds": 2_147_483_647,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": surge},
             "template": {
-                "metadata": {"labels": plan.labels | workload.labels, "annotations": dict(plan.annotations)},
+                "metadata": {
+                    "labels": plan.labels | workload.labels | _of(plan.organization),
+                    "annotations": dict(plan.annotations),
+                },
                 "spec": _pod(workload, plan, sleeps=sleeps),
             },
         },
@@ -190,7 +195,7 @@ def _pod(workload: Workload, plan: LaunchPlan, *, sleeps: bool) -> dict[str, Any
         pod["nodeSelector"] = dict(plan.node_selector)
     if plan.tolerations:
         pod["tolerations"] = [{name: value for name, value in vars(item).items() if value} for item in plan.tolerations]
-    affinity = _affinity(plan.pod_affinity)
+    affinity = _affinity(plan.pod_affinity, plan.organization)
     if affinity:
         pod["affinity"] = affinity
     return pod
@@ -251,8 +256,11 @@ def _environment(workload: Workload, plan: LaunchPlan, port: int) -> list[dict[s
     plain = {name: value.replace(PORT_PLACEHOLDER, str(port)) for name, value in plan.environment.items()}
     variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
     variables += [_from_secret(workload, name) for name in plan.secret_environment]
+    # Images made for GPUs ask for all of them, and where NVIDIA's runtime is the node's own they would get them.
+    blind = [] if plan.gpu else [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}]
     return [
         *variables,
+        *blind,
         {"name": "PORT", "value": str(port)},
         _INSTANCE_UID,
     ]
@@ -277,11 +285,19 @@ def _probes(plan: LaunchPlan, port: int) -> dict[str, Any]:
     }
 
 
-def _affinity(wishes: tuple[PodAffinity, ...]) -> dict[str, Any]:
+def _of(organization: str) -> dict[str, str]:
+    return {ORGANIZATION: organization} if organization else {}
+
+
+def _affinity(wishes: tuple[PodAffinity, ...], organization: str) -> dict[str, Any]:
+    """Among pods of the same organization: a wish to be away from pods binds those, too, and could keep others' from starting."""
     found: dict[str, Any] = {}
     for placement, name in (("near", "podAffinity"), ("away", "podAntiAffinity")):
         terms = [
-            {"labelSelector": {"matchLabels": {wish.label: wish.value}}, "topologyKey": wish.topology_key}
+            {
+                "labelSelector": {"matchLabels": {wish.label: wish.value} | _of(organization)},
+                "topologyKey": wish.topology_key,
+            }
             for wish in wishes
             if wish.placement == placement
         ]

@@ -13,6 +13,7 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 
+from accounts import browser_sessions
 from accounts.models import AuditEntry, User
 from accounts.passwords import make_link
 from accounts.services import create_api_token
@@ -60,7 +61,8 @@ def secret_of(page: HttpResponse) -> str:
 def set_up(browser: Client) -> tuple[str, list[str]]:
     """(the app's secret, recovery codes)."""
     secret = secret_of(page_with_secret(browser))
-    done = browser.post(reverse("mfa_activate_totp"), {"code": code_of(secret)}, follow=True)
+    browser.used = code_of(secret)
+    done = browser.post(reverse("mfa_activate_totp"), {"code": browser.used}, follow=True)
     codes = re.search(r'data-testid="recovery-codes">([\d\s]+)<', done.content.decode())[1].split()
     return secret, codes
 
@@ -77,6 +79,7 @@ def test_signing_in_takes_a_code_too(operator, django_capture_on_commit_callback
     assert other.get("/console/deployments/").status_code == 302, "the password alone opens nothing"
     wrong = other.post(sent_to, {"code": "000000"})
     assert "This code is not right" in wrong.content.decode()
+    assert "not right" in other.post(sent_to, {"code": browser.used}).content.decode(), "it was used to set it up"
     used = code_of(secret, periods=1)
     assert other.post(sent_to, {"code": used}).status_code == 302
     assert other.get("/console/deployments/").status_code == 200
@@ -167,12 +170,28 @@ def test_an_operator_helps_who_has_lost_it(operator, people):
     assert browser.post(reverse("user-change", args=[operator.pk, "remove-second-factor"])).status_code == 404
 
 
-def test_whoever_waits_for_the_help_is_signed_in_by_it(operator):
-    set_up(sign_in()[0])
-    waiting, sent_to = sign_in()
-    call_command("remove_second_factor", "Operator", stdout=io.StringIO())
-    assert waiting.get(sent_to).status_code == 302
-    assert waiting.get("/console/deployments/").status_code == 200
+def test_what_was_begun_with_a_password_ends_with_it(operator):
+    """Whoever has stolen it may wait at the code's page."""
+    browser = sign_in()[0]
+    _, codes = set_up(browser)
+    for change in ("password", "sessions", "factor"):
+        waiting, sent_to = sign_in("a-new-long-one-43" if change == "sessions" else PASSWORD)
+        if change == "password":
+            operator.set_password("a-new-long-one-43")
+            operator.save()
+        elif change == "sessions":
+            operator.refresh_from_db()
+            browser_sessions.end_all(operator, actor=operator)
+            operator.set_password(PASSWORD)
+            operator.save()
+        else:
+            call_command("remove_second_factor", "Operator", stdout=io.StringIO())
+        refused = waiting.post(sent_to, {"code": codes.pop()})
+        assert refused["Location"] == reverse("account_login"), change
+        assert waiting.get(sent_to)["Location"].startswith(reverse("account_login"))
+        assert waiting.get("/console/deployments/").status_code == 302
+    assert "has changed meanwhile" in waiting.get(reverse("account_login")).content.decode()
+    assert sign_in()[1] == "/console/deployments/"
     with pytest.raises(CommandError, match="no second factor"):
         call_command("remove_second_factor", "operator")
 

@@ -1,5 +1,6 @@
 """Which organizations may use a cluster, and what they may ask for there."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -78,6 +79,8 @@ def test_images_and_claims_go_by_patterns():
         ("nginx", "docker.io/library/nginx", True),
         ("*", "anything.example/at/all", True),
         ("registry:5000/*", "registry:5000/x", True),
+        ("acme/*", "acme/../evil/x", False),
+        ("acme/?", "acme/x", False),
     ],
 )
 def test_an_image_is_the_same_however_its_registry_is_written(pattern, image, is_allowed):
@@ -142,6 +145,28 @@ def test_the_form_sets_both_and_the_audit_log_tells(pods, people, settings):
     assert "organizations" in str(AuditEntry.objects.filter(object_type="cluster").values_list("changes", flat=True))
     refused = client.post(url, data | {"labels": "two words"})
     assert refused.status_code == 422 and "is no pattern" in refused.content.decode()
+
+
+def test_a_page_from_before_another_change_undoes_nothing(pods, people):
+    client = Client()
+    client.force_login(people.operator)
+    url = reverse("deployments:catalog-edit", args=["clusters", pods.pk])
+    seen = re.search(r'name="seen" value="(\w+)"', client.get(url).content.decode())[1]
+    client.patch(f"/api/v1/clusters/{pods.pk}/", {"allowances": {"tolerations": ["tight-only"]}}, "application/json")
+    data = {
+        "name": "here",
+        "driver": "kubernetes",
+        "namespace": "models",
+        "reach": "address",
+        "description": "mine",
+        "seen": seen,
+    }
+    refused = client.post(url, data | {kind: "\n".join(lines) for kind, lines in Allowances().to_json().items()})
+    assert refused.status_code == 422 and "Someone else changed this" in refused.content.decode()
+    pods.refresh_from_db()
+    assert pods.allowances["tolerations"] == ["tight-only"] and not pods.description
+    seen = re.search(r'name="seen" value="(\w+)"', client.get(url).content.decode())[1]
+    assert client.post(url, data | {"seen": seen, "is_for_all": "on"}).status_code == 302
 
 
 def test_the_api_changes_one_kind_and_leaves_the_others(pods, people):

@@ -100,3 +100,27 @@ def test_what_an_earlier_build_encrypted_stays_readable(tmp_path):
     assert keys.sessions == keys.webhooks == ("former",)
     assert keys.encryption[1:] == keys.links[1:] == keys.identity[1:] == ("former",)
     assert own_keys(environment(), home).encryption == keys.encryption
+    assert "SECRET_KEY" not in json.loads((tmp_path / "secrets.json").read_text()), (
+        "dropped once, it must not come back"
+    )
+    home.keys_file.unlink()
+    with pytest.raises(ImproperlyConfigured, match="backup"):
+        own_keys(environment(), home)
+
+
+def test_none_are_made_up_beside_data(tmp_path):
+    """A file that is away for a moment must not end what all others hold in memory."""
+    home = Home(tmp_path)
+    own_keys(environment(), home)
+    assert home.secrets["POSTGRES_PASSWORD"]
+    home.keys_file.rename(tmp_path / "elsewhere")
+    with pytest.raises(ImproperlyConfigured, match="Restore it from a backup"):
+        own_keys(environment(), Home(tmp_path))
+    assert not home.keys_file.exists()
+
+
+def test_a_link_is_written_through(tmp_path):
+    save(tmp_path / "real.json", FixedKeys.of("one"))
+    (tmp_path / "keys.json").symlink_to(tmp_path / "real.json")
+    save(tmp_path / "keys.json", FixedKeys.of("two"))
+    assert (tmp_path / "keys.json").is_symlink() and KeysFile(tmp_path / "real.json").links == ("two",)
