@@ -14,6 +14,7 @@ _FIELDS = {
     "DCGM_FI_DEV_FB_FREE": "free",
     "DCGM_FI_DEV_FB_RESERVED": "reserved",
 }
+_INDEX, _MOST = re.compile(r"[0-9]{1,4}"), 1e12
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
@@ -25,7 +26,7 @@ def parse(page: str, *, namespace: str) -> dict[str, list[GpuSample]]:
         field = _FIELDS.get(line.partition("{")[0])
         if field is None:
             continue
-        labels = dict(_LABEL.findall(line[: line.rindex("}")]))
+        labels = dict(_LABEL.findall(line.rpartition("}")[0]))
         # Through a ServiceMonitor they arrive under another name.
         pod = labels.get("exported_pod") or labels.get("pod", "")
         place = labels.get("exported_namespace") or labels.get("namespace", "")
@@ -46,13 +47,13 @@ def _sample(place: int, key: tuple[str, str, str], name: str, values: dict[str, 
     used = values.get("used", 0.0)
     total = used + values.get("free", 0.0) + values.get("reserved", 0.0)
     # Slices of one GPU share its number: each has a place of its own then.
-    index = int(key[1]) if key[1].isdigit() and not key[2] else place
+    index = int(key[1]) if _INDEX.fullmatch(key[1]) and not key[2] else place
     return GpuSample(index, name, utilization, int(used * MIB), int(total * MIB))
 
 
 def _number(line: str) -> float | None:
     try:
-        value = float(line[line.rindex("}") + 1 :].split()[0])
+        value = float(line.rpartition("}")[2].split()[0])
     except (ValueError, IndexError):
         return None
-    return value if value >= 0 else None
+    return value if 0 <= value < _MOST else None

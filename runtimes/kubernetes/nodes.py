@@ -1,6 +1,6 @@
 """What a cluster's nodes have and what is taken of it. Pure."""
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from runtimes.driver import Capacity
@@ -11,6 +11,8 @@ _SUFFIXES = {
     "T": Decimal(10**12), "P": Decimal(10**15), "E": Decimal(10**18), "Ki": Decimal(2**10), "Mi": Decimal(2**20),
     "Gi": Decimal(2**30), "Ti": Decimal(2**40), "Pi": Decimal(2**50), "Ei": Decimal(2**60),
 }  # fmt: skip
+
+_LONGEST, _MOST = 40, Decimal(2) ** 70
 
 
 def capacity(nodes: list[dict[str, Any]], pods: list[dict[str, Any]] | None) -> list[Capacity]:
@@ -45,17 +47,17 @@ def capacity(nodes: list[dict[str, Any]], pods: list[dict[str, Any]] | None) -> 
 
 
 def quantity(text: Any) -> Decimal:
-    """Kubernetes' notation of amounts: 100m, 1.5, 2Gi, 1e3. 0 for nothing."""
-    if text in (None, ""):
+    """Kubernetes' notation of amounts: 100m, 1.5, 2Gi, 1e3. 0 for nothing, and for what is none."""
+    value = "" if text is None else str(text)
+    if not 0 < len(value) <= _LONGEST:
         return Decimal(0)
-    value = str(text)
-    for length in (2, 1):
-        if value[-length:] in _SUFFIXES:
-            return Decimal(value[:-length]) * _SUFFIXES[value[-length:]]
+    suffix = next((value[-length:] for length in (2, 1) if value[-length:] in _SUFFIXES), "")
     try:
-        return Decimal(value)
-    except InvalidOperation:
+        found = Decimal(value.removesuffix(suffix)) * _SUFFIXES.get(suffix, Decimal(1))
+    except ArithmeticError:
         return Decimal(0)
+    # As a whole number 1e999999999 would fill all memory.
+    return found if found.is_finite() and abs(found) < _MOST else Decimal(0)
 
 
 def _requests(pod: dict[str, Any]) -> dict[str, Decimal]:

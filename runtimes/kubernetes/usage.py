@@ -15,6 +15,7 @@ _FIELDS = {
     "container_memory_working_set_bytes": "memory_used",
     "container_start_time_seconds": "since",
 }
+_MOST = 1e21
 _POD = re.compile(r'[{,]pod="([^"]*)"')
 
 
@@ -64,17 +65,27 @@ def parse(page: str, *, namespace: str, now: float) -> Iterator[PodUsage]:
     for line in page.splitlines():
         if not line.startswith("container_") or wanted not in line or place not in line:
             continue
-        field = _FIELDS.get(line[: line.index("{")])
+        field = _FIELDS.get(line.partition("{")[0])
         pod = _POD.search(line) if field else None
-        if field is None or pod is None:
+        value, _, stamp = line.rpartition("}")[2].strip().partition(" ")
+        amount = _amount(value)
+        if field is None or pod is None or amount is None:
             continue
-        value, _, stamp = line[line.rindex("}") + 1 :].strip().partition(" ")
         values = found.setdefault(pod[1], {})
-        values[field] = float(value)
-        if stamp:
+        values[field] = amount
+        if (moment := _amount(stamp)) is not None:
             # cAdvisor looks at each container at a time of its own; rates must go by that.
-            values["at"] = int(stamp) / 1000
+            values["at"] = moment / 1000
     for name, values in found.items():
         if all(field in values for field in _FIELDS.values()):
             at, memory = values.get("at", now), int(values["memory_used"])
             yield PodUsage(name, at, values["since"], values["cpu_user_s"], values["cpu_system_s"], memory)
+
+
+def _amount(text: str) -> float | None:
+    """None for what is no number, or none that anything could have."""
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if 0 <= found < _MOST else None
