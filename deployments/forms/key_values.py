@@ -1,4 +1,4 @@
-"""Text fields that hold several values, one a line; each error names the line and shows how it should look."""
+"""Text fields that hold several values, one per line; each error names the line and shows how it should look."""
 
 import re
 import shlex
@@ -38,17 +38,17 @@ def format_bytes(value: int) -> str:
 
 
 def parse_variables(text: str) -> dict[str, str]:
-    """`NAME=value`, one a line."""
+    """`NAME=value`, one per line."""
     return _checked(text, "NAME=value", variable_error)
 
 
 def parse_labels(text: str, *, any_value: bool = False) -> dict[str, str]:
-    """`key=value`, one a line, by Kubernetes' rules; annotations may have any value."""
+    """`key=value`, one per line, by Kubernetes' rules; annotations may have any value."""
     return _checked(text, "team=search", label_key_error if any_value else label_error)
 
 
 def parse_tolerations(text: str) -> tuple[Toleration, ...]:
-    """`key=value:Effect` or `key:Effect` (any value), one a line; without an effect all of them."""
+    """`key=value:Effect` or `key:Effect` (any value), one per line; without an effect all of them."""
     found = []
     for number, line in _lines(text):
         selector, _, effect = line.partition(":")
@@ -64,7 +64,7 @@ def parse_tolerations(text: str) -> tuple[Toleration, ...]:
 
 
 def parse_pod_affinity(text: str) -> tuple[PodAffinity, ...]:
-    """`near key=value` or `away key=value`, one a line, with an optional `@topology-key`."""
+    """`near key=value` or `away key=value`, one per line, with an optional `@topology-key`."""
     found = []
     for number, line in _lines(text):
         placement, _, rest = line.partition(" ")

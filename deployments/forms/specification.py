@@ -18,21 +18,21 @@ ENGINE_PREFIX = "engine_"
 SHARED_FIELDS = ("image", "context_length", "prompt_caching", "cache_claim")
 KUBERNETES_ONLY = "Used on Kubernetes; a local cluster keeps it without effect."
 MULTILINE = (
-    ("environment_variables", "Environment variables", "NAME=value, one a line.", "HF_HUB_OFFLINE=1"),
+    ("environment_variables", "Environment variables", "NAME=value, one per line.", "HF_HUB_OFFLINE=1"),
     (
         "secret_variables",
         "Secret environment variables",
-        "NAME=value, one a line. Stored encrypted, never shown again.",
+        "NAME=value, one per line. Stored encrypted, never shown again.",
         "HF_TOKEN=…",
     ),
-    ("labels", "Labels", f"key=value, one a line. {KUBERNETES_ONLY}", "team=search"),
-    ("annotations", "Annotations", f"key=value, one a line. {KUBERNETES_ONLY}", "example.com/owner=ann"),
-    ("tolerations", "Tolerations", f"key=value:Effect, one a line. {KUBERNETES_ONLY}", "gpu=true:NoSchedule"),
-    ("node_selector", "Node selector", f"key=value, one a line. {KUBERNETES_ONLY}", "accelerator=h200"),
+    ("labels", "Labels", f"key=value, one per line. {KUBERNETES_ONLY}", "team=search"),
+    ("annotations", "Annotations", f"key=value, one per line. {KUBERNETES_ONLY}", "example.com/owner=ann"),
+    ("tolerations", "Tolerations", f"key=value:Effect, one per line. {KUBERNETES_ONLY}", "gpu=true:NoSchedule"),
+    ("node_selector", "Node selector", f"key=value, one per line. {KUBERNETES_ONLY}", "accelerator=h200"),
     (
         "pod_affinity",
         "Pod affinity",
-        f"near key=value or away key=value, one a line. {KUBERNETES_ONLY}",
+        f"near key=value or away key=value, one per line. {KUBERNETES_ONLY}",
         "away app=batch",
     ),
     ("extra_arguments", "Extra engine arguments", "Added to the engine's command as they are.", "--seed 7"),

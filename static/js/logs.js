@@ -19,7 +19,7 @@ find("#log-instance")?.addEventListener("change", (event) => {
 search.value = new URLSearchParams(location.search).get("search") || "";
 view.setFilter(search.value);
 search.addEventListener("input", () => view.setFilter(search.value));
-pause.addEventListener("click", () => { pause.textContent = view.togglePause() ? "Go on" : "Pause"; });
+pause.addEventListener("click", () => { pause.textContent = view.togglePause() ? "Resume" : "Pause"; });
 earlier.addEventListener("click", async () => {
   const response = await fetch(`${element.dataset.earlierUrl}?before=${view.first}`);
   if (!response.ok) return;

@@ -49,6 +49,9 @@ function confirmFirst(event) {
   event.preventDefault();
   asking = form;
   /** @type {HTMLElement} */ (find("#confirm-text")).textContent = form.dataset.confirm;
+  // The same words as on the button that was pressed: “Delete”, “Stop”.
+  const words = event.submitter?.textContent?.trim() || event.submitter?.getAttribute("aria-label") || "Continue";
+  /** @type {HTMLElement} */ (find("#confirm button[value=yes]")).textContent = words;
   /** @type {HTMLDialogElement} */ (find("#confirm")).showModal();
 }
 
