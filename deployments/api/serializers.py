@@ -39,6 +39,17 @@ class OrganizationSerializer(serializers.ModelSerializer):
         fields = ("name", "title")
 
 
+class QuotaSerializer(_Strict):
+    """How much may be wanted at once; null for no bound. CPU in cores, memory in bytes."""
+
+    deployments = serializers.IntegerField(min_value=0, allow_null=True, required=False)
+    instances = serializers.IntegerField(min_value=0, allow_null=True, required=False)
+    gpus = serializers.IntegerField(min_value=0, allow_null=True, required=False)
+    cpu = serializers.FloatField(min_value=0, allow_null=True, required=False)
+    memory = serializers.IntegerField(min_value=0, allow_null=True, required=False)
+    keys = serializers.IntegerField(min_value=0, allow_null=True, required=False)
+
+
 class AllowancesSerializer(_Strict):
     """What organizations may ask a cluster for: patterns with `*`; `{organization}` stands for the organization's name."""
 

@@ -1,5 +1,6 @@
 """The REST API: the console's nouns for scripts. Everything is decided by selectors and services."""
 
+from dataclasses import asdict
 from typing import Any
 
 from django.shortcuts import get_object_or_404
@@ -30,14 +31,31 @@ from deployments.selectors import (
     visible_instances,
     visible_models,
 )
-from deployments.services import catalog
+from deployments.services import catalog, quotas
 from deployments.services import deployments as deployment_services
 from deployments.services import versions as version_services
 
 READING = ("list", "retrieve")
 
 
-class OrganizationViewSet(viewsets.ReadOnlyModelViewSet):
+class _WithQuota:
+    """`…/quota/`: the bounds, and what is wanted now. Operators change bounds by PATCH; those that aren't given stay."""
+
+    @extend_schema(request=serializers.QuotaSerializer, responses={200: dict})
+    @action(detail=True, methods=["get", "patch"], url_path="quota")
+    def quota(self, request: Request, **kwargs: Any) -> Response:
+        owner: Any = self.get_object()  # type: ignore[attr-defined]
+        quota = quotas.quota_of(owner)
+        bounds = {kind: getattr(quota, kind, None) for kind in quotas.KINDS}
+        if request.method == "PATCH":
+            given = serializers.QuotaSerializer(data=request.data)
+            given.is_valid(raise_exception=True)
+            bounds |= given.validated_data
+            quotas.set_quota(owner, bounds, actor=request.user)
+        return Response({"bounds": bounds, "used": asdict(quotas.use_of(owner))})
+
+
+class OrganizationViewSet(_WithQuota, viewsets.ReadOnlyModelViewSet):
     serializer_class = serializers.OrganizationSerializer
     queryset = Organization.objects.none()
     lookup_field = "name"
@@ -99,7 +117,7 @@ class EndpointViewSet(_CatalogViewSet):
     )
 
 
-class ClusterViewSet(_CatalogViewSet):
+class ClusterViewSet(_WithQuota, _CatalogViewSet):
     serializer_class = serializers.ClusterSerializer
     queryset = Cluster.objects.none()
     related = ()

@@ -94,6 +94,14 @@ def use_of(owner: Organization | Cluster, *, without: Deployment | None = None) 
     return Use(deployments.count(), sums["instances"], round(sums["gpu"]), round(sums["cpu"], 3), round(sums["memory"]))
 
 
+def quota_of(owner: Organization | Cluster) -> Quota | None:
+    return (
+        Quota.objects.filter(organization=owner).first()
+        if isinstance(owner, Organization)
+        else Quota.objects.filter(cluster=owner).first()
+    )
+
+
 def deployments_of(owner: Organization | Cluster) -> QuerySet[Deployment]:
     if isinstance(owner, Organization):
         return Deployment.objects.filter(organization=owner)
@@ -147,11 +155,7 @@ class Bar:
 
 def bars(owner: Organization | Cluster, *, keys: int | None = None) -> list[Bar]:
     """`keys` that are active, None where they aren't counted."""
-    quota = (
-        Quota.objects.filter(organization=owner).first()
-        if isinstance(owner, Organization)
-        else Quota.objects.filter(cluster=owner).first()
-    )
+    quota = quota_of(owner)
     used = asdict(use_of(owner)) | ({} if keys is None else {"keys": keys})
     return [
         Bar(

@@ -170,6 +170,23 @@ def test_operators_set_them_and_admins_see_them(place, people):
         quotas.set_quota(people.ours, {"instances": 99}, actor=people.admin)
 
 
+def test_the_api_reads_and_changes_them(place, people):
+    operator, admin = Client(), Client()
+    operator.force_login(people.operator)
+    admin.force_login(people.admin)
+    url = "/api/v1/organizations/acme/quota/"
+    assert operator.patch(url, {"gpus": 8, "cpu": 2.5}, "application/json").status_code == 200
+    told = operator.patch(url, {"gpus": None, "instances": 4}, "application/json").json()
+    assert told["bounds"] == dict.fromkeys(quotas.KINDS) | {"cpu": 2.5, "instances": 4}
+    make(place, people, "one", replicas=2)
+    assert admin.get(url).json()["used"]["instances"] == 2
+    assert admin.patch(url, {"instances": 99}, "application/json").status_code == 403
+    assert operator.patch(url, {"instance": 99}, "application/json").status_code == 400
+    assert operator.patch(url, {"instances": -1}, "application/json").status_code == 400
+    of_cluster = f"/api/v1/clusters/{place.cluster.pk}/quota/"
+    assert operator.get(of_cluster).status_code == 200 and admin.get(of_cluster).status_code == 404
+
+
 def test_the_form_says_it_at_the_field(place, people):
     bound(people.ours, people, instances=1)
     client = Client()
