@@ -13,6 +13,7 @@ from async_inference import services
 from async_inference.models import AsyncPayload, AsyncRequest, AsyncResult, AsyncSettings, WebhookDelivery
 from async_inference.options import Options
 from deployments.models import Status, Version
+from tests.conftest import sign_in
 
 pytestmark = pytest.mark.django_db
 PLACE = ["acme", "chat"]
@@ -63,7 +64,7 @@ def test_the_queue_lists_counts_and_searches(client, people, submit):
 
 def test_a_long_queue_is_paged_with_a_fixed_number_of_queries(client, people, deployment, submit):
     submit()
-    client.force_login(people.admin)
+    sign_in(client, people.admin)
 
     def queries() -> int:
         with CaptureQueriesContext(
