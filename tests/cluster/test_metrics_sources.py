@@ -93,9 +93,9 @@ def restricted(api: KubernetesClient, namespace: str, account: str, *, without: 
     """A kubeconfig with the recipe's rights, but for one resource of the whole cluster."""
     config = yaml.safe_load(admin_kubeconfig() or "")
     config["users"][0]["user"] = {"token": apply_recipe(api, namespace, account, proxied=False)}
-    path = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{account}-{namespace}"
-    rules = [rule for rule in api.get(path)["rules"] if without not in rule["resources"]]
-    api.patch(path, {"rules": rules})
+    if without:
+        name = f"{account}-{namespace}-core-{without.replace('/', '-')}"
+        api.delete(f"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{name}")
     return yaml.safe_dump(config)
 
 
