@@ -142,7 +142,7 @@ def test_a_wrong_password_is_told_in_words(open_page):
     page.locator("[name=login]").fill("admin")
     page.locator("[name=password]").fill("wrong")
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("alert")).to_contain_text("not correct")
+    expect(page.get_by_role("alert")).to_contain_text("don't match an account")
 
 
 PAGES = {
