@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 
 from runtimes.gpu_sample import GpuSample
+from runtimes.kubernetes.usage import LONGEST_LINE
 
 MIB = 1 << 20
 _FIELDS = {
@@ -24,7 +25,8 @@ def parse(page: str, *, namespace: str) -> dict[str, list[GpuSample]]:
     names: dict[tuple[str, str, str], str] = {}
     for line in page.splitlines():
         field = _FIELDS.get(line.partition("{")[0])
-        if field is None:
+        # Labels are searched anew from each letter: a line without end would take for ever.
+        if field is None or len(line) > LONGEST_LINE:
             continue
         labels = dict(_LABEL.findall(line.rpartition("}")[0]))
         # Through a ServiceMonitor they arrive under another name.

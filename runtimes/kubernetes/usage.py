@@ -16,6 +16,8 @@ _FIELDS = {
     "container_start_time_seconds": "since",
 }
 _MOST = 1e21
+# In characters; what is longer is no line of theirs.
+LONGEST_LINE = 4096
 _POD = re.compile(r'[{,]pod="([^"]*)"')
 
 
@@ -63,7 +65,7 @@ def parse(page: str, *, namespace: str, now: float) -> Iterator[PodUsage]:
     # A page has thousands of lines: only those that matter are taken apart.
     wanted, place = f'container="{CONTAINER}"', f'namespace="{namespace}"'
     for line in page.splitlines():
-        if not line.startswith("container_") or wanted not in line or place not in line:
+        if len(line) > LONGEST_LINE or not line.startswith("container_") or wanted not in line or place not in line:
             continue
         field = _FIELDS.get(line.partition("{")[0])
         pod = _POD.search(line) if field else None

@@ -165,6 +165,15 @@ def test_nonsense_is_read_or_refused(name):
         assert looks.bytes - before <= LOOKS_PER_BYTE * len(data) + 1024
 
 
+def test_a_line_without_end_is_left_out():
+    """A pod that poses as an exporter: else its page would be searched for hours."""
+    endless = "DCGM_FI_DEV_GPU_UTIL{" + "a" * (4 << 20) + "} 1\n"
+    good = 'DCGM_FI_DEV_GPU_UTIL{gpu="0",pod="p",namespace="n"} 7\n'
+    assert gpus.parse(endless + good, namespace="n")["p"][0].utilization == 7
+    endless = 'container_cpu_user_seconds_total{container="engine",namespace="n"' + ',pod="' * (1 << 20) + "} 1\n"
+    assert not list(usage.parse(endless, namespace="n", now=1.0))
+
+
 def test_amounts_that_nothing_can_have_are_none():
     assert nodes.quantity("1e999999999") == nodes.quantity("xKi") == nodes.quantity("NaN") == 0
     assert nodes.quantity("2Gi") == 2 << 30 and nodes.quantity("100m") * 10 == 1
