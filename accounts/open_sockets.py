@@ -103,10 +103,10 @@ def _still_good(all_of_them: set[SignedIn]) -> tuple[set[SignedIn], int]:
     mark = AuditEntry.objects.aggregate(mark=Max("pk"))["mark"] or 0
     keys = {item.key for item in all_of_them}
     alive = set(Session.objects.filter(pk__in=keys, expire_date__gt=timezone.now()).values_list("pk", flat=True))
-    users = User.objects.filter(is_active=True).in_bulk({item.user_id for item in all_of_them})
-    if second_factor.is_wanted():
-        # Whoever became an operator meanwhile may have to set one up first.
-        users = {pk: user for pk, user in users.items() if not second_factor.is_missing(user)}
+    active = User.objects.filter(is_active=True).annotate(second_factor=second_factor.exists())
+    found = active.in_bulk({item.user_id for item in all_of_them})
+    # Whoever became an operator meanwhile may have to set one up first.
+    users = {pk: user for pk, user in found.items() if user.second_factor or not second_factor.must_have(user)}
     good = {item for item in all_of_them if item.key in alive and _is_unchanged(users.get(item.user_id), item)}
     return good, mark
 

@@ -37,8 +37,7 @@ def create_key(
         raise ServiceError(f"You have {MOST_ACTIVE_KEYS} keys. Revoke some that nobody uses.", code="too_many")
     secret = secret_token.new(PREFIX)
     with transaction.atomic():
-        quotas.hold(organization)
-        quotas.check_key(organization, active_keys(organization).count())
+        quotas.check_key(organization, active_keys(organization))
         key = ApiKey.objects.create(
             user=user,
             organization=organization,

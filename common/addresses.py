@@ -7,9 +7,9 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 # Addresses that stand for IPv4 ones behind a translator: what they lead to must be looked at. In the second network that
 # depends on the translator.
-# Public by their number, and metadata services of clouds nevertheless: of Oracle's and of Azure's machines.
-_METADATA = (ipaddress.IPv4Network("192.0.0.0/24"), ipaddress.IPv4Network("168.63.129.16/32"))
 _TRANSLATED, _UNREADABLE = ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48")
+# Public by number, yet metadata services: of Oracle's and of Azure's clouds.
+_METADATA = (ipaddress.IPv4Network("192.0.0.0/24"), ipaddress.IPv4Network("168.63.129.16/32"))
 
 
 def is_allowed(address: IpAddress, allowed: Sequence[IpNetwork], *, public: bool = True) -> bool:

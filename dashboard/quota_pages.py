@@ -13,7 +13,7 @@ from accounts.permissions import is_operator, managed_organizations, may_manage_
 from apikeys.selectors import active_keys
 from common.service_error import ServiceError
 from deployments.forms.quota import QuotaForm
-from deployments.models import Cluster, Quota
+from deployments.models import Cluster
 from deployments.services import quotas
 
 
@@ -21,9 +21,8 @@ from deployments.services import quotas
 def of_organization(request: HttpRequest, name: str) -> HttpResponse:
     """The card of an organization's page; the form for operators under ?edit or by POST."""
     organization = get_object_or_404(managed_organizations(request.user), name=name)
-    quota = Quota.objects.filter(organization=organization).first()
     back = reverse("organization", args=[organization.name])
-    return _answer(request, organization, quota, back, keys=active_keys(organization).count())
+    return _answer(request, organization, back, keys=active_keys(organization).count())
 
 
 @login_required
@@ -31,13 +30,10 @@ def of_cluster(request: HttpRequest, pk: int) -> HttpResponse:
     if not may_manage_clusters(request.user):
         raise Http404
     cluster = get_object_or_404(Cluster, pk=pk)
-    quota = Quota.objects.filter(cluster=cluster).first()
-    return _answer(request, cluster, quota, reverse("deployments:catalog-detail", args=["clusters", pk]))
+    return _answer(request, cluster, reverse("deployments:catalog-detail", args=["clusters", pk]))
 
 
-def _answer(
-    request: HttpRequest, owner: Organization | Cluster, quota: Quota | None, back: str, *, keys: int | None = None
-) -> HttpResponse:
+def _answer(request: HttpRequest, owner: Organization | Cluster, back: str, *, keys: int | None = None) -> HttpResponse:
     found = quotas.bars(owner, keys=keys)
     context: dict[str, Any] = {
         "owner": owner,
@@ -50,7 +46,7 @@ def _answer(
         return render(request, "quota_card.html", context)
     if not is_operator(request.user):
         raise Http404
-    form = QuotaForm(request.POST or None, quota=quota, kinds=[bar.kind for bar in found])
+    form = QuotaForm(request.POST or None, quota=quotas.quota_of(owner), kinds=[bar.kind for bar in found])
     if request.method == "POST" and form.is_valid():
         try:
             quotas.set_quota(owner, form.cleaned_data, actor=request.user)

@@ -1,4 +1,4 @@
-"""The form of a quota: how much may be wanted at once, empty for no bound."""
+"""The form of a quota: how much may be wanted at once, empty for no limit."""
 
 from typing import Any
 
@@ -20,10 +20,10 @@ class QuotaForm(forms.Form):
             if kind == "memory":
                 shown = format_bytes(known) if known else ""
                 self.fields[kind] = forms.CharField(initial=shown, max_length=40, **shared)
-                self.fields[kind].widget.attrs["placeholder"] = "no bound, or 256 GiB"
+                self.fields[kind].widget.attrs["placeholder"] = "no limit, or 256 GiB"
                 continue
             field = forms.FloatField if kind == "cpu" else forms.IntegerField
-            number = forms.NumberInput(attrs={"placeholder": "no bound", "inputmode": "decimal"})
+            number = forms.NumberInput(attrs={"placeholder": "no limit", "inputmode": "decimal"})
             self.fields[kind] = field(initial=known, min_value=0, max_value=_MOST, widget=number, **shared)
 
     def clean_memory(self) -> int | None:

@@ -70,15 +70,10 @@ def check_deployment(deployment: Deployment) -> None:
         _check(quota, "deployments", deployments_of(quota.owner).count(), 1)
 
 
-def check_key(organization: Organization, used: int) -> None:
-    """As `check_deployment`, for one more API key beside the `used` ones that are active."""
+def check_key(organization: Organization, active: QuerySet[Any]) -> None:
+    """As `check_deployment`, for one more API key beside those that are `active`, which are counted here: behind the lock."""
     for quota in _held(Q(organization=organization)):
-        _check(quota, "keys", used, 1)
-
-
-def hold(organization: Organization) -> None:
-    """Whoever counts something of the organization next does so alone, where it has a quota."""
-    _held(Q(organization=organization))
+        _check(quota, "keys", active.count(), 1)
 
 
 def use_of(owner: Organization | Cluster, *, without: Deployment | None = None) -> Use:

@@ -14,7 +14,7 @@ from deployments.models import Instance, LastWords
 from deployments.selectors import visible_instances
 from deployments.views.access import get_deployment, tab_context
 
-CUT = "Earlier lines are not kept any more."
+CUT = "Earlier lines are no longer kept."
 INSTANCES_SHOWN = 50
 ENDS_SHOWN = 10
 

@@ -53,7 +53,7 @@ def test_of_an_instance_the_last_of_a_day_is_kept(instance, settings, people):
     client = Client()
     client.force_login(people.member)
     text = b"".join(client.get(reverse("deployments:log-download", args=[instance.uid])).streaming_content).decode()
-    assert text.startswith("Earlier lines are not kept any more.\n")
+    assert text.startswith("Earlier lines are no longer kept.\n")
     assert client.get(reverse("deployments:log-lines", args=[instance.uid]), {"before": "999999"}).json()["is_cut"]
 
 

@@ -60,6 +60,23 @@ def test_a_toleration_of_everything_needs_everything():
     assert not Allowances(tolerations=("*",)).errors(everything, "acme")
 
 
+def test_a_pattern_is_matched_in_one_pass():
+    cases = {
+        "": [""],
+        "a*": ["a", "ab"],
+        "*a": ["a", "ba"],
+        "a*a": ["aa", "aba"],
+        "*": ["", "x"],
+        "a*b*c": ["abc", "axbxc"],
+    }
+    for pattern, matching in cases.items():
+        allowed = Allowances(claims=(pattern,))
+        assert not any(allowed.errors(simulator(), "acme", value) for value in matching if value)
+    for pattern, value in (("a*a", "a"), ("a*b*c", "acb"), ("ab*", "a"), ("*ab*ba", "aba")):
+        assert Allowances(claims=(pattern,)).errors(simulator(), "acme", value)
+    assert Allowances(claims=("*a" * 120,)).errors(simulator(), "acme", "a" * 119 + "b")
+
+
 def test_images_and_claims_go_by_patterns():
     allowed = Allowances(images=("ghcr.io/{organization}/*", "vllm/vllm-openai:*"), claims=("{organization}-*",))
     for image, is_allowed in (("ghcr.io/acme/x:1", True), ("ghcr.io/other/x", False), ("vllm/vllm-openai:v1", True), ("vllm/vllm-openai-evil", False)):  # fmt: skip

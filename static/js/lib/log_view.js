@@ -50,7 +50,7 @@ export class LogView {
 
   /** Says at the top that what was before is gone. */
   markCut() {
-    this.element.prepend(make("div", "log-line is-own", "Earlier lines are not kept any more."));
+    this.element.prepend(make("div", "log-line is-own", "Earlier lines are no longer kept."));
   }
 
   /** @param {{lines: [number, string][], has_earlier?: boolean, is_cut?: boolean, is_live?: boolean}} message */
