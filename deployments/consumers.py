@@ -31,6 +31,11 @@ VISIBLE = {"deployment": visible_deployments, "model": visible_models, "endpoint
 _lacks_second_factor = database_sync_to_async(second_factor.is_missing)
 
 
+@database_sync_to_async
+def _is_active(user_id: int) -> bool:
+    return User.objects.filter(pk=user_id, is_active=True).exists()
+
+
 class SignedInConsumer(AsyncJsonWebsocketConsumer):
     async def connect(self) -> None:
         await self.accept()
@@ -52,7 +57,11 @@ class SignedInConsumer(AsyncJsonWebsocketConsumer):
     async def recheck(self) -> None:
         if not await self.is_allowed():
             with contextlib.suppress(OSError, RuntimeError):
-                await self.close(code=NOT_FOUND)
+                await self.turn_away()
+
+    async def turn_away(self) -> None:
+        """Its user may not see what it tells; maybe because the account was switched off in this moment."""
+        await self.close(code=NOT_FOUND if await _is_active(self.scope["user"].pk) else SIGN_IN_AGAIN)
 
     async def is_allowed(self) -> bool:
         """Whether its user may still see what it tells."""
@@ -163,7 +172,7 @@ class LogConsumer(StreamConsumer):
     async def follow(self) -> None:
         instance = await self._instance()
         if instance is None:
-            await self.close(code=NOT_FOUND)
+            await self.turn_away()
             return
         # From the live tail first, so that what is sealed between the two readings is in one of them.
         tail = await self._store.xrange(log_store.tail_key(instance.uid))
@@ -212,7 +221,7 @@ class TestConsumer(StreamConsumer):
     async def follow(self) -> None:
         test_id = self.scope["url_route"]["kwargs"]["test_id"]
         if not await self._is_own():
-            await self.close(code=NOT_FOUND)
+            await self.turn_away()
             return
         last_id = "0"
         while True:

@@ -9,7 +9,7 @@ from channels.db import database_sync_to_async
 from django.http import QueryDict
 
 from accounts.models import User
-from deployments.consumers import NOT_FOUND, SignedInConsumer
+from deployments.consumers import SignedInConsumer
 from deployments.models import Deployment
 from deployments.selectors import visible_deployments
 from monitoring import queries
@@ -30,7 +30,7 @@ class MetricsConsumer(SignedInConsumer):
     async def begin(self) -> None:
         deployment = await self._deployment()
         if deployment is None:
-            await self.close(code=NOT_FOUND)
+            await self.turn_away()
             return
         try:
             question = Question.from_query(QueryDict(self.scope["query_string"][:_LONGEST_QUERY]))

@@ -283,6 +283,21 @@ async def test_open_pages_end_with_the_session(people, instance, monkeypatch, pa
     await others.disconnect()
 
 
+@pytest.mark.parametrize("path", ["/ws/logs/{uid}/", "/ws/metrics/acme/chat/"])
+async def test_an_account_that_ends_during_a_look_has_to_sign_in_again(people, instance, monkeypatch, path):
+    """Its session was found good a moment before its rights are asked for; "not found" would be wrong."""
+    monkeypatch.setattr(open_sockets, "LOOK_S", 0.1)
+    look = open_sockets._still_good
+
+    async def then_deactivate(sockets):
+        found = await look(sockets)
+        await sync_to_async(deactivate)(people.member)
+        return found
+
+    monkeypatch.setattr(open_sockets, "_still_good", then_deactivate)
+    assert await until_closed(await connect(path.format(uid=instance.uid), people.member)) == SIGN_IN_AGAIN
+
+
 async def test_open_pages_lose_what_their_reader_may_not_see_any_more(people, instance, monkeypatch):
     monkeypatch.setattr(open_sockets, "LOOK_S", 0.1)
     log, live = await connect(f"/ws/logs/{instance.uid}/", people.member), await connect("/ws/live/", people.member)
