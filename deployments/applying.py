@@ -53,6 +53,7 @@ def _fields(item: InstanceObservation) -> dict[str, object]:
 
     return {
         "name": item.name,
+        "namespace": item.namespace,
         "generation": item.generation,
         "phase": item.phase,
         "address": item.address or "",

@@ -1,6 +1,7 @@
 """The runtime driver of a cluster."""
 
 from functools import lru_cache
+from pathlib import Path
 
 from django.conf import settings
 
@@ -10,7 +11,11 @@ from runtimes.driver import ClusterUnreachableError, Driver
 from runtimes.kubernetes import kubeconfig
 from runtimes.kubernetes.client import KubernetesClient
 from runtimes.kubernetes.driver import KubernetesDriver
+from runtimes.kubernetes.places import Places
 from runtimes.local.driver import LocalDriver
+
+# As Kubernetes puts it into every pod.
+_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 def driver_of(cluster: Cluster) -> Driver:
@@ -29,7 +34,25 @@ def local_driver(cluster_id: int) -> LocalDriver:
 
 def kubernetes_driver(cluster: Cluster) -> KubernetesDriver:
     client = _client(cluster.encrypted_kubeconfig)
-    return KubernetesDriver(client, namespace=cluster.namespace, installation=Installation.name(), cluster=cluster.uid)
+    return KubernetesDriver(
+        client,
+        namespace=cluster.namespace,
+        installation=Installation.name(),
+        cluster=cluster.uid,
+        template=cluster.namespace_template,
+        callers=(*cluster.callers, *_own_namespace(cluster)),
+    )
+
+
+def places_of(cluster: Cluster) -> Places:
+    return Places(cluster.namespace, cluster.namespace_template)
+
+
+def _own_namespace(cluster: Cluster) -> tuple[str, ...]:
+    """Where Slipway is a pod of this cluster its gateways are, too."""
+    if cluster.encrypted_kubeconfig or not _POD_NAMESPACE.is_file():
+        return ()
+    return (_POD_NAMESPACE.read_text().strip(),)
 
 
 @lru_cache(maxsize=64)

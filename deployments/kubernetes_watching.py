@@ -207,7 +207,7 @@ class KubernetesWatcher:
         log.debug("log of %s: %s", instance.name, error)
 
     def _lines(self, driver: KubernetesDriver, reading: _Reading, instance: Instance):  # type: ignore[no-untyped-def]
-        fetches, name = _fetches(instance), instance.name
+        fetches, name = _fetches(instance), instance.qualified_name
         # What fetched the model's files may have ended before anybody listened.
         missed = _is_fetched(instance) and not reading.position
         if not fetches and (instance.ended_at is not None or instance.restarts > 0 or missed):
@@ -249,11 +249,11 @@ class KubernetesWatchers:
     """One watcher per cluster, as clusters come, change and go."""
 
     def __init__(self) -> None:
-        self._watchers: dict[tuple[int, str, str], KubernetesWatcher] = {}
+        self._watchers: dict[tuple[int, str, str, str], KubernetesWatcher] = {}
 
     def look(self) -> None:
         found = {
-            (cluster.pk, cluster.namespace, cluster.encrypted_kubeconfig): cluster
+            (cluster.pk, cluster.namespace, cluster.namespace_template, cluster.encrypted_kubeconfig): cluster
             for cluster in Cluster.objects.filter(driver=Cluster.Driver.KUBERNETES)
         }
         for key in set(self._watchers) - set(found):

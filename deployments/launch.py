@@ -40,6 +40,8 @@ def launch_plan(version: Version) -> tuple[LaunchPlan | None, Cause | None]:
         specification = version.specification_with_secrets()
         chosen = engine(specification.engine)
         plan = chosen.plan(specification, version.deployment.endpoint.cluster.driver).placed_like(specification)
+        # Where it runs and by whose quota goes by whose it is, not by what the specification calls it.
+        plan = replace(plan, organization=version.deployment.organization.name)
         model = version.deployment.model
         # The key of a store opens nothing in a hub, and must not be sent to one, whatever the model has become since.
         token = model.credential_token() if same_place(specification.model_uri, model.uri) else ""

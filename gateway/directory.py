@@ -205,4 +205,6 @@ def _address(instance: Instance, cluster: Cluster) -> Address | None:
     except ApiServerUnusableError as error:
         log.warning("%s is left out: %s", instance.name, error)
         return None
-    return Address.behind(api_server, instance.uid, pod_proxy_path(cluster.namespace, instance.name, port))
+    return Address.behind(
+        api_server, instance.uid, pod_proxy_path(instance.namespace or cluster.namespace, instance.name, port)
+    )

@@ -97,7 +97,7 @@ def _read_proxied(instance: Instance, path: str) -> Outcome:
     try:
         port = instance.address.rpartition(":")[2]
         driver = kubernetes_driver(cluster)
-        return _outcome(driver.page(instance.name, port, path, limit=MAX_BYTES, within_s=TIMEOUT_S))
+        return _outcome(driver.page(instance.qualified_name, port, path, limit=MAX_BYTES, within_s=TIMEOUT_S))
     except DriverError as error:
         return Outcome(reason=f"its metrics page can't be reached through the API server: {error}")
 

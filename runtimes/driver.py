@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from runtimes.claim import IN_CHARGE, Claim, Claimant
 from runtimes.launch_plan import LaunchPlan
 from runtimes.observation import InstanceObservation, Observation
+from runtimes.room import Room
 
 # So many lines of a run that ended are kept apart: an engine's own error may stand far above its last traceback.
 LAST_LINES = 200
@@ -74,6 +75,9 @@ class Driver(ABC):
         """Be in charge here, or learn who is. `earlier`: the name under which this database was in charge last; `by_force`:
         a person says so; `stepped_back`: another one was found before. Raises ClusterUnreachableError."""
         return IN_CHARGE
+
+    def prepare(self, room: Room) -> None:  # noqa: B027 (most have nothing to do)
+        """Have a place for an organization's instances, before `run`. Raises DriverError where there can't be one."""
 
     @abstractmethod
     def run(

@@ -31,7 +31,7 @@ class Step:
 
 @dataclass(frozen=True)
 class InstanceObservation:
-    """One replica as the driver sees it. `address` is `host:port` once known.
+    """One replica as the driver sees it. `address` is `host:port` once known. `namespace` only where it is not the cluster's first.
 
     `ends` counts how often its program has ended in its whole life, `last_end_at` tells when it last did. `crashes` counts
     ends in a row, without a span of serving in between; None where the driver has no memory to tell it from.
@@ -52,6 +52,11 @@ class InstanceObservation:
     crashes: int | None = None
     steps: tuple[Step, ...] = ()
     cause: Cause | None = None
+    namespace: str = ""
+
+    @property
+    def qualified_name(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
     @property
     def is_ready(self) -> bool:

@@ -71,6 +71,10 @@ class ClusterSerializer(_Strict, serializers.ModelSerializer):
         slug_field="name", queryset=Organization.objects.all(), many=True, required=False
     )
     allowances = AllowancesSerializer(required=False)
+    callers = serializers.ListField(
+        child=serializers.CharField(max_length=63), max_length=64, required=False,
+        help_text="Networks and namespaces whose members may call instances, where organizations have namespaces of their own.",
+    )  # fmt: skip
 
     class Meta:
         model = Cluster
@@ -79,6 +83,8 @@ class ClusterSerializer(_Strict, serializers.ModelSerializer):
             "name",
             "driver",
             "namespace",
+            "namespace_template",
+            "callers",
             "reach",
             "kubeconfig",
             "description",

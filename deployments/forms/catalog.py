@@ -8,6 +8,7 @@ from accounts.permissions import Actor, managed_organizations
 from deployments.models import Cluster, Endpoint, Model
 from deployments.selectors import usable_clusters
 from runtimes.allowances import LONGEST, MOST_PATTERNS
+from runtimes.kubernetes.places import TEMPLATE
 
 ALLOWANCES = {
     "annotations": ("Annotations that organizations may set", "Some give pods cloud roles or networks. One per line, here and below; * stands for any text, {organization} for the organization's name. Operators may use any."),
@@ -67,21 +68,40 @@ class ClusterForm(forms.ModelForm):
         widget=forms.Textarea(attrs={"rows": 6, "class": "form-control mono", "autocomplete": "off", "spellcheck": "false"}),
     )  # fmt: skip
 
+    callers = forms.CharField(
+        label="Who may call instances there", required=False, max_length=2000, strip=True,
+        help_text="Gateways first: networks (10.0.0.0/8; through the API server those of the control plane) or namespaces, one per line. A NetworkPolicy keeps everybody else out; 0.0.0.0/0 lets in anybody.",
+        widget=forms.Textarea(attrs={"rows": 2, "class": "form-control mono", "spellcheck": "false"}),
+    )  # fmt: skip
+
     class Meta:
         model = Cluster
-        fields = ("name", "driver", "namespace", "reach", "description", "is_for_all", "organizations")
+        fields = (
+            "name",
+            "driver",
+            "namespace",
+            "namespace_template",
+            "reach",
+            "description",
+            "is_for_all",
+            "organizations",
+        )
         labels = {
+            "namespace_template": "Each organization’s own namespace",
             "reach": "Gateways reach instances",
             "is_for_all": "Every organization may use it",
             "organizations": "These may use it",
         }
         help_texts = {
             "driver": "Processes of this machine, or pods of a Kubernetes cluster.",
-            "namespace": "For Kubernetes: where instances run. It must exist.",
+            "namespace": "For Kubernetes: Slipway’s own namespace there. It must exist.",
+            "namespace_template": "Its name: {prefix} stands for the namespace above, {organization} for the organization’s name. Made when first needed, with the organization’s quota. Empty: all instances run in the namespace above, where Secrets and claims of all organizations lie side by side.",
             "reach": "For Kubernetes. Through the API server, gateways need no route to the pods' network, but answers are slower, and what clients put into “Authorization” doesn't reach the instance.",
         }
         widgets = {
             "description": forms.Textarea(attrs={"rows": 2}),
+            # With a placeholder the style sheet sees whether it is empty.
+            "namespace_template": forms.TextInput(attrs={"placeholder": " "}),
             "organizations": forms.SelectMultiple(attrs={"size": 5, "class": "form-select"}),
         }
 
@@ -93,19 +113,29 @@ class ClusterForm(forms.ModelForm):
                 label=label, required=False, help_text=help_text, initial="\n".join(patterns), max_length=MOST_PATTERNS * (LONGEST + 2),
                 widget=forms.Textarea(attrs={"rows": min(8, max(2, len(patterns))), "class": "form-control mono", "spellcheck": "false"}),
             )  # fmt: skip
-        self.order_fields(("name", "driver", "namespace", "kubeconfig", "reach", "description"))
+        self.fields["callers"].initial = "\n".join(self.instance.callers)
+        if not self.instance.pk:
+            self.initial["namespace_template"] = TEMPLATE
+        self.order_fields(
+            ("name", "driver", "namespace", "namespace_template", "callers", "kubeconfig", "reach", "description")
+        )
         # Left out means the default; browsers always send it.
         self.fields["reach"].required = False
         if self.instance.pk:
             self.fields["driver"].disabled = True
             if self.instance.driver == Cluster.Driver.LOCAL:
-                for name in ("kubeconfig", "namespace", "reach", *ALLOWANCES):
+                for name in ("kubeconfig", "namespace", "namespace_template", "callers", "reach", *ALLOWANCES):
                     del self.fields[name]
             elif self.instance.encrypted_kubeconfig:
                 self.fields["kubeconfig"].help_text = "One is stored. Leave empty to keep it."
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
+        if "callers" in self.data:
+            self.instance.callers = cleaned.get("callers", "").split()
+        # The suggested one means nothing on this machine.
+        if cleaned.get("driver") == Cluster.Driver.LOCAL and cleaned.get("namespace_template") == TEMPLATE:
+            cleaned["namespace_template"] = ""
         # Those of a form that doesn't ask for them stay as they are.
         asked = {
             kind: [line.strip() for line in cleaned[kind].splitlines() if line.strip()]

@@ -51,6 +51,10 @@ class Cluster(models.Model):
     driver = models.CharField(max_length=16, choices=Driver.choices, default=Driver.LOCAL)
     # For Kubernetes: where instances run, and how the cluster is reached; empty: as a pod of it, by its service account.
     namespace = models.CharField(max_length=63, blank=True)
+    # The name of an organization's own namespace, by its parts (runtimes.kubernetes.places); empty: all run in `namespace`.
+    # `callers` reach the pods there: networks and names of namespaces.
+    namespace_template = models.CharField(max_length=63, blank=True)
+    callers = models.JSONField(default=list, blank=True)
     encrypted_kubeconfig = models.TextField(blank=True)
     # How gateways reach instances. Through the API server they need no route to the pods' network.
     reach = models.CharField(max_length=16, choices=Reach.choices, default=Reach.ADDRESS)

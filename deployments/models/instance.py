@@ -11,6 +11,8 @@ class Instance(models.Model):
     version = models.ForeignKey(Version, on_delete=models.CASCADE, related_name="instances")
     uid = models.CharField(max_length=64, unique=True)
     name = models.CharField(max_length=120)
+    # Where it runs, if that is not the cluster's first namespace.
+    namespace = models.CharField(max_length=63, blank=True)
     generation = models.PositiveIntegerField()
     phase = models.CharField(max_length=16)
     address = models.CharField(max_length=100, blank=True)
@@ -34,6 +36,11 @@ class Instance(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def qualified_name(self) -> str:
+        """As drivers know it."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
     @property
     def is_ready(self) -> bool:

@@ -146,7 +146,11 @@ def _told(stranger: Stranger) -> dict[str, Any]:
         names += [model["name"], model["source"]]
         if not all(isinstance(name, str) and name for name in names) or not isinstance(model.get("uri"), str):
             raise ServiceError(_NOT_DESCRIBED, code="not_described")
-        problems = specification_errors(Specification.from_json(told["specification"]), stranger.cluster.driver)
+        specification = Specification.from_json(told["specification"])
+        if specification.served_model_name != f"{told['organization']}/{told['deployment']}":
+            # Its files and its claims would be those of another organization.
+            raise ServiceError(_NOT_DESCRIBED, code="not_described")
+        problems = specification_errors(specification, stranger.cluster.driver)
     except (orjson.JSONDecodeError, TypeError, KeyError, ValueError, AttributeError):
         raise ServiceError(_NOT_DESCRIBED, code="not_described") from None
     if problems:

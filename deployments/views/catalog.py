@@ -16,7 +16,7 @@ from django.views.decorators.http import require_POST
 from accounts.permissions import managed_organizations, may_manage_clusters
 from common.service_error import ServiceError
 from deployments import cluster_health
-from deployments.drivers import driver_of
+from deployments.drivers import driver_of, places_of
 from deployments.forms.catalog import ALLOWANCES, ClusterForm, EndpointForm, ModelForm
 from deployments.models import Cluster, Endpoint, LeftBehind, Model, Stranger
 from deployments.selectors import (
@@ -34,6 +34,7 @@ from deployments.services.strangers import told_by
 from runtimes.driver import DriverError
 from runtimes.kubernetes import access
 from runtimes.kubernetes.driver import KubernetesDriver
+from runtimes.kubernetes.places import TEMPLATE, Places
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,12 @@ def _edit(request: HttpRequest, kind: Noun, thing: Any) -> HttpResponse:
         "pk": None if is_new else thing.pk,
     }
     if "kubeconfig" in form.fields:
-        context["recipe"] = access.recipe(thing.namespace or "slipway", proxied=thing.is_proxied)
-        context["broad_rights"] = access.broad_rights(thing.namespace or "slipway")
+        home = thing.namespace or "slipway"
+        templates = ("", TEMPLATE) if is_new else (thing.namespace_template,)
+        context["recipes"] = [
+            (template, access.recipe(Places(home, template), proxied=thing.is_proxied)) for template in templates
+        ]
+        context["broad_rights"] = access.broad_rights(home)
     return render(request, "catalog/edit.html", context, status=422 if data is not None else 200)
 
 
@@ -212,7 +217,7 @@ def _cluster_facts(cluster: Cluster) -> dict[str, Any]:
         if all(check.is_granted or check.is_optional for check in checks):
             facts["nodes"] = driver.capacity()
         else:
-            facts["recipe"] = access.recipe(cluster.namespace, proxied=cluster.is_proxied)
+            facts["recipe"] = access.recipe(places_of(cluster), proxied=cluster.is_proxied)
         return facts
     except DriverError as error:
         return facts | {"unreachable": str(error)}

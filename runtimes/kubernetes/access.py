@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from runtimes.kubernetes.client import KubernetesClient
+from runtimes.kubernetes.places import Places
 
 _AT_ONCE = 12
 _READ = ("get", "list", "watch")
@@ -21,9 +22,18 @@ NEEDED = (
 )
 # The same, for gateways that reach instances through the API server: HTTP's methods by the API's names.
 PROXY = ("", "pods/proxy", ("get", "create", "update", "patch", "delete"))
+# Over the whole cluster, where organizations have namespaces of their own; NEEDED and GUARDS then, too.
+NAMESPACES = (
+    ("", "namespaces", ("get", "list", "create")),
+    ("", "resourcequotas", ("get", "create", "patch")),
+    ("networking.k8s.io", "networkpolicies", ("get", "create", "patch")),
+)
+# (API group, resource, verbs, what is missing without it) within the first namespace, wherever instances run.
+LEASES = (
+    ("coordination.k8s.io", "leases", ("get", "create", "update"), "nobody notices another Slipway that acts in this namespace, as a restored copy of the database would"),
+)  # fmt: skip
 # (API group, resource, verbs, what is missing without it) within the namespace.
 GUARDS = (
-    ("coordination.k8s.io", "leases", ("get", "create", "update"), "nobody notices another Slipway that acts in this namespace, as a restored copy of the database would"),
     ("apps", "replicasets", ("delete",), "pods whose Deployment was deleted by hand without them can't be ended"),
     ("policy", "poddisruptionbudgets", ("create", "delete"), "a drain of nodes may take all instances of a version at once"),
 )  # fmt: skip
@@ -57,7 +67,7 @@ def needed(*, proxied: bool) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
     return (*NEEDED, PROXY) if proxied else NEEDED
 
 
-def check(client: KubernetesClient, namespace: str, *, proxied: bool = False) -> list[Check]:
+def check(client: KubernetesClient, places: Places, *, proxied: bool = False) -> list[Check]:
     """Ask the cluster itself, all rights side by side: one by one they take as long as the cluster is slow, many times over.
 
     Raises ClusterUnreachableError.
@@ -65,8 +75,11 @@ def check(client: KubernetesClient, namespace: str, *, proxied: bool = False) ->
     began = time.monotonic()
     version = client.get("/version").get("gitVersion", "?")
     took_ms = (time.monotonic() - began) * 1000
-    asked = [(group, resource, verbs, namespace, "") for group, resource, verbs in needed(proxied=proxied)]
-    asked += [(*guard[:3], namespace, guard[3]) for guard in GUARDS]
+    where = "" if places.template else places.home
+    asked = [(group, resource, verbs, where, "") for group, resource, verbs in needed(proxied=proxied)]
+    asked += [(*right, "", "") for right in NAMESPACES if places.template]
+    asked += [(*lease[:3], places.home, lease[3]) for lease in LEASES]
+    asked += [(*guard[:3], where, guard[3]) for guard in GUARDS]
     asked += [(*right[:3], "", right[3]) for right in (*FACTS, *BROAD)]
     questions = [(verb, group, resource, where) for group, resource, verbs, where, _ in asked for verb in verbs]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -80,8 +93,17 @@ def check(client: KubernetesClient, namespace: str, *, proxied: bool = False) ->
     return found
 
 
-def recipe(namespace: str, *, proxied: bool = False) -> str:
+def recipe(places: Places, *, proxied: bool = False) -> str:
     """A service account with just these rights, as YAML for kubectl apply, and how to get its token."""
+    namespace = places.home
+    within = [_rule(*lease[:3]) for lease in LEASES]
+    over_all = [_rule(*fact[:3]) for fact in FACTS]
+    # Of what it is granted over the whole cluster it uses what it needs in namespaces that carry its label, and no others.
+    rules = [_rule(*right) for right in (*needed(proxied=proxied), *(guard[:3] for guard in GUARDS))]
+    if places.template:
+        over_all += [*rules, *(_rule(*right) for right in NAMESPACES)]
+    else:
+        within = rules + within
     account = {"name": "slipway", "namespace": namespace}
     subjects = [{"kind": "ServiceAccount", **account}]
     documents: list[dict[str, Any]] = [
@@ -91,17 +113,14 @@ def recipe(namespace: str, *, proxied: bool = False) -> str:
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "Role",
             "metadata": account,
-            "rules": [
-                _rule(group, resource, verbs)
-                for group, resource, verbs in (*needed(proxied=proxied), *(guard[:3] for guard in GUARDS))
-            ],
+            "rules": within,
         },
         _binding("RoleBinding", "Role", account, subjects),
         {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRole",
             "metadata": {"name": f"slipway-{namespace}"},
-            "rules": [_rule(group, resource, verbs) for group, resource, verbs, _ in FACTS],
+            "rules": over_all,
         },
         _binding("ClusterRoleBinding", "ClusterRole", {"name": f"slipway-{namespace}"}, subjects),
     ]

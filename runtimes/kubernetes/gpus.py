@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Collection
 
 from runtimes.gpu_sample import GpuSample
 from runtimes.kubernetes.usage import LONGEST_LINE
@@ -19,8 +20,8 @@ _INDEX, _MOST = re.compile(r"[0-9]{1,4}"), 1e12
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
-def parse(page: str, *, namespace: str) -> dict[str, list[GpuSample]]:
-    """The devices of each pod of `namespace`. One that no pod is named for is left out: whose it is can't be told."""
+def parse(page: str, *, namespaces: Collection[str]) -> dict[str, list[GpuSample]]:
+    """The devices of each pod of `namespaces`. One that no pod is named for is left out: whose it is can't be told."""
     found: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
     names: dict[tuple[str, str, str], str] = {}
     for line in page.splitlines():
@@ -33,7 +34,7 @@ def parse(page: str, *, namespace: str) -> dict[str, list[GpuSample]]:
         pod = labels.get("exported_pod") or labels.get("pod", "")
         place = labels.get("exported_namespace") or labels.get("namespace", "")
         value = _number(line)
-        if not pod or place != namespace or value is None:
+        if not pod or place not in namespaces or value is None:
             continue
         key = (pod, labels.get("gpu", "0"), labels.get("GPU_I_ID", ""))
         found[key][field] = value

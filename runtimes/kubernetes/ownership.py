@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtimes.kubernetes.manifest import CLUSTER, DESCRIPTION, GENERATION, INSTALLATION, MANAGED_BY, VERSION
+from runtimes.kubernetes.places import qualified
 from runtimes.observation import StrangerObservation
 
 Json = dict[str, Any]
@@ -108,7 +109,7 @@ def _selector(thing: Json) -> dict[str, str]:
 def _stranger(deployment: Json, ready: int) -> StrangerObservation:
     labels = labels_of(deployment)
     return StrangerObservation(
-        name=deployment["metadata"]["name"],
+        name=qualified(deployment["metadata"]),
         version_key=labels.get(VERSION, ""),
         generation=generation_of(labels),
         replicas=int((deployment.get("spec") or {}).get("replicas") or 0),

@@ -56,7 +56,7 @@ def image_pull(container: Json, waiting: Json, events: list[Json]) -> Cause:
         )
     remedy = "Check the image's name and tag in a new version."
     if "unauthorized" in text or "denied" in text or "authentication" in text:
-        remedy = "The registry wants credentials: give the namespace's service account a pull secret for it."
+        remedy = "The registry wants credentials: give the service account “default” of the instances' namespace a pull secret for it."
     return Cause(
         "image_pull", f"The image {image} can't be pulled.", remedy, tuple(said[-4:]), field="image", retryable=True
     )
@@ -126,7 +126,7 @@ def unschedulable(condition: Json, pod: Json) -> Cause:
         return Cause(
             "claim_missing",
             f"The volume claim {name} does not exist where the instance is to run, or has no volume yet.",
-            "Create it in the cluster's namespace, or start a version that names another one.",
+            "Create it in the namespace where the instances run, or start a version that names another one.",
             (message,),
             field="model" if name in claims else "cache_claim",
             retryable=True,

@@ -10,6 +10,7 @@ from runtimes.cause import Cause
 from runtimes.kubernetes import pod_causes as causes
 from runtimes.kubernetes.manifest import CLUSTER, CONTAINER, DEFAULT_PORT, FETCHING, VERSION
 from runtimes.kubernetes.ownership import Sorted, description_of, generation_of, labels_of
+from runtimes.kubernetes.places import qualified
 from runtimes.kubernetes.pod_causes import terminated
 from runtimes.observation import InstanceObservation, Observation, Step, WorkloadObservation
 
@@ -59,6 +60,7 @@ def instance_of(pod: Json, events: list[Json], now: float) -> InstanceObservatio
     return InstanceObservation(
         uid=str(metadata["uid"]).replace("-", ""),
         name=metadata["name"],
+        namespace=metadata.get("namespace") or "",
         phase=phase,
         generation=generation_of(metadata.get("labels") or {}),
         address=address,
@@ -187,7 +189,7 @@ def _workload(deployment: Json) -> WorkloadObservation:
             retryable=True,
         )
     return WorkloadObservation(
-        name=metadata["name"],
+        name=qualified(metadata),
         generation=generation_of(labels_of(deployment)),
         replicas=int((deployment.get("spec") or {}).get("replicas") or 0),
         is_ending=bool(metadata.get("deletionTimestamp")),

@@ -1,7 +1,7 @@
 """CPU and memory of pods, as the kubelet's cAdvisor counts them. Pure: its page in, samples out."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,7 @@ _FIELDS = {
 _MOST = 1e21
 # In characters; what is longer is no line of theirs.
 LONGEST_LINE = 4096
+_NAMESPACE = re.compile(r'[{,]namespace="([^"]*)"')
 _POD = re.compile(r'[{,]pod="([^"]*)"')
 
 
@@ -59,16 +60,17 @@ def parse_totals(items: list[dict[str, Any]]) -> list[PodTotal]:
     return found
 
 
-def parse(page: str, *, namespace: str, now: float) -> Iterator[PodUsage]:
-    """The engines' containers of `namespace` on one node. A pod of which a figure is missing is left out."""
+def parse(page: str, *, namespaces: Collection[str], now: float) -> Iterator[PodUsage]:
+    """The engines' containers of `namespaces` on one node. A pod of which a figure is missing is left out."""
     found: dict[str, dict[str, float]] = {}
     # A page has thousands of lines: only those that matter are taken apart.
-    wanted, place = f'container="{CONTAINER}"', f'namespace="{namespace}"'
+    wanted = f'container="{CONTAINER}"'
     for line in page.splitlines():
-        if len(line) > LONGEST_LINE or not line.startswith("container_") or wanted not in line or place not in line:
+        if len(line) > LONGEST_LINE or not line.startswith("container_") or wanted not in line:
             continue
         field = _FIELDS.get(line.partition("{")[0])
-        pod = _POD.search(line) if field else None
+        place = _NAMESPACE.search(line) if field else None
+        pod = _POD.search(line) if place and place[1] in namespaces else None
         value, _, stamp = line.rpartition("}")[2].strip().partition(" ")
         amount = _amount(value)
         if field is None or pod is None or amount is None:

@@ -20,6 +20,7 @@ import yaml
 from runtimes.kubernetes import access, kubeconfig, lease
 from runtimes.kubernetes.client import KubernetesClient, NotFoundError
 from runtimes.kubernetes.driver import KubernetesDriver
+from runtimes.kubernetes.places import Places
 from tests.waiting import wait_for
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/test_cluster/cluster.sh"
@@ -102,9 +103,12 @@ def clear(api: KubernetesClient, namespace: str) -> None:
     forget_lease(api, namespace)
 
 
-def apply_recipe(api: KubernetesClient, namespace: str, account: str, *, proxied: bool) -> str:
+def apply_recipe(api: KubernetesClient, namespace: str, account: str, *, proxied: bool, template: str = "") -> str:
     """Do what the recipe of the cluster's page says, for an account of this name; its token."""
-    texts = [access.recipe(namespace, proxied=proxied), *(right.recipe for right in access.broad_rights(namespace))]
+    texts = [
+        access.recipe(Places(namespace, template), proxied=proxied),
+        *(right.recipe for right in access.broad_rights(namespace)),
+    ]
     for document in itertools.chain.from_iterable(yaml.safe_load_all(text) for text in texts):
         kind, metadata = document["kind"], document["metadata"]
         if kind == "Namespace":

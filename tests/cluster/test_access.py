@@ -13,6 +13,7 @@ from deployments.services import catalog
 from runtimes.kubernetes import access, kubeconfig
 from runtimes.kubernetes.client import KubernetesClient
 from runtimes.kubernetes.driver import KubernetesDriver
+from runtimes.kubernetes.places import Places
 from tests.cluster.conftest import admin_kubeconfig, apply_recipe
 
 
@@ -24,15 +25,15 @@ def token(api: KubernetesClient, namespace: str) -> str:
 def test_rights_are_asked_for_one_by_one_and_the_recipe_grants_them(token, namespace):
     config = kubeconfig.read(admin_kubeconfig())
     config["users"][0]["user"] = {"token": token}
-    granted = access.check(KubernetesClient(config), namespace, proxied=True)
+    granted = access.check(KubernetesClient(config), Places(namespace), proxied=True)
     assert all(check.is_granted for check in granted), [check.what for check in granted if not check.is_granted]
     assert any("pods/proxy" in check.what for check in granted)
     # The recipe alone reaches no other namespace's pods, and no node.
     broad = {"pods", "nodes/proxy", "pods/proxy"}
-    base = yaml.safe_load_all(access.recipe(namespace))
+    base = yaml.safe_load_all(access.recipe(Places(namespace)))
     (everywhere,) = [document for document in base if document["kind"] == "ClusterRole"]
     assert not broad & {resource for rule in everywhere["rules"] for resource in rule["resources"]}
-    elsewhere = access.check(KubernetesClient(config), "default")
+    elsewhere = access.check(KubernetesClient(config), Places("default"))
     assert any(not check.is_granted for check in elsewhere)
 
 

@@ -105,12 +105,12 @@ READERS = {
         lambda text: (int(nodes.quantity(text)), float(nodes.quantity(text))), is_text=True,
     ),
     "cadvisor": Reader(
-        (b"container_cpu_user_seconds_total", b"container_memory_working_set_bytes", b"container_start_time_seconds", b"container_cpu_system_seconds_total", b"{", b"}", b'container="engine"', b',pod="p"', b',namespace="n"', b" ", b"1", b"NaN", b"+Inf", b"1e400", b"\n", b"1781524800000", b"9" * 400, b'"', b"\\", b"x"),
-        lambda text: list(usage.parse(text, namespace="n", now=1.0)), is_text=True,
+        (b"container_cpu_user_seconds_total", b"container_memory_working_set_bytes", b"container_start_time_seconds", b"container_cpu_system_seconds_total", b"{", b"}", b'container="engine"', b',pod="p"', b',namespaces={"n"}', b" ", b"1", b"NaN", b"+Inf", b"1e400", b"\n", b"1781524800000", b"9" * 400, b'"', b"\\", b"x"),
+        lambda text: list(usage.parse(text, namespaces={"n"}, now=1.0)), is_text=True,
     ),
     "gpus": Reader(
-        (b"DCGM_FI_DEV_GPU_UTIL", b"DCGM_FI_DEV_FB_USED", b"DCGM_FI_DEV_FB_FREE", b"{", b"}", b'gpu="0"', b'gpu="\xc2\xb2"', b',pod="p"', b',namespace="n"', b" ", b"1", b"NaN", b"+Inf", b"1e308", b"\n", b'"', b"\\", b'GPU_I_ID="1"', b"9" * 5000),
-        lambda text: gpus.parse(text, namespace="n"), is_text=True,
+        (b"DCGM_FI_DEV_GPU_UTIL", b"DCGM_FI_DEV_FB_USED", b"DCGM_FI_DEV_FB_FREE", b"{", b"}", b'gpu="0"', b'gpu="\xc2\xb2"', b',pod="p"', b',namespaces={"n"}', b" ", b"1", b"NaN", b"+Inf", b"1e308", b"\n", b'"', b"\\", b'GPU_I_ID="1"', b"9" * 5000),
+        lambda text: gpus.parse(text, namespaces={"n"}), is_text=True,
     ),
     "engine's page": Reader(
         (b"vllm:num_requests_running", b"vllm:kv_cache_usage_perc", b"sglang:token_usage", b"{", b"}", b'model="x"', b" ", b"1", b"NaN", b"-Inf", b"1e400", b"\n", b"_bucket{", b"te_queue_size", b"9" * 400),
@@ -168,10 +168,10 @@ def test_nonsense_is_read_or_refused(name):
 def test_a_line_without_end_is_left_out():
     """A pod that poses as an exporter: else its page would be searched for hours."""
     endless = "DCGM_FI_DEV_GPU_UTIL{" + "a" * (4 << 20) + "} 1\n"
-    good = 'DCGM_FI_DEV_GPU_UTIL{gpu="0",pod="p",namespace="n"} 7\n'
-    assert gpus.parse(endless + good, namespace="n")["p"][0].utilization == 7
-    endless = 'container_cpu_user_seconds_total{container="engine",namespace="n"' + ',pod="' * (1 << 20) + "} 1\n"
-    assert not list(usage.parse(endless, namespace="n", now=1.0))
+    good = 'DCGM_FI_DEV_GPU_UTIL{gpu="0",pod="p",namespace="n"}} 7\n'
+    assert gpus.parse(endless + good, namespaces={"n"})["p"][0].utilization == 7
+    endless = 'container_cpu_user_seconds_total{container="engine",namespaces={"n"}' + ',pod="' * (1 << 20) + "} 1\n"
+    assert not list(usage.parse(endless, namespaces={"n"}, now=1.0))
 
 
 def test_amounts_that_nothing_can_have_are_none():

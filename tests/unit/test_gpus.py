@@ -22,7 +22,7 @@ DCGM_FI_DEV_GPU_TEMP{{gpu="0",{PLACE}}} 60
 
 
 def test_each_pod_has_its_devices_and_no_other_ones():
-    assert parse(PAGE, namespace="models") == {
+    assert parse(PAGE, namespaces={"models"}) == {
         "chat-v1-a": [
             GpuSample(0, "NVIDIA H200", 87, 100_000 * MIB, 142_771 * MIB),
             GpuSample(3, "NVIDIA H200", 5, 0, 0),
@@ -33,12 +33,12 @@ def test_each_pod_has_its_devices_and_no_other_ones():
 def test_labels_that_came_through_a_service_monitor_and_slices_of_a_gpu():
     line = 'DCGM_FI_PROF_GR_ENGINE_ACTIVE{{gpu="0",GPU_I_ID="{0}",exported_namespace="models",exported_pod="p",namespace="gpu-operator",pod="dcgm"}} {1}'
     page = "\n".join([line.format(1, 0.5), line.format(2, 0.25)])
-    assert [(item.index, item.utilization) for item in parse(page, namespace="models")["p"]] == [(0, 50), (1, 25)]
+    assert [(item.index, item.utilization) for item in parse(page, namespaces={"models"})["p"]] == [(0, 50), (1, 25)]
 
 
 @pytest.mark.parametrize("page", ["", 'DCGM_FI_DEV_GPU_UTIL{gpu="0",namespace="models",pod="p"} \n', "<html>"])
 def test_odd_pages_have_no_gpus(page):
-    assert parse(page, namespace="models") == {}
+    assert parse(page, namespaces={"models"}) == {}
 
 
 def test_the_metrics_apis_sums():
