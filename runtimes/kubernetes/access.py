@@ -80,7 +80,12 @@ def check(client: KubernetesClient, places: Places, *, proxied: bool = False) ->
     asked += [(*right, "", "") for right in NAMESPACES if places.template]
     asked += [(*lease[:3], places.home, lease[3]) for lease in LEASES]
     asked += [(*guard[:3], where, guard[3]) for guard in GUARDS]
-    asked += [(*right[:3], "", right[3]) for right in (*FACTS, *BROAD)]
+    told = {(group, resource, verb, place) for group, resource, verbs, place, _ in asked for verb in verbs}
+    asked += [
+        (group, resource, verbs, "", lost)
+        for group, resource, verbs, lost in (*FACTS, *BROAD)
+        if not told.issuperset((group, resource, verb, "") for verb in verbs)
+    ]
     questions = [(verb, group, resource, where) for group, resource, verbs, where, _ in asked for verb in verbs]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         answers = dict(zip(questions, pool.map(lambda question: _may(client, *question), questions), strict=True))
