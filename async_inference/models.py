@@ -68,6 +68,7 @@ class AsyncRequest(models.Model):
             models.Index(fields=["deployment", "lease_until"], name="async_leases", condition=Q(state=states.RUNNING)),
             models.Index(fields=["finished_at"], name="async_finished", condition=Q(finished_at__isnull=False)),
             models.Index(fields=["deployment", "state", "-id"], name="async_of_deployment"),
+            models.Index(fields=["organization_id"], name="async_unfinished", condition=Q(state__in=states.UNFINISHED)),
             models.Index(fields=["user_id", "-id"], name="async_of_user"),
             models.Index(fields=["user_id", "state", "-id"], name="async_of_user_by_state"),
         ]

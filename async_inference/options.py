@@ -9,6 +9,10 @@ from urllib.parse import urlsplit
 from common.addresses import IpNetwork, is_allowed
 
 MAX_BODY_BYTES = 10 << 20
+QUOTA_EXCEEDED = (
+    "The quota of your organization is {most} asynchronous requests that wait or run, and it has as many. Try again when some have ended; "
+    "an operator can raise the quota."
+)
 HIGHEST, LOWEST = 0, 2
 MAX_QUEUE_S = 72 * 3600
 MAX_RETRIES = 10

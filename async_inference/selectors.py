@@ -19,6 +19,11 @@ def requests_of(deployment: Deployment) -> QuerySet[AsyncRequest]:
     return _shown().filter(deployment=deployment)
 
 
+def unfinished_of(organization_id: int) -> QuerySet[AsyncRequest]:
+    """What the organization's members and keys have queued and what of it runs, wherever that is."""
+    return AsyncRequest.objects.filter(organization_id=organization_id, state__in=states.UNFINISHED)
+
+
 def own_requests(user: User) -> QuerySet[AsyncRequest]:
     """All that the user sent himself, of deployments that are gone too."""
     return _shown().filter(user_id=user.pk)

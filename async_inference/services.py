@@ -78,7 +78,12 @@ def _insert(
         "method": method, "path": path, "headers": headers, "body": body,
         "most_waiting": settings.ASYNC_QUEUE_REQUESTS, "most_bytes": settings.ASYNC_QUEUE_BYTES,
     }  # fmt: skip
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(statements.HOLD_QUOTA, values)
+        if (held := cursor.fetchone()) is not None:
+            cursor.execute(statements.UNFINISHED_OF, values)
+            if cursor.fetchone()[0] >= held[0]:
+                raise ServiceError(options.QUOTA_EXCEEDED.format(most=held[0]), code="quota_exceeded")
         cursor.execute(statements.SUBMIT, values)
         if cursor.fetchone() is None:
             raise ServiceError(

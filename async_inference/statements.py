@@ -4,10 +4,20 @@ They are plain SQL with named values, because gateways (without Django), dispatc
 send the same ones. Times are the database's, so that clocks of machines don't matter.
 """
 
-from async_inference.states import CANCELLED, EXPIRED, FAILED, QUEUED, RETRYING, RUNNING
+from async_inference.states import CANCELLED, EXPIRED, FAILED, QUEUED, RETRYING, RUNNING, UNFINISHED
 
 _REQUEST = "async_inference_asyncrequest"
 _WAITING = f"('{QUEUED}', '{RETRYING}')"
+
+# Two before SUBMIT, in one transaction with it. Where the sender's organization has a quota, whoever submits for it waits here for
+# whoever did before: else two would both see the last place.
+HOLD_QUOTA = """
+SELECT async_requests AS most FROM deployments_quota
+WHERE organization_id = %(organization)s AND async_requests IS NOT NULL FOR NO KEY UPDATE
+"""
+UNFINISHED_OF = (
+    f"SELECT count(*) AS used FROM {_REQUEST} WHERE organization_id = %(organization)s AND state IN {UNFINISHED}"
+)
 
 # Nothing comes back where the idempotency key is taken, or where the deployment's queue is full.
 SUBMIT = f"""

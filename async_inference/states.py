@@ -4,6 +4,7 @@ QUEUED, RETRYING, RUNNING = "queued", "retrying", "running"
 COMPLETED, FAILED, CANCELLED, EXPIRED = "completed", "failed", "cancelled", "expired"
 # One that waits to be tried again is queued to everybody outside; claims must not step over it.
 WAITING = (QUEUED, RETRYING)
+UNFINISHED = (*WAITING, RUNNING)
 FINAL = (COMPLETED, FAILED, CANCELLED, EXPIRED)
 SHOWN = (QUEUED, RUNNING, *FINAL)
 

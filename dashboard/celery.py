@@ -18,6 +18,7 @@ app.conf.beat_schedule = {
     "fleet": {"task": "monitoring.make_fleet", "schedule": crontab(), "options": {"expires": 60}},
     "measure-queues": {"task": "async_inference.measure", "schedule": 10.0, "options": {"expires": 10}},
     "forget-async-requests": {"task": "async_inference.forget", "schedule": 600.0, "options": {"expires": 600}},
+    "hold-token-quotas": {"task": "monitoring.hold_token_quotas", "schedule": 30.0, "options": {"expires": 30}},
     "check-books": {"task": "monitoring.check_books", "schedule": 60.0, "options": {"expires": 60}},
     "bound-logs": {"task": "monitoring.bound_logs", "schedule": 300.0, "options": {"expires": 300}},
     "ensure-partitions": {"task": "monitoring.ensure_partitions", "schedule": 3600.0, "options": {"expires": 3600}},

@@ -1,5 +1,6 @@
 """Quotas of organizations and clusters: how full they are, on their pages, and the form by which operators set them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.contrib import messages
@@ -7,14 +8,17 @@ from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts.models import Organization
 from accounts.permissions import is_operator, managed_organizations, may_manage_clusters
 from apikeys.selectors import active_keys
+from async_inference.selectors import unfinished_of
 from common.service_error import ServiceError
 from deployments.forms.quota import QuotaForm
 from deployments.models import Cluster
 from deployments.services import quotas
+from monitoring import token_quotas
 
 
 @login_required
@@ -22,7 +26,12 @@ def of_organization(request: HttpRequest, name: str) -> HttpResponse:
     """The card of an organization's page; the form for operators under ?edit or by POST."""
     organization = get_object_or_404(managed_organizations(request.user), name=name)
     back = reverse("organization", args=[organization.name])
-    return _answer(request, organization, back, keys=active_keys(organization).count())
+    counted = {
+        "keys": active_keys(organization).count(),
+        "async_requests": unfinished_of(organization.pk).count(),
+        "tokens": token_quotas.used_since(token_quotas.month_of(timezone.now()), [organization.pk]).get(organization.pk, 0),
+    }  # fmt: skip
+    return _answer(request, organization, back, counted)
 
 
 @login_required
@@ -33,8 +42,10 @@ def of_cluster(request: HttpRequest, pk: int) -> HttpResponse:
     return _answer(request, cluster, reverse("deployments:catalog-detail", args=["clusters", pk]))
 
 
-def _answer(request: HttpRequest, owner: Organization | Cluster, back: str, *, keys: int | None = None) -> HttpResponse:
-    found = quotas.bars(owner, keys=keys)
+def _answer(
+    request: HttpRequest, owner: Organization | Cluster, back: str, counted: Mapping[str, float] | None = None
+) -> HttpResponse:
+    found = quotas.bars(owner, counted)
     context: dict[str, Any] = {
         "owner": owner,
         "bars": found,

@@ -96,11 +96,17 @@ class AsyncRequests:
             "most_waiting": self._bounds.most_waiting, "most_bytes": self._bounds.most_bytes,
         }  # fmt: skip
         async with self._connection(self._pool) as connection:
-            if await (await connection.execute(statements.SUBMIT, values)).fetchone() is not None:
-                return _accepted(202, uid)
+            most = None
+            # One at a time for an organization with a quota, until this has been written.
+            async with connection.transaction():
+                most = await _full_quota(connection, values)
+                if most is None and await (await connection.execute(statements.SUBMIT, values)).fetchone() is not None:
+                    return _accepted(202, uid)
             same = None
             if chosen.idempotency_key:
                 same = await (await connection.execute(statements.SAME_KEY, values)).fetchone()
+        if same is None and most is not None:
+            raise GatewayError(429, "quota_exceeded", options.QUOTA_EXCEEDED.format(most=most), 30)
         if same is None:
             message = (
                 f"The queue of {target.api_id} is full, or your half of it: with so many requests, or so many bytes of requests and "
@@ -216,6 +222,16 @@ class AsyncRequests:
             log.warning("queue: %s", str(error).strip())
             message = "The queue's database does not answer. Nothing was changed that you were not told of; try again."
             raise GatewayError(503, "queue_unavailable", message, 5) from None
+
+
+async def _full_quota(connection: psycopg.AsyncConnection[Any], values: Mapping[str, Any]) -> int | None:
+    """The organization's bound on unfinished requests, if it has as many. Holds it until the transaction ends."""
+    held = await (await connection.execute(statements.HOLD_QUOTA, values)).fetchone()
+    if held is None:
+        return None
+    counted = await (await connection.execute(statements.UNFINISHED_OF, values)).fetchone()
+    most: int = held["most"]
+    return most if counted and counted["used"] >= most else None
 
 
 async def _expectation(connection: psycopg.AsyncConnection[Any], row: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,11 +17,12 @@ import psycopg
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections, transaction
 from django.db.models import Prefetch
+from django.utils import timezone
 
 from accounts.models import Organization
 from apikeys import directory as key_directory
 from common.postgresql.attempts import closed_on_failure
-from deployments.models import Cluster, Deployment, DirectoryVersion, GatewayProcess, Instance, Status
+from deployments.models import Cluster, Deployment, DirectoryVersion, GatewayProcess, Instance, Quota, Status
 from deployments.selectors import current_versions, serving_versions, visible_deployments
 from gateway.api_server import ApiServerUnusableError, pod_proxy_path, unseal
 from gateway.key_ring import KeyRing
@@ -179,7 +180,11 @@ def read_snapshot() -> Snapshot:
                 ),
             )
         )
-    return Snapshot.of(version, targets)
+    this_month = timezone.now().date().replace(day=1)
+    spent = Quota.objects.filter(tokens__isnull=False, tokens_spent_in=this_month).values_list(
+        "organization_id", flat=True
+    )
+    return Snapshot.of(version, targets, [pk for pk in spent if pk is not None])
 
 
 def _free_paths(name: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from common.byte_budget import network_of
-from gateway import api_server, framing, meter, own_answers, request_body, routes
+from gateway import api_server, framing, limiter, meter, own_answers, request_body, routes
 from gateway.answer import AnswerSide
 from gateway.balancer import Load
 from gateway.bounds import UNCOUNTED_BODY, Holders
@@ -279,11 +279,13 @@ class Exchange(AnswerSide):
         """Through the caller's limits to the instance; where the shared counters must be asked, once they answer."""
         route = self._route
         assert route is not None  # noqa: S101
+        spent = self._gateway.snapshot.spent
+        if spent and route.may_generate and self.caller.organization_id in spent:
+            raise limiter.month_is_spent()
         allowance = route.allowance
         if allowance is None:
             self._forward(now)
             return
-        limiter = self._gateway.limiter
         if not allowance.is_current:
             route.allowance = allowance = self._limits_of(self._target, self._parties)  # type: ignore[arg-type]
             if allowance is None:
@@ -302,7 +304,7 @@ class Exchange(AnswerSide):
             self._reserved = self._answer_tokens
             self._forward(now)
         else:
-            limiter.ask(allowance, self._answer_tokens, self._limits_passed)
+            self._gateway.limiter.ask(allowance, self._answer_tokens, self._limits_passed)
 
     def _limits_passed(self, refusal: Refusal | None) -> None:
         """What the shared counters say; the client may have left meanwhile."""

@@ -113,6 +113,15 @@ class Allowance:
         return GatewayError(429, "rate_limit_exceeded", message, wait_s, details)
 
 
+def month_is_spent() -> GatewayError:
+    """The 429 of an organization that has used up its tokens of the month."""
+    message = (
+        "Your organization has used up its tokens of this month. The next ones come on the first (UTC), "
+        "or when an operator raises the quota."
+    )
+    return GatewayError(429, "quota_exceeded", message, details={"limit": "organization_tokens_per_month"})
+
+
 class Limiter:
     """All buckets of this gateway. Lives on its loop. Without `counters` one gateway counts for itself alone."""
 

@@ -1,7 +1,7 @@
 """What the gateway routes by: an immutable picture of deployments and their ready instances, kept on disk too."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -120,13 +120,15 @@ class Snapshot:
 
     version: int
     targets: tuple[Target, ...]
+    # Organizations that have used up their tokens of this month.
+    spent: frozenset[int] = frozenset()
     by_prefix: dict[bytes, Target] = field(default_factory=dict, compare=False, repr=False)
     by_api_id: dict[str, Target] = field(default_factory=dict, compare=False, repr=False)
     by_name: dict[str, list[Target]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, version: int, targets: list[Target]) -> "Snapshot":
-        snapshot = cls(version, tuple(targets))
+    def of(cls, version: int, targets: list[Target], spent: Iterable[int] = ()) -> "Snapshot":
+        snapshot = cls(version, tuple(targets), frozenset(spent))
         for target in targets:
             snapshot.by_prefix[f"/{target.endpoint}/{target.name}".encode()] = target
             snapshot.by_api_id[target.api_id] = target
@@ -165,6 +167,7 @@ class Snapshot:
             orjson.dumps(
                 {
                     "version": self.version,
+                    "spent": sorted(self.spent),
                     "targets": [target.to_json() for target in self.targets],
                 }
             ),
@@ -195,7 +198,7 @@ class Snapshot:
             )
             for item in stored["targets"]
         ]
-        return cls.of(stored["version"], targets)
+        return cls.of(stored["version"], targets, stored.get("spent", ()))
 
 
 def _usable(items: list[list[Any]], keys: tuple[str, ...]) -> Iterator[Address]:

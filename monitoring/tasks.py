@@ -4,13 +4,14 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from celery import shared_task
+from django.utils import timezone
 
 from common import partitions
 from common.database_lock import try_lock
 from common.lanes import Lanes
 from deployments import log_bounds
 from deployments.models import Cluster
-from monitoring import books, collect, fleet, rollup, series
+from monitoring import books, collect, fleet, rollup, series, token_quotas
 
 # The series' own times are in tiers.py.
 DAYS_KEPT = {
@@ -71,6 +72,11 @@ def make_fleet() -> None:
     with try_lock("monitoring.fleet") as held:
         if held:
             fleet.make(int(time.time()))
+
+
+@shared_task(name="monitoring.hold_token_quotas")
+def hold_token_quotas() -> None:
+    token_quotas.look(timezone.now())
 
 
 @shared_task(name="monitoring.check_books")

@@ -40,7 +40,7 @@ class OrganizationSerializer(serializers.ModelSerializer):
 
 
 class QuotaSerializer(_Strict):
-    """How much may be wanted at once; null for no bound. CPU in cores, memory in bytes."""
+    """How much may be wanted at once, and tokens a month (UTC); null for no bound. CPU in cores, memory in bytes."""
 
     deployments = serializers.IntegerField(min_value=0, allow_null=True, required=False)
     instances = serializers.IntegerField(min_value=0, allow_null=True, required=False)
@@ -48,6 +48,8 @@ class QuotaSerializer(_Strict):
     cpu = serializers.FloatField(min_value=0, allow_null=True, required=False)
     memory = serializers.IntegerField(min_value=0, allow_null=True, required=False)
     keys = serializers.IntegerField(min_value=0, allow_null=True, required=False)
+    async_requests = serializers.IntegerField(min_value=0, max_value=2**31 - 1, allow_null=True, required=False)
+    tokens = serializers.IntegerField(min_value=0, max_value=10**15, allow_null=True, required=False)
 
 
 class AllowancesSerializer(_Strict):

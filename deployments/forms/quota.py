@@ -8,7 +8,7 @@ from deployments.forms.key_values import format_bytes, parse_bytes
 from deployments.models import Quota
 from deployments.services.quotas import LABELS
 
-_MOST = 1_000_000
+_MOST, _MOST_TOKENS = 1_000_000, 10**15
 
 
 class QuotaForm(forms.Form):
@@ -23,8 +23,9 @@ class QuotaForm(forms.Form):
                 self.fields[kind].widget.attrs["placeholder"] = "no limit, or 256 GiB"
                 continue
             field = forms.FloatField if kind == "cpu" else forms.IntegerField
+            most = _MOST_TOKENS if kind == "tokens" else _MOST
             number = forms.NumberInput(attrs={"placeholder": "no limit", "inputmode": "decimal"})
-            self.fields[kind] = field(initial=known, min_value=0, max_value=_MOST, widget=number, **shared)
+            self.fields[kind] = field(initial=known, min_value=0, max_value=most, widget=number, **shared)
 
     def clean_memory(self) -> int | None:
         text = self.cleaned_data["memory"].strip()

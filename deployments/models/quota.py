@@ -7,7 +7,8 @@ from deployments.models.cluster import Cluster
 class Quota(models.Model):
     """How much an organization may want at once, on all clusters together, or all organizations together on a cluster.
 
-    None where there is no bound. `cpu` in cores, `memory` in bytes. A cluster's has no bound for keys.
+    None where there is no bound. `cpu` in cores, `memory` in bytes. A cluster's has no bounds for keys, asynchronous requests
+    and tokens. `tokens` are those of a month (UTC), of prompts and answers together, wherever they were used.
     """
 
     organization = models.OneToOneField(Organization, models.CASCADE, null=True, related_name="quota")
@@ -18,6 +19,11 @@ class Quota(models.Model):
     cpu = models.FloatField(null=True, blank=True)
     memory = models.BigIntegerField(null=True, blank=True)
     keys = models.PositiveIntegerField(null=True, blank=True)
+    # Those that wait or run; held where they are submitted (async_inference.statements).
+    async_requests = models.PositiveIntegerField(null=True, blank=True)
+    tokens = models.BigIntegerField(null=True, blank=True)
+    # The first day of the month in which the ledger was last seen to hold them all (monitoring.token_quotas).
+    tokens_spent_in = models.DateField(null=True)
 
     class Meta:
         constraints = [

@@ -1,9 +1,10 @@
 """How much an organization, and a cluster, may want at once: asked and refused before anything is written.
 
 What is *wanted* counts: replicas of versions that shall run, whether they do yet or not. Of a deployment whose version is replaced only the
-new one counts. Whoever asks holds the quota's row until the end of the transaction, so two who ask at once are told one after the other.
+new one counts. Tokens are the exception: they are those of a month, and gateways refuse what follows. Whoever asks holds the quota's row until the end of the transaction, so two who ask at once are told one after the other.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from accounts import audit
 from accounts.models import Organization
 from accounts.permissions import Actor, is_operator
 from common.service_error import ForbiddenError, ServiceError
-from deployments.models import Cluster, Deployment, DesiredState, Quota, Version
+from deployments.models import Cluster, Deployment, DesiredState, DirectoryVersion, Quota, Version
 from runtimes.specification import Specification
 
 _GIB = 1 << 30
@@ -43,11 +44,12 @@ _REFUSALS = {
     "memory": ("memory", "The quota of {owner} is {most:g} GiB of memory: {used:g} elsewhere, {wanted:g} with this." + _REMEDY),
     "keys": ("name", "The quota of {owner} is {most} API keys, and it has {used}. Revoke one that nobody uses." + _REMEDY),
 }  # fmt: skip
-KINDS = tuple(_REFUSALS)
 LABELS = {
     "deployments": "Deployments", "instances": "Instances", "gpus": "GPUs", "cpu": "CPU cores", "memory": "Memory (GiB)",
-    "keys": "API keys",
+    "keys": "API keys", "async_requests": "Async requests, queued or running", "tokens": "Tokens this month (UTC)",
 }  # fmt: skip
+# The last two are held elsewhere: where requests are queued, and by gateways.
+KINDS = tuple(LABELS)
 
 
 def check_version(deployment: Deployment, specification: Specification, replicas: int) -> None:
@@ -120,6 +122,10 @@ def set_quota(owner: Organization | Cluster, bounds: dict[str, Any], *, actor: A
         return
     for kind, (_, bound) in changes.items():
         setattr(quota, kind, bound)
+    if "tokens" in changes:
+        # Looked at anew within half a minute; until then nobody is refused who may go on now.
+        quota.tokens_spent_in = None
+        DirectoryVersion.bump()
     quota.save()
     audit.record(
         actor=actor, action="set_quota", thing=owner, changes=changes,
@@ -148,10 +154,10 @@ class Bar:
         return self.most is not None and self.used >= self.most
 
 
-def bars(owner: Organization | Cluster, *, keys: int | None = None) -> list[Bar]:
-    """`keys` that are active, None where they aren't counted."""
+def bars(owner: Organization | Cluster, counted: Mapping[str, float] | None = None) -> list[Bar]:
+    """`counted`: what is used of the kinds that others count."""
     quota = quota_of(owner)
-    used = asdict(use_of(owner)) | ({} if keys is None else {"keys": keys})
+    used = asdict(use_of(owner)) | dict(counted or {})
     return [
         Bar(
             kind,

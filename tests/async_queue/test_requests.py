@@ -10,7 +10,11 @@ from asgiref.sync import sync_to_async
 from accounts.models import Organization, User
 from apikeys.services import create_key
 from async_inference.models import AsyncBacklog, AsyncPayload, AsyncRequest
+from async_inference.options import Options
+from async_inference.services import submit
 from common.encryption import Cipher
+from common.service_error import ServiceError
+from deployments.services import quotas
 from gateway.async_requests import AsyncRequests, QueueBounds
 from tests.async_queue.conftest import database_url
 from tests.gateway.conftest import KEYS, json_answer
@@ -204,6 +208,33 @@ async def test_what_waits_knows_its_place_and_can_be_cancelled(queue, upstream):
     queue.serve(status="stopped")
     await queue.stop_dispatchers()
     assert (await queue.told(await queue.queued()))["expected_start_at"] is not None
+
+
+async def test_fifty_at_once_get_what_the_quota_has_left_and_no_more(queue, upstream, people):
+    await queue.start(await upstream(json_answer(b"{}")))
+    await sync_to_async(quotas.set_quota)(people.ours, {"async_requests": 7}, actor=people.operator)
+    first = await queue.submit(idempotency_key="once")
+    answers = await asyncio.gather(*(queue.submit() for _ in range(50)))
+    assert sorted(answer.status_code for answer in answers) == [202] * 6 + [429] * 44
+    assert await AsyncRequest.objects.acount() == 7
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.json()["error"]["code"] == "quota_exceeded" and refused.headers["retry-after"]
+    assert "7 asynchronous requests" in refused.json()["error"]["message"]
+    assert (await queue.submit(idempotency_key="once")).json()["id"] == first.json()["id"], "it is among them"
+    # What has ended makes room.
+    queue.dispatch()
+    await queue.ended(first.json()["id"])
+    await queue.stop_dispatchers()
+    await AsyncRequest.objects.exclude(uid=first.json()["id"]).filter(state="running").aupdate(state="completed")
+    assert (await queue.submit()).status_code == 202
+    # The console's own go by the same.
+    await sync_to_async(quotas.set_quota)(people.ours, {"async_requests": 0}, actor=people.operator)
+    with pytest.raises(ServiceError) as error:
+        await sync_to_async(submit)(
+            queue.deployment, user=people.member, organization_id=people.ours.pk, method="POST", path="/x", headers=[],
+            body=b"{}", chosen=Options(),
+        )  # fmt: skip
+    assert error.value.code == "quota_exceeded"
 
 
 async def test_a_queue_has_bounds(queue, upstream):

@@ -49,6 +49,23 @@ def left(answer: httpx.Response, unit: str = "tokens") -> int:
     return int(answer.headers[f"x-ratelimit-remaining-{unit}"])
 
 
+async def test_tokens_of_the_month_that_are_used_up_refuse_what_would_use_more(gateway, limited):
+    client = await limited(json_answer(USAGE))
+    chat = {"headers": bearer("slk_one"), "json": BODY}
+    assert (await client.post(CHAT, **chat)).status_code == 200
+    known = gateway.core.snapshot
+    gateway.core.set_snapshot(Snapshot.of(3, list(known.targets), spent=[3]))
+    for path in (CHAT, "/v1/chat/completions"):
+        refused = await client.post(path, **chat | {"json": BODY | {"model": "acme/chat"}})
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"]) == (429, "quota_exceeded"), refused.text
+        assert error["limit"] == "organization_tokens_per_month" and "on the first (UTC)" in error["message"]
+    assert (await client.get("/main/chat/health", headers=bearer("slk_one"))).status_code == 200, "it uses none"
+    assert (await client.post(CHAT, json=BODY)).status_code == 200, "nobody known has none to use up"
+    gateway.core.set_snapshot(Snapshot.of(4, list(known.targets)))
+    assert (await client.post(CHAT, **chat)).status_code == 200
+
+
 async def test_the_refusal_names_the_limit_and_when_to_come_again(gateway, limited):
     client = await limited(json_answer(USAGE), ("key", 3, 0), ("public", 2, 0))
     answers = [await client.get("/main/chat/x", headers=bearer("slk_one")) for _ in range(4)]
