@@ -46,7 +46,7 @@ _REFUSALS = {
 }  # fmt: skip
 LABELS = {
     "deployments": "Deployments", "instances": "Instances", "gpus": "GPUs", "cpu": "CPU cores", "memory": "Memory (GiB)",
-    "keys": "API keys", "async_requests": "Async requests, queued or running", "tokens": "Tokens this month (UTC)",
+    "keys": "API keys", "async_requests": "Active async requests", "tokens": "Tokens per month",
 }  # fmt: skip
 # The last two are held elsewhere: where requests are queued, and by gateways.
 KINDS = tuple(LABELS)

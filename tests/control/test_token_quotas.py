@@ -87,4 +87,4 @@ def test_the_page_shows_them(people):
     client = Client()
     client.force_login(people.admin)
     page = client.get(reverse("organization-quota", args=["acme"])).content.decode()
-    assert "Tokens this month (UTC)" in page and "250 of 1000" in page and "0 of 5" in page
+    assert "by calendar month (UTC)" in page and "250 of 1,000" in page and "0 of 5" in page
