@@ -105,7 +105,7 @@ def _worked_off(product: Product, api, records: Records) -> Iterator[Row]:
     api.post("deployments/demo/queued/versions/1/start/")
     becomes(api, "queued", "running")
     started = time.monotonic()
-    killed = queue_load.kill_at_random(product, every_s=10, seed=1, within_s=3600)
+    killed = queue_load.kill_at_random(product, every_s=10, seed=1, silent_s=600)
     seconds = time.monotonic() - started
     found = queue_load.outcome(product, records, 4 * CONCURRENCY)
     total = len(records.numbers)

@@ -33,7 +33,7 @@ def test_each_request_ends_once_whoever_is_killed():
         assert f"{REQUESTS:,} asynchronous requests" in settings
         api.post("deployments/demo/queued/versions/1/start/")
         becomes(api, "queued", "running")
-        killed = queue_load.kill_at_random(product, every_s=1.0, seed=7, within_s=150)
+        killed = queue_load.kill_at_random(product, every_s=1.0, seed=7, silent_s=90)
         found = queue_load.outcome(product, records, PLACES)
         assert killed >= 3 and found.states == {"completed": REQUESTS} and not found.wrong_results, found.states
         assert not found.overtaken
