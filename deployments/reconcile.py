@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from common.database_lock import try_lock
 from common.stores import valkey
-from deployments import charge, cluster_health, last_words, rollouts, starting_again, steering, strangers
+from deployments import charge, cluster_health, last_words, rollouts, rooms, starting_again, steering, strangers
 from deployments.applying import apply
 from deployments.crash_streak import Streak, crashes_in_a_row
 from deployments.decide import Plan, Wanted, decide
@@ -112,6 +112,10 @@ def _reconcile_once(cluster: Cluster) -> bool:
             # One broken version must not stop the others; the next sweep tries again.
             log.exception("reconciling %s failed", version)
     starting_again.start_due(cluster)
+    try:
+        rooms.keep(cluster, driver, seen, versions)
+    except Exception:
+        log.exception("the namespaces of %s could not be looked at", cluster)
     try:
         strangers.look(cluster, driver, seen, {version.key: version.generation for version in versions})
     except Exception:

@@ -6,11 +6,11 @@ import orjson
 
 from deployments.decide import Plan
 from deployments.launch import Launch
-from deployments.models import Instance, Quota, Status, Version
+from deployments.models import Instance, Status, Version
+from deployments.rooms import room_of
 from runtimes.cause import Cause
 from runtimes.driver import Driver, DriverError, InvalidError, UnschedulableError
 from runtimes.observation import InstanceObservation, WorkloadObservation
-from runtimes.room import Room
 
 log = logging.getLogger(__name__)
 # What is longer is left out: an object takes only so much, and it isn't read back.
@@ -100,7 +100,7 @@ def _run(version: Version, driver: Driver, launch: Launch, replicas: int, *, kno
         return launch.broken
     name = f"{version.deployment.name}-v{version.number}"
     try:
-        driver.prepare(_room(version, launch.plan.organization))
+        driver.prepare(room_of(launch.plan.organization, version.deployment.organization_id))
         driver.run(
             version.key, version.generation, launch.plan, replicas,
             name=name, description=described(version), known_as=known_as,
@@ -115,14 +115,6 @@ def _run(version: Version, driver: Driver, launch: Launch, replicas: int, *, kno
         message = f"The cluster refused to start an instance: {error}"
         return Cause("driver_refused", message, "Slipway keeps trying.", (str(error),), retryable=True)
     return None
-
-
-def _room(version: Version, organization: str) -> Room:
-    """What the organization may have, as operators have set it."""
-    quota = Quota.objects.filter(organization=version.deployment.organization_id).first()
-    if quota is None:
-        return Room(organization)
-    return Room(organization, quota.instances, quota.gpus, quota.cpu, quota.memory)
 
 
 def described(version: Version) -> str:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from common.service_error import ServiceError
-from deployments import kubernetes_watching, strangers
+from deployments import kubernetes_watching, rooms, strangers
 from deployments.drivers import kubernetes_driver
 from deployments.models import Cluster, Deployment, Endpoint, Instance, Model, Status, Stranger, Version
 from deployments.services import catalog, versions
@@ -109,6 +109,36 @@ def test_each_organizations_instances_run_in_its_own(deploy, people, cluster, ap
         found = api.list(path.format(place), labelSelector="app.kubernetes.io/managed-by=slipway")
         assert not [item for item in found if item["metadata"].get("deletionTimestamp") is None], path
     assert look(theirs).status == Status.RUNNING
+
+
+def test_what_operators_change_reaches_the_namespace_while_it_serves(
+    deploy, people, cluster, api, namespace, monkeypatch
+):
+    version = deploy()
+    becomes(version, Status.RUNNING, within_s=90)
+    before = live(version)
+    policy = f"/apis/networking.k8s.io/v1/namespaces/{namespace}-acme/networkpolicies/slipway"
+    quota = f"{NAMESPACES}/{namespace}-acme/resourcequotas/slipway"
+    assert api.get(quota)["spec"].get("hard", {}) == {}
+    cluster.refresh_from_db()
+    cluster.callers = ["10.1.0.0/16"]
+    catalog.save_cluster(cluster, actor=people.operator)
+    set_quota(people.ours, {"instances": 2, "cpu": 1.5}, actor=people.operator)
+    look(version)
+    assert api.get(policy)["spec"]["ingress"] == [{"from": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]}]
+    hard = api.get(quota)["spec"]["hard"]
+    assert hard["pods"] == "4" and quantity(hard["requests.cpu"]) == 3
+    set_quota(people.ours, {}, actor=people.operator)
+    look(version)
+    assert api.get(quota)["spec"].get("hard", {}) == {}
+    # Nothing is written while nothing changes; what somebody took away is made again.
+    stamp = api.get(policy)["metadata"]["resourceVersion"]
+    monkeypatch.setattr(rooms, "LOOK_S", 0.0)
+    look(version)
+    assert api.get(policy)["metadata"]["resourceVersion"] == stamp
+    api.delete(policy)
+    look(version)
+    assert api.get(policy)["spec"]["ingress"] and live(version) == before
 
 
 def test_its_log_is_followed(deploy, cluster):
