@@ -125,12 +125,13 @@ def set_quota(owner: Organization | Cluster, bounds: dict[str, Any], *, actor: A
     if "tokens" in changes:
         # Looked at anew within half a minute; until then nobody is refused who may go on now.
         quota.tokens_spent_in = None
-        DirectoryVersion.bump()
     quota.save()
     audit.record(
         actor=actor, action="set_quota", thing=owner, changes=changes,
         organization_id=owner.pk if isinstance(owner, Organization) else None,
     )  # fmt: skip
+    if "tokens" in changes:
+        DirectoryVersion.bump()
 
 
 @dataclass(frozen=True)
