@@ -10,8 +10,9 @@ import contextlib
 import ctypes
 import json
 import os
-import queue
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -42,23 +43,30 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 class StopSignal:
     """An event that a signal's handler may set. threading.Event may not: a signal that comes while the same thread is about to
-    leave `wait` would find its lock taken, and the shim would hang for ever."""
+    leave `wait` would find its lock taken, and the shim would hang for ever. Nor may queues be waited for: in Python 3.11 one
+    that is held up for longer than its timeout, just before it waits, waits without any."""
 
     def __init__(self) -> None:
         self._is_set = False
-        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._sleeper, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
 
     def set(self) -> None:
         self._is_set = True
-        self._wake.put(None)
+        # Full of earlier ones, or closed: then nobody sleeps.
+        with contextlib.suppress(OSError):
+            self._waker.send(b"\0")
 
     def is_set(self) -> bool:
         return self._is_set
 
+    def wake_on_signals(self) -> None:
+        """A signal that comes in the very moment before `wait` begins wakes it, too, and not only when its time is over."""
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+
     def wait(self, timeout: float) -> bool:
         if not self._is_set:
-            with contextlib.suppress(queue.Empty):
-                self._wake.get(timeout=timeout)
+            select.select([self._sleeper], [], [], timeout)
         return self._is_set
 
 
@@ -78,6 +86,7 @@ class Shim:
             # It took so long to start that it was given up; another instance may be in its place.
             return
         signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
+        self._stop.wake_on_signals()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
