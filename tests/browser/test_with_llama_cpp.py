@@ -1,5 +1,6 @@
 """A real engine with a real model through the console alone: on this machine, and as a pod of the test cluster."""
 
+import contextlib
 import uuid
 from collections.abc import Iterator
 
@@ -8,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from runtimes.kubernetes import kubeconfig
-from runtimes.kubernetes.client import KubernetesClient
+from runtimes.kubernetes.client import KubernetesClient, NotFoundError
 from tests.browser.test_walk import status_is, tab
 from tests.cluster.conftest import admin_kubeconfig
 from tests.cluster.test_llama_cpp import IMAGE
@@ -27,7 +28,9 @@ def cluster() -> Iterator[tuple[str, str]]:
     api, name = KubernetesClient(kubeconfig.read(text)), f"slipway-test-{uuid.uuid4().hex[:8]}"
     api.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     yield text, name
-    api.delete(f"/api/v1/namespaces/{name}")
+    for made in (name, f"{name}-demo"):
+        with contextlib.suppress(NotFoundError):
+            api.delete(f"/api/v1/namespaces/{made}")
 
 
 def new(page, noun: str, **values: str) -> None:
@@ -84,9 +87,12 @@ def test_on_this_machine(signed_in, product, api, tmp_path):
 def test_in_a_pod(signed_in, product, api, cluster):
     text, namespace = cluster
     page = signed_in()
-    new(page, "clusters", name="lab", driver="Kubernetes", namespace=namespace, kubeconfig=text)
+    new(
+        page, "clusters", name="lab", driver="Kubernetes", namespace=namespace, callers="0.0.0.0/0", kubeconfig=text,
+    )  # fmt: skip
     new(page, "endpoints", name="pods", cluster="lab")
     new(page, "models", name="Tiny of an image", uri="/models/tiny.gguf")
     deploy(page, "tiny-pod", "pods", "Tiny of an image", image=IMAGE)
+    expect(page.get_by_text(f"in {namespace}-demo")).to_be_visible()
     is_called_and_charted(page, product, "demo/tiny-pod")
     remove(api, "tiny-pod")
