@@ -13,11 +13,12 @@ from django.db import connection, transaction
 from async_inference import services, statements
 from async_inference.models import AsyncBacklog, AsyncRequest, QueueClock
 from common import sketch
+from common.request_outcomes import LATENCIES
 from deployments.models import Deployment
 from deployments.selectors import current_versions
 from monitoring import series
 from monitoring.instances import numbers_of, uid_of_version
-from monitoring.request_frame import COUNTS, LATENCIES, RequestFrame
+from monitoring.request_frame import COUNTS, RequestFrame
 from monitoring.system_frame import NO_DEVICE, SystemFrame
 
 BUCKET_S = 10

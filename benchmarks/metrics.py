@@ -18,6 +18,7 @@ from benchmarks import peers
 from benchmarks.installation import Installation
 from benchmarks.report import Row
 from common import sketch
+from common.request_outcomes import LATENCIES
 from deployments.models import Deployment
 from monitoring import fleet, panel, queries, request_charts, rollup, scrape, series
 from monitoring.charts import Chart
@@ -28,7 +29,7 @@ from monitoring.live import Tail
 from monitoring.models import FleetMinute
 from monitoring.queries import Scope
 from monitoring.question import Question
-from monitoring.request_frame import COUNTS, LATENCIES, RequestFrame
+from monitoring.request_frame import COUNTS, RequestFrame
 from monitoring.system_frame import NO_DEVICE, SystemFrame
 from monitoring.tiers import DAY, HOUR, TIERS, Tier
 

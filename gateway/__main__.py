@@ -21,15 +21,15 @@ django.setup()
 from django.conf import settings  # noqa: E402
 
 from common.file_limit import raise_file_limit  # noqa: E402
-from gateway.async_requests import AsyncRequests, QueueBounds  # noqa: E402
-from gateway.bounds import Bounds  # noqa: E402
+from gateway.access.key_ring import KeyRing  # noqa: E402
+from gateway.books.recorder import Recorder  # noqa: E402
 from gateway.core import Gateway, settle_earlier_epochs  # noqa: E402
-from gateway.counters import Counters  # noqa: E402
-from gateway.directory import Directory  # noqa: E402
-from gateway.key_ring import KeyRing  # noqa: E402
-from gateway.recorder import Recorder  # noqa: E402
-from gateway.server import ClientConnection  # noqa: E402
-from gateway.snapshot import Snapshot  # noqa: E402
+from gateway.http.bounds import Bounds  # noqa: E402
+from gateway.limits.counters import Counters  # noqa: E402
+from gateway.listener import accept  # noqa: E402
+from gateway.queue.requests import AsyncRequests, QueueBounds  # noqa: E402
+from gateway.routing.directory import Directory  # noqa: E402
+from gateway.routing.snapshot import Snapshot  # noqa: E402
 
 log = logging.getLogger("gateway")
 
@@ -76,7 +76,7 @@ async def serve(host: str, port: int, name: str) -> None:
     await queue.open()
     # Several gateways may share a port on one machine: the kernel spreads connections over them.
     server = await loop.create_server(
-        lambda: ClientConnection(gateway), host, port, backlog=4096, reuse_address=True, reuse_port=True
+        lambda: accept(gateway), host, port, backlog=4096, reuse_address=True, reuse_port=True
     )
     log.info("gateway %s listens on %s:%s", name, host, port)
     _spare_the_collector()

@@ -14,34 +14,25 @@ import numpy as np
 from common.byte_budget import network_of
 from common.installation_keys import InstallationKeys
 from common.proxies import Forwarded, Networks, is_trusted, origin
-from gateway import journal
-from gateway.balancer import Balancer
-from gateway.bounds import Bodies, Bounds
-from gateway.callers import Caller, Keys
-from gateway.crowd import Crowd, Guest
-from gateway.framing import RequestHead
-from gateway.journal import Journal
-from gateway.limiter import Limiter
-from gateway.meter import BUCKET_S, FAILED
-from gateway.snapshot import Snapshot, Target
-from gateway.upstream import Pool
+from common.request_outcomes import FAILED, LATENCIES
+from gateway.access.callers import Caller, Keys
+from gateway.books import journal
+from gateway.books.journal import Journal
+from gateway.books.meter import BUCKET_S
+from gateway.http.bounds import Bodies, Bounds, Timeouts
+from gateway.http.client import ClientConnection
+from gateway.http.crowd import Crowd
+from gateway.http.framing import RequestHead
+from gateway.http.upstream import Pool
+from gateway.limits.limiter import Limiter
+from gateway.routing.balancer import Balancer
+from gateway.routing.snapshot import Snapshot
+from gateway.routing.target import Target
 
 log = logging.getLogger(__name__)
 
 DRAIN_S = 20.0
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-
-
-class Connection(Guest, Protocol):
-    """What the core needs of a client's connection."""
-
-    transport: asyncio.Transport
-
-    @property
-    def is_queuing(self) -> bool: ...
-    @property
-    def admitted_deployment(self) -> int | None: ...
-    def check_deadline(self, now: float) -> None: ...
 
 
 class Books(Protocol):
@@ -76,18 +67,6 @@ class Replays(Protocol):
     def spill_replayed(self, epoch: int, records: np.ndarray) -> None: ...
 
 
-@dataclass(frozen=True)
-class Timeouts:
-    """In seconds. `first_byte_s` counts from the request's end, `stream_idle_s` between parts of the answer."""
-
-    header_s: float = 15.0
-    keep_alive_s: float = 75.0
-    body_idle_s: float = 60.0
-    first_byte_s: float = 600.0
-    stream_idle_s: float = 300.0
-    total_s: float = 3600.0
-
-
 class Gateway:
     """Everything that requests share. Lives on one event loop."""
 
@@ -117,7 +96,7 @@ class Gateway:
         # None where there is no database to keep it in.
         self.queue: Queue | None = None
         self.journal = Journal(folder, epoch)
-        self.connections: Crowd[Connection] = Crowd(self.bounds)
+        self.connections: Crowd[ClientConnection] = Crowd(self.bounds)
         self.draining = False
         self.in_flight = 0
         # Records before this position have been handed to the books' keeper.
@@ -216,7 +195,7 @@ def settle_earlier_epochs(folder: Path, epoch: int, recorder: Replays) -> None:
         records, unfinished = journal.replay(folder, earlier, recorder.last_spilled_position(earlier))
         lost = unfinished.copy()
         lost["kind"], lost["outcome"], lost["status"] = journal.FINISHED, FAILED, 502
-        for clock in ("end_to_end", "inference", "queue", "first_token"):
+        for clock in LATENCIES:
             lost[clock] = -1.0
         recorder.spill_replayed(earlier, np.concatenate([records, lost]))
         journal.remove_epoch(folder, earlier)

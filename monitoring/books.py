@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from django.db.models import Sum
 
+from common.request_outcomes import OUTCOMES
 from deployments.models import Deployment
 from monitoring.models import Books
-from monitoring.request_frame import OUTCOMES
 
 log = logging.getLogger(__name__)
 COUNTS = ("admitted", *OUTCOMES, "in_flight")

@@ -20,11 +20,12 @@ from rest_framework.request import Request
 from accounts.api_token import TokenAuthentication
 from accounts.models import User
 from accounts.permissions import is_operator
+from common.request_outcomes import LATENCIES, OUTCOMES
 from deployments.models import DirectoryVersion, Status
 from deployments.selectors import current_versions, gateway_processes, visible_deployments
 from monitoring import books, series, totals
 from monitoring.models import MeteredInstance, RequestTotals
-from monitoring.request_frame import CLASSES, COUNTS, LATENCIES, OUTCOMES
+from monitoring.request_frame import CLASSES, COUNTS
 from monitoring.system_frame import NO_DEVICE
 from monitoring.tiers import TIERS
 

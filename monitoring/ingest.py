@@ -10,10 +10,11 @@ import orjson
 from django.db import connection, transaction
 
 from common import partitions
+from common.request_outcomes import OUTCOMES
 from common.stores import scratch
 from monitoring import ledger, series, totals
 from monitoring.instances import numbers_of
-from monitoring.request_frame import ALL_INSTANCES, OUTCOMES, RequestFrame
+from monitoring.request_frame import ALL_INSTANCES, RequestFrame
 
 BOOKS_TABLE = "monitoring_books"
 OPEN_BUCKET_S = 30

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from common.request_outcomes import OUTCOMES
 from deployments.models import Deployment, Price
 from deployments.selectors import current_versions
 from monitoring.models import DeploymentName
-from monitoring.request_frame import OUTCOMES
 
 TABLE = "monitoring_usage_minute"
 DAY_TABLE = "monitoring_usage_day"

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from common.request_outcomes import LATENCIES
 from monitoring import advice
 from monitoring.charts import BAR, CLASS_COLOURS, GREY, PALETTE, Chart, Curve
-from monitoring.request_frame import ALL_INSTANCES, CLASSES, LATENCIES, RequestFrame
+from monitoring.request_frame import ALL_INSTANCES, CLASSES, RequestFrame
 from monitoring.tiers import DAY, HOUR
 from monitoring.window import Window
 

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from common import sketch
+from common.request_outcomes import LATENCIES, OUTCOMES
 from monitoring.packing import pack, unpack
 
 CLASSES = ("status_2xx", "status_3xx", "status_4xx", "status_5xx")
-OUTCOMES = ("completed", "failed", "cancelled", "rejected", "expired")
 COUNTS = (*CLASSES, *OUTCOMES, "input_tokens", "output_tokens")
-LATENCIES = ("end_to_end", "inference", "queue", "first_token")
 ALL_INSTANCES = 0
 _HEAD = np.dtype([("rows", "<u4"), ("cells", "<u4")])
 _CELL = np.dtype([("index", "<i2"), ("count", "<u4")])

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from common import sketch
+from common.request_outcomes import LATENCIES
 from monitoring.models import RequestTotals
-from monitoring.request_frame import COUNTS, LATENCIES, RequestFrame
+from monitoring.request_frame import COUNTS, RequestFrame
 
 # In seconds; a duration within 1 % of a bound may be counted on its other side.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 240, 480)

@@ -12,9 +12,9 @@ from django.db.models import Q
 
 from accounts.models import Organization, User
 from accounts.permissions import Actor, is_operator, managed_organizations, visible_organizations
+from common.request_outcomes import OUTCOMES
 from monitoring.ledger import DAY_TABLE
 from monitoring.models import DeploymentName
-from monitoring.request_frame import OUTCOMES
 
 # What usage is told by, and the column of the ledger that decides it.
 BY = {

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from gateway.journal import ADMITTED, FINISHED, RECORD, File, Journal, parties
+from gateway.books.journal import ADMITTED, FINISHED, RECORD, File, Journal, parties
 
 PARTIES = ("deployment", "version", "organization", "user", "key", "source")
 FIELDS = tuple(name for name in RECORD.names if name not in ("kind", "_", "_2"))

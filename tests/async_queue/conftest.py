@@ -26,9 +26,11 @@ from async_inference.dispatcher import Dispatcher
 from async_inference.models import AsyncRequest, AsyncSettings
 from async_inference.sending import gateway_client
 from deployments.models import Deployment, Instance, Status, Version
-from gateway.async_requests import AsyncRequests, QueueBounds
-from gateway.key_ring import KeyRing
-from gateway.snapshot import Address, Snapshot, Target
+from gateway.access.key_ring import KeyRing
+from gateway.http.address import Address
+from gateway.queue.requests import AsyncRequests, QueueBounds
+from gateway.routing.snapshot import Snapshot
+from gateway.routing.target import Target
 from tests.gateway.conftest import KEYS, RunningGateway, Upstream, json_answer
 from tests.gateway.conftest import gateway as gateway
 from tests.gateway.conftest import upstream as upstream

@@ -15,7 +15,7 @@ from async_inference.services import submit
 from common.encryption import Cipher
 from common.service_error import ServiceError
 from deployments.services import quotas
-from gateway.async_requests import AsyncRequests, QueueBounds
+from gateway.queue.requests import AsyncRequests, QueueBounds
 from tests.async_queue.conftest import database_url
 from tests.gateway.conftest import KEYS, json_answer
 from tests.records import ended

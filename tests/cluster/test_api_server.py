@@ -21,9 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from common.encryption import Cipher
-from gateway.api_server import pod_proxy_path, unseal
-from gateway.meter import COMPLETED
-from gateway.snapshot import Address, Snapshot, Target
+from common.request_outcomes import COMPLETED
+from gateway.http.address import Address
+from gateway.http.api_server import pod_proxy_path, unseal
+from gateway.routing.snapshot import Snapshot
+from gateway.routing.target import Target
 from runtimes.engines.registry import engine
 from runtimes.kubernetes.client import KubernetesClient
 from runtimes.kubernetes.driver import KubernetesDriver

@@ -16,7 +16,7 @@ from deployments.services import catalog, versions
 from deployments.services import strangers as decisions
 from deployments.services.deployments import create_deployment
 from deployments.services.quotas import set_quota
-from gateway.directory import read_snapshot
+from gateway.routing.directory import read_snapshot
 from monitoring import collect
 from monitoring.models import MeteredInstance
 from runtimes.allowances import Allowances

@@ -13,8 +13,8 @@ import pytest
 
 from deployments import disturbances
 from deployments.models import Cluster, Status
-from gateway.core import Timeouts
-from gateway.directory import read_snapshot
+from gateway.http.bounds import Timeouts
+from gateway.routing.directory import read_snapshot
 from tests.cluster.conftest import frozen
 from tests.cluster.test_pods import cause_is, command, deploy, place, simulator
 from tests.control.test_reconcile import becomes, look

@@ -16,7 +16,7 @@ from deployments.drivers import kubernetes_driver
 from deployments.models import Cluster, Deployment, Endpoint, Instance, LastWords, Model, Status, Version
 from deployments.services import catalog, versions
 from deployments.services.deployments import create_deployment
-from gateway.directory import read_snapshot
+from gateway.routing.directory import read_snapshot
 from monitoring import collect, series
 from monitoring.tiers import TIERS
 from runtimes.allowances import Allowances

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from accounts.models import User
 from accounts.services import create_api_token
-from gateway.meter import COMPLETED, FAILED
+from common.request_outcomes import COMPLETED, FAILED
 from monitoring import collect, ingest, totals
 from monitoring.models import RequestTotals
 from tests.control.test_metrics import entry, folded

@@ -33,11 +33,11 @@ from deployments import relay
 from deployments.models import Cluster, Instance, LastWords, Price, Stranger
 from deployments.services.access import set_access
 from deployments.websocket_urls import websocket_urlpatterns as deployments_sockets
-from gateway import own_answers, routes
+from gateway.access.key_ring import KeyRing
 from gateway.core import Gateway
-from gateway.directory import read_snapshot
-from gateway.key_ring import KeyRing
-from gateway.server import ClientConnection
+from gateway.listener import accept
+from gateway.routing import own_answers, routes
+from gateway.routing.directory import read_snapshot
 from monitoring.websocket_urls import websocket_urlpatterns as monitoring_sockets
 from tests.control.test_sockets import connect
 
@@ -307,7 +307,7 @@ async def _enter(folder: Path, secrets: dict[str, str]) -> dict[str, str]:
     gateway = Gateway(folder, FixedKeys.of("secret"), name="test", epoch=1)
     gateway.keys = ring.callers
     gateway.set_snapshot(snapshot)
-    server = await asyncio.get_running_loop().create_server(lambda: ClientConnection(gateway), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(lambda: accept(gateway), "127.0.0.1", 0)
     base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     found = {}
     async with httpx.AsyncClient(base_url=base, trust_env=False) as client:

@@ -18,9 +18,9 @@ from deployments.selectors import usable_deployments
 from deployments.services import versions
 from deployments.services.access import set_access
 from deployments.services.deployments import delete_deployment
-from gateway.callers import Caller
-from gateway.directory import Directory, read_snapshot
-from gateway.key_ring import KeyRing
+from gateway.access.callers import Caller
+from gateway.access.key_ring import KeyRing
+from gateway.routing.directory import Directory, read_snapshot
 from tests.conftest import sign_in
 from tests.control.test_reconcile import becomes
 

@@ -13,7 +13,7 @@ from common.service_error import ForbiddenError, ServiceError
 from common.stores import valkey
 from deployments.models import Deployment, GatewayProcess, RateLimit
 from deployments.services.limits import limits_of, set_limits
-from gateway.directory import read_snapshot
+from gateway.routing.directory import read_snapshot
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PATH = ["acme", "chat"]

@@ -13,8 +13,9 @@ import pytest
 from django.db import OperationalError, connection, transaction
 
 from common import partitions
+from common.request_outcomes import CANCELLED, COMPLETED, REJECTED
 from common.stores import scratch
-from gateway.meter import CANCELLED, COMPLETED, REJECTED, Meter
+from gateway.books.meter import Meter
 from monitoring import books, collect, ingest, panel, queries, rollup, series
 from monitoring.models import IngestedBatch, MeteredInstance, UsageMinute
 from monitoring.queries import Scope

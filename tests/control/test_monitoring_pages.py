@@ -11,10 +11,10 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from common.request_outcomes import FAILED
 from common.stores import scratch
 from deployments import log_store
 from deployments.models import Event, Instance, Status, Version
-from gateway.meter import FAILED
 from monitoring import fleet, ingest, series
 from monitoring.fleet_columns import sparkline
 from monitoring.instances import numbers_of

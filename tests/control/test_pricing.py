@@ -11,7 +11,7 @@ from accounts.models import AuditEntry
 from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Deployment, Price
 from deployments.services.pricing import current_price, set_price, withdraw_price
-from gateway.directory import read_snapshot
+from gateway.routing.directory import read_snapshot
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PATH = ["acme", "chat"]

@@ -9,7 +9,7 @@ from common.service_error import ServiceError
 from deployments import rollouts
 from deployments.models import Cluster, DesiredState, DirectoryVersion, Event, GatewayProcess, Rollout, Status, Version
 from deployments.services import forget, versions
-from gateway.directory import read_snapshot
+from gateway.routing.directory import read_snapshot
 from runtimes.driver import ClusterUnreachableError, DriverError
 from runtimes.specification import Specification
 from tests.conftest import simulator

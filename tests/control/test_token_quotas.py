@@ -8,8 +8,8 @@ from django.urls import reverse
 
 from deployments.models import DirectoryVersion, Quota
 from deployments.services.quotas import set_quota
-from gateway.directory import read_snapshot
-from gateway.snapshot import Snapshot
+from gateway.routing.directory import read_snapshot
+from gateway.routing.snapshot import Snapshot
 from monitoring import token_quotas
 from monitoring.models import UsageDay
 

@@ -15,11 +15,13 @@ import h11
 import pytest_asyncio
 
 from common.installation_keys import FixedKeys
-from gateway.bounds import Bounds
-from gateway.core import Gateway, Timeouts
-from gateway.counters import Counters
-from gateway.server import ClientConnection
-from gateway.snapshot import Address, Snapshot, Target
+from gateway.core import Gateway
+from gateway.http.address import Address
+from gateway.http.bounds import Bounds, Timeouts
+from gateway.limits.counters import Counters
+from gateway.listener import accept
+from gateway.routing.snapshot import Snapshot
+from gateway.routing.target import Target
 from tests.gateway.valkey import OwnValkey
 from tests.records import ended
 
@@ -133,7 +135,7 @@ class RunningGateway:
         loop = asyncio.get_running_loop()
         self.core = Gateway(self._folder, KEYS, name="test", epoch=1, timeouts=timeouts, bounds=bounds)
         self.core.set_snapshot(snapshot(upstreams, status))
-        self._server = await loop.create_server(lambda: ClientConnection(self.core), "127.0.0.1", 0)
+        self._server = await loop.create_server(lambda: accept(self.core), "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         self._ticking = loop.create_task(self.core.tick(NoBooks()))
 

@@ -7,8 +7,8 @@ import websockets
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 
-from gateway import meter
-from gateway.core import Timeouts
+from common import request_outcomes
+from gateway.http.bounds import Timeouts
 from tests.gateway.conftest import json_answer, snapshot
 from tests.gateway.test_passing import client
 
@@ -41,7 +41,7 @@ async def test_a_websocket_passes_both_ways_and_is_one_request_in_the_books(gate
                 await socket.send(message)
                 assert await socket.recv() == message
     (entry,) = await gateway.finished(1)
-    assert (entry.outcome, entry.status) == (meter.COMPLETED, 101)
+    assert (entry.outcome, entry.status) == (request_outcomes.COMPLETED, 101)
     assert entry.end_to_end == entry.inference == -1.0, "a conversation's length is no latency"
     assert seen["cookie"] == "mine=1"
 
@@ -215,7 +215,7 @@ async def test_a_client_that_closes_its_half_has_gone(gateway, upstream):
     writer.write_eof()
     async with asyncio.timeout(5):
         await server.lost.wait()
-    assert (await gateway.finished(1))[0].outcome == meter.CANCELLED
+    assert (await gateway.finished(1))[0].outcome == request_outcomes.CANCELLED
 
 
 async def test_a_request_may_take_only_so_long_though_bytes_flow(gateway, upstream):
@@ -228,7 +228,7 @@ async def test_a_request_may_take_only_so_long_though_bytes_flow(gateway, upstre
     await gateway.start(await upstream(drips), timeouts=Timeouts(total_s=0.8))
     answer = await gateway.exchange(GET)
     assert answer.startswith(b"HTTP/1.1 200 ") and not answer.endswith(b"0\r\n\r\n")
-    assert (await gateway.finished(1))[0].outcome == meter.FAILED
+    assert (await gateway.finished(1))[0].outcome == request_outcomes.FAILED
 
 
 async def test_a_stream_that_was_heard_lately_is_not_idle(gateway, upstream):

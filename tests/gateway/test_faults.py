@@ -5,8 +5,8 @@ import asyncio
 import httpx
 import pytest
 
-from gateway import meter
-from gateway.core import Timeouts
+from common import request_outcomes
+from gateway.http.bounds import Timeouts
 from tests.gateway.conftest import json_answer
 from tests.gateway.test_passing import EVENT, chunked, client
 
@@ -23,7 +23,7 @@ async def test_not_running_is_503_with_status_and_remedy(gateway):
             error = response.json()["error"]
             assert (response.status_code, error["code"], error["status"]) == (503, "deployment_stopped", "stopped")
             assert "Start a version" in error["message"]
-    assert [entry.outcome for entry in await gateway.finished(2)] == [meter.REJECTED] * 2
+    assert [entry.outcome for entry in await gateway.finished(2)] == [request_outcomes.REJECTED] * 2
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ async def test_a_client_that_leaves_mid_stream_stops_the_instance_and_is_settled
     async with asyncio.timeout(5):
         await server.lost.wait()
     (entry,) = await gateway.finished(1)
-    assert (entry.outcome, entry.estimated) == (meter.CANCELLED, True)
+    assert (entry.outcome, entry.estimated) == (request_outcomes.CANCELLED, True)
     assert entry.output_tokens >= 1
 
 
@@ -105,7 +105,7 @@ async def test_a_torn_answer_is_never_passed_on_as_whole(gateway, upstream):
     async with client(gateway) as http:
         with pytest.raises(httpx.RemoteProtocolError):
             await http.get("/main/chat/x")
-    assert (await gateway.finished(1))[0].outcome == meter.FAILED
+    assert (await gateway.finished(1))[0].outcome == request_outcomes.FAILED
 
 
 @pytest.mark.parametrize("reply", [b"", b"rubbish that is not HTTP\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n"])
@@ -119,7 +119,7 @@ async def test_an_instance_that_answers_rubbish_is_502(gateway, upstream, reply)
     async with client(gateway) as http:
         response = await http.get("/main/chat/x")
     assert (response.status_code, response.json()["error"]["code"]) == (502, "instance_closed")
-    assert (await gateway.finished(1))[0].outcome == meter.FAILED
+    assert (await gateway.finished(1))[0].outcome == request_outcomes.FAILED
 
 
 async def test_an_instance_that_is_not_there_is_502_and_its_breaker_opens(gateway, upstream, free_port):
@@ -164,7 +164,7 @@ async def test_a_stream_that_stalls_is_cut(gateway, upstream):
     async with client(gateway) as http:
         with pytest.raises(httpx.RemoteProtocolError):
             await http.get("/main/chat/x")
-    assert (await gateway.finished(1))[0].outcome == meter.FAILED
+    assert (await gateway.finished(1))[0].outcome == request_outcomes.FAILED
 
 
 async def test_a_slow_body_and_a_slow_head_end_in_their_timeouts(gateway, upstream):

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from gateway.key_ring import LONG, KeyRing
+from gateway.access.key_ring import LONG, KeyRing
 
 
 def row(

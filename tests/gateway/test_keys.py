@@ -10,9 +10,11 @@ import pytest_asyncio
 import websockets
 from websockets.asyncio.server import serve
 
-from gateway import meter
-from gateway.callers import Caller
-from gateway.snapshot import Address, Snapshot, Target
+from common import request_outcomes
+from gateway.access.callers import Caller
+from gateway.http.address import Address
+from gateway.routing.snapshot import Snapshot
+from gateway.routing.target import Target
 from tests.gateway.conftest import json_answer
 
 pytestmark = pytest.mark.asyncio
@@ -244,5 +246,5 @@ async def test_what_runs_ends_with_the_key_that_opened_it(gateway, upstream, has
     assert not rest.endswith(b"0\r\n\r\n") if has_begun else b"401" in rest and b"access_ended" in rest
     await asyncio.wait_for(server.lost.wait(), 10)
     (entry,) = await gateway.finished(1)
-    assert entry.outcome == meter.CANCELLED
+    assert entry.outcome == request_outcomes.CANCELLED
     writer.close()

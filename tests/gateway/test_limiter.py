@@ -6,11 +6,11 @@ import time
 import pytest
 import pytest_asyncio
 
-from gateway.buckets import REQUESTS, Bucket
-from gateway.callers import ANONYMOUS, Caller
-from gateway.counters import Counters
-from gateway.limiter import Limiter
-from gateway.snapshot import Target
+from gateway.access.callers import ANONYMOUS, Caller
+from gateway.limits.buckets import REQUESTS, Bucket
+from gateway.limits.counters import Counters
+from gateway.limits.limiter import Limiter
+from gateway.routing.target import Target
 
 pytestmark = pytest.mark.asyncio
 CALLER = Caller(3, 20, 40)
@@ -44,7 +44,7 @@ async def fleet(valkey):
 
 async def take(limiter: Limiter, deployment: Target, tokens: int = 0, caller: Caller = CALLER):
     """None when it was let through, else the refusal."""
-    allowance = limiter.allowance(deployment, caller, caller.parties(deployment))
+    allowance = limiter.allowance(deployment, caller)
     if allowance.take(tokens, time.monotonic()):
         return None
     decision = asyncio.get_running_loop().create_future()
@@ -140,7 +140,7 @@ async def test_a_request_that_one_limit_refuses_takes_nothing_from_the_others(fl
 async def test_tokens_are_reserved_and_settled(fleet):
     first, second = await fleet(2)
     deployment = target(("key", 0, 6000))
-    allowance = first.allowance(deployment, CALLER, CALLER.parties(deployment))
+    allowance = first.allowance(deployment, CALLER)
     assert await take(first, deployment, 5000) is None
     refused = await take(second, deployment, 5000)
     assert refused and refused.wait_s == pytest.approx(40, abs=1.5)
@@ -260,7 +260,7 @@ async def test_one_request_that_fails_to_take_its_answer_harms_no_other(fleet, v
     (limiter,) = await fleet(1)
     deployment = target(("key", 100, 0))
     valkey.hang()
-    allowance = limiter.allowance(deployment, CALLER, CALLER.parties(deployment))
+    allowance = limiter.allowance(deployment, CALLER)
 
     def fail(refusal) -> None:
         raise OSError("no space left on device")
@@ -282,5 +282,5 @@ async def test_another_limit_counts_from_the_next_request(fleet):
     answers = [await take(limiter, after) for _ in range(3)]
     assert answers.count(None) == 0, "an empty bucket stays empty: what was used is a share of the limit"
     limiter.forget_allowances()
-    unlimited = limiter.allowance(target(), CALLER, b"x")
+    unlimited = limiter.allowance(target(), CALLER)
     assert unlimited.take(0, time.monotonic()) and unlimited.headers(time.monotonic()) == []

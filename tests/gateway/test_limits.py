@@ -8,9 +8,11 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from gateway.callers import Caller
-from gateway.meter import COMPLETED, REJECTED
-from gateway.snapshot import Address, Snapshot, Target
+from common.request_outcomes import COMPLETED, REJECTED
+from gateway.access.callers import Caller
+from gateway.http.address import Address
+from gateway.routing.snapshot import Snapshot
+from gateway.routing.target import Target
 from tests.gateway.conftest import json_answer
 from tests.gateway.test_keys import bearer, digest
 

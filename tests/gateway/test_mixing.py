@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from gateway import meter
-from gateway.core import Timeouts
-from gateway.journal import Journal, replay
-from gateway.recorder import Recorder
+from common import request_outcomes
+from gateway.books.journal import Journal, replay
+from gateway.books.recorder import Recorder
+from gateway.http.bounds import Timeouts
 from tests.gateway.conftest import json_answer
 from tests.records import admit, ended, finish, records
 
@@ -82,7 +82,7 @@ async def test_a_bad_chunk_behind_a_begun_answer_cuts_it(gateway, upstream):
         assert b"HTTP/1.1" not in rest
         raise ConnectionResetError
     raw.close()
-    assert (await gateway.finished(1))[0].outcome == meter.CANCELLED
+    assert (await gateway.finished(1))[0].outcome == request_outcomes.CANCELLED
 
 
 async def test_an_http_1_0_client_is_told_that_the_connection_stays(gateway, upstream):
@@ -121,7 +121,7 @@ async def test_a_batch_that_can_not_be_written_is_kept_and_tried_again(tmp_path,
 
     recorder.take(records({"sequence": 1}))
     with monkeypatch.context() as disk:
-        disk.setattr("gateway.recorder.atomic_file.write_bytes", full)
+        disk.setattr("gateway.books.recorder.atomic_file.write_bytes", full)
         recorder.close_batch(2, {})
         work_off(recorder)
     assert not marks.folded_to
@@ -148,7 +148,7 @@ async def test_two_batches_of_one_bucket_are_two_rows(tmp_path):
 async def test_a_batch_waits_for_its_mark_in_the_journal(tmp_path, monkeypatch):
     stored = []
     monkeypatch.setattr(
-        "gateway.recorder.ingest.store", lambda gateway, batch_id, *rest: stored.append((gateway, batch_id))
+        "gateway.books.recorder.ingest.store", lambda gateway, batch_id, *rest: stored.append((gateway, batch_id))
     )
 
     class Gone(Marks):
@@ -167,7 +167,7 @@ async def test_a_batch_waits_for_its_mark_in_the_journal(tmp_path, monkeypatch):
 
 
 async def test_replay_knows_positions_after_the_first_file_is_gone(tmp_path, monkeypatch):
-    monkeypatch.setattr("gateway.journal.RECORDS_PER_FILE", 4)
+    monkeypatch.setattr("gateway.books.journal.RECORDS_PER_FILE", 4)
     journal = Journal(tmp_path, 5)
     for sequence in (1, 2):
         finish(journal, admit(journal, sequence), sequence)

@@ -6,9 +6,8 @@ import json
 import httpx
 import pytest
 
-from common import identity_token
+from common import identity_token, request_outcomes
 from common.identity_token import Identity
-from gateway import meter
 from tests.gateway.conftest import KEYS, json_answer
 
 pytestmark = pytest.mark.asyncio
@@ -42,7 +41,7 @@ async def test_any_path_method_query_and_body(gateway, upstream):
     assert [item.path for item in server.requests] == ["/a/b%20c?x=1&y=%2F"] * 6 + ["/"]
     assert server.requests[1].body == b"body"
     entries = await gateway.finished(7)
-    assert {entry.outcome for entry in entries} == {meter.COMPLETED}
+    assert {entry.outcome for entry in entries} == {request_outcomes.COMPLETED}
 
 
 async def test_model_routes_and_usage_is_counted(gateway, upstream):
@@ -250,7 +249,7 @@ async def test_an_answer_that_ends_with_the_connection(gateway, upstream):
     await gateway.start(await upstream(answer))
     async with client(gateway) as http:
         assert (await http.get("/main/chat/x")).content == b"until the end"
-    assert (await gateway.finished(1))[0].outcome == meter.COMPLETED
+    assert (await gateway.finished(1))[0].outcome == request_outcomes.COMPLETED
 
 
 async def test_pipelined_requests_are_answered_in_order(gateway, upstream):

@@ -11,9 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.installation_keys import FixedKeys
-from gateway import server, upstream
 from gateway.core import Gateway
-from gateway.snapshot import Address, Snapshot, Target
+from gateway.http import client as server
+from gateway.http import upstream
+from gateway.http.address import Address
+from gateway.routing.snapshot import Snapshot
+from gateway.routing.target import Target
 from tests.gateway.corpus import OK, REFUSED, TORN
 from tests.gateway.wire import Passed, Wire, strictly_read
 

@@ -13,9 +13,9 @@ from itertools import pairwise
 import h11
 
 from gateway.core import Gateway
-from gateway.server import ClientConnection
-from gateway.snapshot import Address
-from gateway.upstream import UpstreamConnection
+from gateway.http.address import Address
+from gateway.http.upstream import UpstreamConnection
+from gateway.listener import accept
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 
@@ -148,7 +148,7 @@ class Wire:
     def __init__(self, gateway: Gateway) -> None:
         self.instances = Instances(gateway)
         self.transport = MemoryTransport()
-        self._connection = ClientConnection(gateway)
+        self._connection = accept(gateway)
         self.transport.protocol = self._connection
         self._connection.connection_made(self.transport)
 

@@ -9,10 +9,10 @@ import pytest
 
 from common.byte_budget import network_of
 from common.file_limit import MOST, raise_file_limit
-from gateway import crowd
-from gateway.bounds import Bodies, Bounds
-from gateway.callers import CONSOLE, Caller
+from gateway.access.callers import Caller
 from gateway.errors import GatewayError
+from gateway.http import crowd
+from gateway.http.bounds import Bodies, Bounds
 from tests.gateway.conftest import json_answer
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(120)]
@@ -188,18 +188,18 @@ async def test_what_belongs_to_one_caller_alone(address, network):
 
 async def test_bodies_are_counted_to_each_and_all():
     bodies = Bodies(Bounds(bodies=100, bodies_each=60))
-    known = bodies.holders(Caller(user_id=5, key_id=9), "10.0.0.1")
+    known = bodies.holders(5, "10.0.0.1")
     bodies.take(known, 60)
     for who, size, code in (
         (known, 1, "bodies_full_for_you"),
-        (bodies.holders(Caller(user_id=6, key_id=1), "b"), 41, "bodies_full"),
+        (bodies.holders(6, "b"), 41, "bodies_full"),
     ):
         with pytest.raises(GatewayError) as refused:
             bodies.take(who, size)
         assert refused.value.code == code and refused.value.retry_after_s
     bodies.give_back(known, 60)
     assert bodies.held == 0
-    bodies.take(bodies.holders(Caller(user_id=5, source=CONSOLE, deployment_id=1), "127.0.0.1"), 60)
+    bodies.take(bodies.holders(5, "127.0.0.1"), 60)
 
 
 async def test_who_has_just_come_is_not_ended_for_the_next_one(gateway, upstream):

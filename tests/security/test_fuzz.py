@@ -16,9 +16,9 @@ import pytest
 from async_inference import options
 from common import identity_token
 from common.proxies import Forwarded, origin
-from gateway import json_fields, multipart
+from gateway.bodies import json_fields, multipart
+from gateway.books.usage import BodyUsage, StreamUsage, ask_for_usage
 from gateway.errors import GatewayError
-from gateway.usage import BodyUsage, StreamUsage, ask_for_usage
 from runtimes import model_source
 from runtimes.engines import metrics
 from runtimes.kubernetes import gpus, kubeconfig, logs, nodes, usage

@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
-from gateway.core import Timeouts
-from gateway.snapshot import Address, Snapshot, Target
+from gateway.http.address import Address
+from gateway.http.bounds import Timeouts
+from gateway.routing.snapshot import Snapshot
+from gateway.routing.target import Target
 from tests.gateway.conftest import json_answer
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(120)]

@@ -6,11 +6,14 @@ from collections.abc import Callable
 import pytest
 import pytest_asyncio
 
-from gateway import json_fields, multipart, request_body, server, usage
+from gateway.bodies import json_fields, multipart
+from gateway.books import usage
+from gateway.books.usage import MOST_EVENT_BYTES, StreamUsage
 from gateway.errors import GatewayError
-from gateway.framing import MAX_HEAD_BYTES
-from gateway.server import ClientConnection
-from gateway.usage import MOST_EVENT_BYTES, StreamUsage
+from gateway.exchange import request_body
+from gateway.http import client as server
+from gateway.http.framing import MAX_HEAD_BYTES
+from gateway.listener import accept
 from tests.gateway.wire import MemoryTransport
 from tests.security.watched import Looks, WatchedPattern, watched
 
@@ -137,7 +140,7 @@ def test_behind_an_event_that_is_too_long_usage_is_read_again():
 @pytest_asyncio.fixture
 async def connection(gateway):
     await gateway.start()
-    made = ClientConnection(gateway.core)
+    made = accept(gateway.core)
     transport = MemoryTransport()
     transport.protocol = made
     made.connection_made(transport)

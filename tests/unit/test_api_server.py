@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from common.encryption import Cipher
-from gateway import api_server
 from gateway.errors import GatewayError
-from gateway.framing import RequestHead
+from gateway.http import api_server
+from gateway.http.framing import RequestHead
 
 CONFIG = {
     "kind": "Config",

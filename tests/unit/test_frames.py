@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import sketch
+from common.request_outcomes import LATENCIES
 from monitoring.packing import pack, unpack
-from monitoring.request_frame import COUNTS, LATENCIES, RequestFrame
+from monitoring.request_frame import COUNTS, RequestFrame
 from monitoring.system_frame import NO_DEVICE, SystemFrame
 from monitoring.tiers import MAX_POINTS, TIERS, finest, fitting_width, serving
 

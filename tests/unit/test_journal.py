@@ -1,6 +1,6 @@
 """The journal: what a killed gateway had in its books is counted once."""
 
-from gateway.journal import FINISHED, RECORDS_PER_FILE, SIZE, Journal, earlier_epochs, remove_epoch, replay
+from gateway.books.journal import FINISHED, RECORDS_PER_FILE, SIZE, Journal, earlier_epochs, remove_epoch, replay
 from tests.records import admit, ended, finish
 
 
@@ -50,7 +50,7 @@ def test_a_spill_without_its_mark_counts_too(tmp_path):
 
 
 def test_records_are_read_across_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("gateway.journal.RECORDS_PER_FILE", 4)
+    monkeypatch.setattr("gateway.books.journal.RECORDS_PER_FILE", 4)
     journal = Journal(tmp_path, 5)
     for sequence in range(1, 6):
         finish(journal, admit(journal, sequence), sequence)

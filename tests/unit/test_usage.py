@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import json_fields
-from gateway.usage import BodyUsage, StreamUsage, ask_for_usage
+from gateway.bodies import json_fields
+from gateway.books.usage import BodyUsage, StreamUsage, ask_for_usage
 
 EVENTS = [
     b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n',

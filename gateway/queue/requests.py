@@ -23,11 +23,11 @@ from async_inference.options import InvalidOptionError
 from common.addresses import IpNetwork
 from common.encryption import Cipher
 from common.installation_keys import InstallationKeys
-from gateway.callers import Caller
+from gateway.access.callers import Caller
 from gateway.core import QueueAnswer
 from gateway.errors import GatewayError
-from gateway.framing import RequestHead
-from gateway.snapshot import Target
+from gateway.http.framing import RequestHead
+from gateway.routing.target import Target
 
 log = logging.getLogger(__name__)
 

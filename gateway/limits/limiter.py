@@ -5,11 +5,11 @@ import math
 from collections.abc import Callable
 from time import monotonic
 
-from gateway.buckets import REQUESTS, TOKENS, WHOSE, Bucket, Refusal
-from gateway.callers import Caller
-from gateway.counters import Ask, SharedCounters
+from gateway.access.callers import Caller
 from gateway.errors import GatewayError
-from gateway.snapshot import Target
+from gateway.limits.buckets import REQUESTS, TOKENS, WHOSE, Bucket, Refusal
+from gateway.limits.counters import Ask, SharedCounters
+from gateway.routing.target import Target
 
 # How long what was used differently than reserved may wait before the shared counters know.
 SETTLE_S = 0.05
@@ -130,7 +130,8 @@ class Limiter:
         self._counters = counters
         # How many gateways live, this one included.
         self.gateways = 1
-        self._allowances: dict[bytes, Allowance] = {}
+        # By deployment, organization, user and key.
+        self._allowances: dict[tuple[int, int, int, int], Allowance] = {}
         self._buckets: dict[tuple[int, bytes], Bucket] = {}
         # Buckets of which the shared counters have to be told something.
         self._owing: set[Bucket] = set()
@@ -144,17 +145,18 @@ class Limiter:
     def use(self, counters: SharedCounters) -> None:
         self._counters = counters
 
-    def allowance(self, target: Target, caller: Caller, parties: bytes) -> Allowance:
-        """The buckets for a request of `caller`, whom the journal's records name `parties`."""
-        found = self._allowances.get(parties)
+    def allowance(self, target: Target, caller: Caller) -> Allowance:
+        """The buckets for a request of `caller` to `target`."""
+        place = target.deployment_id, caller.organization_id, caller.user_id, caller.key_id
+        found = self._allowances.get(place)
         if found is None or found.limits != target.limits:
             if len(self._allowances) >= MOST_ALLOWANCES:
                 self.forget_allowances()
-            found = self._allowances[parties] = self._make(target, caller)
+            found = self._allowances[place] = self._make(target, caller)
         return found
 
     def forget_allowances(self) -> None:
-        """Limits may have changed, and with a new version a caller's records name him differently."""
+        """Limits may have changed."""
         for allowance in self._allowances.values():
             allowance.is_current = False
         self._allowances.clear()
@@ -164,10 +166,10 @@ class Limiter:
         full = {place for place, bucket in self._buckets.items() if bucket.is_full(now)}
         if full:
             gone = {self._buckets.pop(place) for place in full}
-            for parties, allowance in list(self._allowances.items()):
+            for place, allowance in list(self._allowances.items()):
                 if not gone.isdisjoint(allowance.requests) or not gone.isdisjoint(allowance.tokens):
                     allowance.is_current = False
-                    del self._allowances[parties]
+                    del self._allowances[place]
 
     def ask(self, allowance: Allowance, tokens: int, decide: Decision) -> None:
         """Take one request and its tokens from all buckets or from none, then call `decide`, perhaps at once."""

@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 
 from common import sketch
-from gateway.journal import ADMITTED, FINISHED, NO_INSTANCE
+from common.request_outcomes import LATENCIES, OUTCOMES, REJECTED, SOURCES
+from gateway.books.journal import ADMITTED, FINISHED, NO_INSTANCE
 
 BUCKET_S = 10
-OUTCOMES = ("completed", "failed", "cancelled", "rejected", "expired")
-COMPLETED, FAILED, CANCELLED, REJECTED, EXPIRED = range(5)
-SOURCES = ("api", "console")
-LATENCIES = ("end_to_end", "inference", "queue", "first_token")
 # The key of requests that never reached an instance.
 NOWHERE = NO_INSTANCE.hex()
 _USAGE_KEY = ["deployment", "organization", "user", "key", "source"]

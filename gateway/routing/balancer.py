@@ -1,6 +1,7 @@
 """Chooses an instance: the one with the fewest requests in flight whose breaker is closed."""
 
-from gateway.snapshot import Address, Target
+from gateway.http.address import Address
+from gateway.routing.target import Target
 
 FAILURES_BEFORE_OPEN = 3
 OPEN_FOR_S = (1.0, 2.0, 5.0, 10.0)

@@ -1,10 +1,9 @@
-"""How much memory and how many sockets callers may take: in all, and each of them."""
+"""How much memory, how many sockets and how much time callers may take: in all, and each of them."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
 
 from common.byte_budget import BudgetExceededError, ByteBudget
-from gateway.callers import Caller
 from gateway.errors import GatewayError
 
 # A body up to this size is held without being counted: there is one for each connection, of which there is a bound.
@@ -35,6 +34,18 @@ class Bounds:
         return cls(bodies, bodies // 4, connections, max(connections // 2, 1), usable // 4)
 
 
+@dataclass(frozen=True)
+class Timeouts:
+    """In seconds. `first_byte_s` counts from the request's end, `stream_idle_s` between parts of the answer."""
+
+    header_s: float = 15.0
+    keep_alive_s: float = 75.0
+    body_idle_s: float = 60.0
+    first_byte_s: float = 600.0
+    stream_idle_s: float = 300.0
+    total_s: float = 3600.0
+
+
 class Bodies:
     """The bodies that are held in memory because they are read before they can be sent on."""
 
@@ -47,14 +58,14 @@ class Bodies:
         """In bytes."""
         return self._budget.held
 
-    def holders(self, caller: Caller, address: str, *, is_own: bool = False) -> Holders:
+    def holders(self, user_id: int, address: str, *, is_own: bool = False) -> Holders:
         """To whom a request's body is counted. What Slipway's own processes send, with a token of theirs, has no address that
         says anything."""
         each = self._bounds.bodies_each
-        if caller.user_id and is_own:
-            return {("user", caller.user_id): each}
-        if caller.user_id:
-            return {("address", address): each, ("user", caller.user_id): each}
+        if user_id and is_own:
+            return {("user", user_id): each}
+        if user_id:
+            return {("address", address): each, ("user", user_id): each}
         # Those whom nobody knows leave room for those whom somebody does.
         return {("address", address): each, _ANONYMOUS: self._bounds.bodies // 2}
 

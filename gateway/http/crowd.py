@@ -3,8 +3,8 @@
 from time import monotonic
 from typing import Protocol, TypeVar
 
-from gateway.bounds import Bounds
 from gateway.errors import GatewayError
+from gateway.http.bounds import Bounds
 
 # When hardly anybody could be asked to leave, nobody is looked for again for so long.
 _LOOK_AGAIN_S, _HARDLY_ANYBODY = 1.0, 8

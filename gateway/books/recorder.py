@@ -1,4 +1,4 @@
-"""Writes to the control plane: stores batches in PostgreSQL. One of the three files that touch it.
+"""Writes to the control plane: stores batches in PostgreSQL. One of the three files of the gateway that touch it.
 
 Its thread folds the journal's records as they come. Each closed batch becomes a spill file first, then a mark in the
 journal, then one transaction; the file goes after the commit. Killed anywhere in between, the next start finds either
@@ -23,7 +23,7 @@ from apikeys.selectors import key_labels
 from apikeys.services import mark_used
 from common import atomic_file
 from deployments.models import GatewayProcess
-from gateway.meter import Batch, Meter
+from gateway.books.meter import Batch, Meter
 from monitoring import ingest
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from typing import Protocol, cast
 
 import httptools
 
-from gateway import framing
-from gateway.framing import CODING, CONNECTION, CONTENT_TYPE, KINDS, LENGTH, PASS, SET_COOKIE, HeadMemory
-from gateway.snapshot import Address
+from gateway.http import framing
+from gateway.http.address import Address
+from gateway.http.framing import CODING, CONNECTION, CONTENT_TYPE, KINDS, LENGTH, PASS, SET_COOKIE, HeadMemory
 
 IDLE_S = 3.0
 CONNECT_S = 3.0

@@ -4,20 +4,18 @@ import asyncio
 import logging
 import math
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from common.byte_budget import network_of
-from gateway import framing, routes
-from gateway.bounds import UNCOUNTED_BODY, Holders
-from gateway.callers import ANONYMOUS, Caller, by_key
-from gateway.core import Queue, QueueAnswer
+from gateway.access.callers import ANONYMOUS, Caller, by_key
+from gateway.bodies.model import model_of
+from gateway.core import Gateway, Queue, QueueAnswer
 from gateway.errors import GatewayError, bad_request
-from gateway.framing import RequestHead
-from gateway.request_body import model_of
-from gateway.snapshot import Target
-
-if TYPE_CHECKING:
-    from gateway.server import ClientConnection
+from gateway.http import framing
+from gateway.http.bounds import UNCOUNTED_BODY, Holders
+from gateway.http.client import ClientConnection
+from gateway.http.framing import RequestHead
+from gateway.routing import routes
+from gateway.routing.target import Target
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +30,8 @@ class AsyncExchange:
     is_tunnel = False
     admitted_deployment = None
 
-    def __init__(self, client: "ClientConnection", head: RequestHead) -> None:
-        self.client, self.head, self._gateway = client, head, client.gateway
+    def __init__(self, gateway: Gateway, client: ClientConnection, head: RequestHead) -> None:
+        self.client, self.head, self._gateway = client, head, gateway
         _, self.request_id = self._gateway.next_request(head.request_id)
         self.keep_alive = head.keep_alive and not head.websocket
         self.request_done = self.done = False
@@ -44,6 +42,10 @@ class AsyncExchange:
         self._began = 0.0
         self._holders: Holders = {}
         self._working: asyncio.Task[None] | None = None
+
+    @property
+    def is_queuing(self) -> bool:
+        return self.request_done
 
     def begin(self) -> None:
         """Check who it is; the rest needs the body."""
@@ -81,7 +83,7 @@ class AsyncExchange:
             if self._size > MAX_BODY:
                 raise _too_large()
             self._holders = self._holders or self._gateway.bodies.holders(
-                self._caller, network_of(self._gateway.origin_of(self.client.peer, self.head))
+                self._caller.user_id, network_of(self._gateway.origin_of(self.client.peer, self.head))
             )
             self._gateway.bodies.take(self._holders, self._size - self._counted)
             self._counted = self._size

@@ -18,7 +18,7 @@ import orjson
 
 from common.encryption import Cipher, SecretUnreadableError
 from gateway.errors import GatewayError, bad_request
-from gateway.framing import RequestHead
+from gateway.http.framing import RequestHead
 from runtimes.kubernetes import kubeconfig
 
 _ITS_OWN = (b"authorization:", b"impersonate-", b"x-remote-")

@@ -3,19 +3,17 @@
 import math
 from abc import ABC, abstractmethod
 from time import monotonic
-from typing import TYPE_CHECKING
 
-from gateway import api_server, framing
-from gateway.callers import ANONYMOUS, Caller
+from gateway.access.callers import ANONYMOUS, Caller
+from gateway.books.usage import BodyUsage, StreamUsage
+from gateway.core import Gateway
 from gateway.errors import GatewayError
-from gateway.framing import RequestHead
-from gateway.limiter import Allowance
-from gateway.routes import Route
-from gateway.upstream import AnswerHead, UpstreamConnection
-from gateway.usage import BodyUsage, StreamUsage
-
-if TYPE_CHECKING:
-    from gateway.server import ClientConnection
+from gateway.exchange.plan import Plan
+from gateway.http import api_server, framing
+from gateway.http.client import ClientConnection
+from gateway.http.framing import RequestHead
+from gateway.http.upstream import AnswerHead, UpstreamConnection
+from gateway.limits.limiter import Allowance
 
 # The types of answers that come piece by piece: only there is a first piece worth a time of its own.
 _STREAMS = (b"text/event-stream", b"application/x-ndjson")
@@ -29,20 +27,20 @@ class AnswerSide(ABC):
     """
 
     __slots__ = (
-        "_allowance", "_chunked", "_connection", "_gateway", "_paused_s", "_route", "_strips_usage", "_tunnels", "_usage", "caller",
+        "_allowance", "_chunked", "_connection", "_gateway", "_paused_s", "_plan", "_strips_usage", "_tunnels", "_usage", "caller",
         "client", "counts", "deadline", "done", "first_byte", "has_begun", "head", "keep_alive", "paused_at", "request_done",
         "request_id", "status", "streams",
     )  # fmt: skip
 
-    def __init__(self, client: "ClientConnection", head: RequestHead, request_id: bytes) -> None:
+    def __init__(self, gateway: Gateway, client: ClientConnection, head: RequestHead, request_id: bytes) -> None:
         self.client = client
-        self._gateway = client.gateway
+        self._gateway = gateway
         self.head = head
         self.request_id = request_id
         # Behind a websocket's request the connection speaks another protocol, whatever becomes of it.
         self.keep_alive = head.keep_alive and not head.websocket
         self.caller: Caller = ANONYMOUS
-        self._route: Route | None = None
+        self._plan: Plan | None = None
         self._allowance: Allowance | None = None
         self._connection: UpstreamConnection | None = None
         self._usage: BodyUsage | StreamUsage | None = None
@@ -93,7 +91,7 @@ class AnswerSide(ABC):
         self.status = status = head.status
         self.has_begun = True
         body = data[start:]
-        if status == 200 and self._route.may_generate:  # type: ignore[union-attr]
+        if status == 200 and self._plan.may_generate:  # type: ignore[union-attr]
             self._usage = self._body_usage()
             self._usage.feed(body)
         self._gateway.pool.settle(connection, now, keeps_alive=head.keeps_alive)
@@ -219,7 +217,7 @@ class AnswerSide(ABC):
             self.client_writable(False)
         has_events = connection.content_type.startswith(b"text/event-stream")
         self.streams = connection.content_type.startswith(_STREAMS)
-        if status == 200 and self._route is not None and self._route.may_generate:
+        if status == 200 and self._plan is not None and self._plan.may_generate:
             self._usage = (
                 StreamUsage(strip=self._strips_usage, estimates=self.counts) if has_events else self._body_usage()
             )
@@ -259,4 +257,4 @@ class AnswerSide(ABC):
         self.complete(b"".join(out), now)
 
     def _body_usage(self) -> BodyUsage:
-        return BodyUsage(is_text=self._route.answers_text, estimates=self.counts)  # type: ignore[union-attr]
+        return BodyUsage(is_text=self._plan.answers_text, estimates=self.counts)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Reads the control plane: keeps the gateway's snapshot current. One of the three files that touch it.
+"""Reads the control plane: keeps the gateway's snapshot current. One of the three files of the gateway that touch it.
 
 A thread listens for notifications, which carry only a version; it also polls each 5 s, because a notification can be
 lost with its connection, and reads everything each minute whatever the version says. While PostgreSQL is away the
@@ -24,9 +24,11 @@ from apikeys import directory as key_directory
 from common.postgresql.attempts import closed_on_failure
 from deployments.models import Cluster, Deployment, DirectoryVersion, GatewayProcess, Instance, Quota, Status
 from deployments.selectors import current_versions, serving_versions, visible_deployments
-from gateway.api_server import ApiServerUnusableError, pod_proxy_path, unseal
-from gateway.key_ring import KeyRing
-from gateway.snapshot import Address, Snapshot, Target
+from gateway.access.key_ring import KeyRing
+from gateway.http.address import Address
+from gateway.http.api_server import ApiServerUnusableError, pod_proxy_path, unseal
+from gateway.routing.snapshot import Snapshot
+from gateway.routing.target import Target
 from runtimes.engines.registry import UnknownEngineError, engine
 from runtimes.observation import READY
 

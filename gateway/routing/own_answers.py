@@ -5,10 +5,11 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from gateway.callers import Caller
+from gateway.access.callers import Caller
 from gateway.errors import GatewayError
-from gateway.framing import RequestHead
-from gateway.snapshot import RUNNING, Snapshot, Target
+from gateway.http.framing import RequestHead
+from gateway.routing.snapshot import Snapshot
+from gateway.routing.target import RUNNING, Target
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from gateway import json_fields
-from gateway.json_fields import RequestFields
+from gateway.bodies import json_fields
+from gateway.bodies.json_fields import RequestFields
 
 TAIL_BYTES = 4096
 # An event that is longer passes on as it comes, and its tokens are estimated from its length.

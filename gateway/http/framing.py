@@ -66,12 +66,12 @@ class RequestHead:
     """A request's head once it is known to be sound. Shared by all requests with the same bytes: nobody changes it.
 
     `passed` are the header lines to hand on. `length` is the body's, -1 for chunked, None for no body. `key` is the
-    digest of the API key that was sent, empty without one. `options` are those for asynchronous requests. `route` is where it led last time (the router's memory).
+    digest of the API key that was sent, empty without one. `options` are those for asynchronous requests. `plan` is what was done with one last time.
     """
 
     __slots__ = (
         "content_type", "expects", "forwarded_for", "identity", "is_1_0", "is_async", "keep_alive", "key", "length", "method", "options", "passed",
-        "request_id", "route", "target", "websocket",
+        "plan", "request_id", "target", "websocket",
     )  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, *, is_1_0: bool, keep_alive: bool) -> None:
@@ -85,7 +85,7 @@ class RequestHead:
         self.options: dict[str, str] = {}
         self.forwarded_for = ""
         self.request_id = self.identity = self.content_type = self.key = b""
-        self.route: object = None
+        self.plan: object = None
 
 
 class HeadMemory(dict[bytes, T]):

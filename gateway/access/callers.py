@@ -2,17 +2,27 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from common import identity_token
-from gateway import journal
+from common.request_outcomes import API, CONSOLE
 from gateway.errors import GatewayError
 
-if TYPE_CHECKING:
-    from gateway.snapshot import Target
 
-API, CONSOLE = 0, 1
+class Callable(Protocol):
+    """What is known of a deployment as far as it says who may call it."""
+
+    @property
+    def deployment_id(self) -> int: ...
+    @property
+    def organization_id(self) -> int: ...
+    @property
+    def is_public(self) -> bool: ...
+    @property
+    def is_shared_with_all(self) -> bool: ...
+    @property
+    def shared_with(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,27 +42,12 @@ class Caller:
     deployments: frozenset[int] | None = None
     is_operator: bool = False
     expires_at: float = float("inf")
-    # How the journal names his requests, by deployment; made when he first calls: most keys are never used here.
-    packed: dict[bytes, bytes] | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def is_console(self) -> bool:
         return self.source == CONSOLE
 
-    def parties(self, target: "Target") -> bytes:
-        """How the journal's records name a request of this caller to a deployment."""
-        packed = self.packed
-        if packed is None:
-            packed = {}
-            object.__setattr__(self, "packed", packed)
-        found = packed.get(target.anonymous)
-        if found is None:
-            found = packed[target.anonymous] = journal.parties(
-                target.deployment_id, target.version_id, self.organization_id, self.user_id, self.key_id, self.source
-            )
-        return found
-
-    def may_call(self, target: "Target") -> bool:
+    def may_call(self, target: Callable) -> bool:
         """Whether the deployment exists for this caller."""
         if self.source == CONSOLE:
             # The console has asked before it signed the token, which is for one deployment.

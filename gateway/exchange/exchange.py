@@ -1,28 +1,32 @@
-"""One request and its answer: route, forward, stream back, and note it in the books exactly once."""
+"""One request and its answer: plan, forward, stream back, and note it in the books exactly once."""
 
 import asyncio
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from common.byte_budget import network_of
-from gateway import api_server, framing, limiter, meter, own_answers, request_body, routes
-from gateway.answer import AnswerSide
-from gateway.balancer import Load
-from gateway.bounds import UNCOUNTED_BODY, Holders
-from gateway.buckets import Bucket, Refusal
-from gateway.callers import ANONYMOUS, by_key, read_identity
+from common.request_outcomes import CANCELLED, COMPLETED, FAILED, REJECTED
+from gateway.access.callers import ANONYMOUS, by_key, read_identity
+from gateway.books import journal
+from gateway.books.journal import NO_INSTANCE, File
+from gateway.books.usage import BYTES_PER_TOKEN, Tokens
+from gateway.core import Gateway
 from gateway.errors import GatewayError
-from gateway.framing import RequestHead
-from gateway.journal import NO_INSTANCE, File
-from gateway.limiter import Allowance
-from gateway.routes import Route
-from gateway.snapshot import Address, Target
-from gateway.upstream import UpstreamConnection
-from gateway.usage import BYTES_PER_TOKEN, Tokens
-
-if TYPE_CHECKING:
-    from gateway.server import ClientConnection
+from gateway.exchange import request_body
+from gateway.exchange.answer import AnswerSide
+from gateway.exchange.plan import Plan, plan_of
+from gateway.http import api_server, framing
+from gateway.http.address import Address
+from gateway.http.bounds import UNCOUNTED_BODY, Holders
+from gateway.http.client import ClientConnection
+from gateway.http.framing import RequestHead
+from gateway.http.upstream import UpstreamConnection
+from gateway.limits import limiter
+from gateway.limits.buckets import Bucket, Refusal
+from gateway.limits.limiter import Allowance
+from gateway.routing import own_answers, routes
+from gateway.routing.balancer import Load
+from gateway.routing.target import Target
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +45,9 @@ class Exchange(AnswerSide):
         "_holders", "_length", "_load", "_parties", "_reserved", "_retried", "_sent_body", "_sequence", "_started", "_target", "_upstream_blocked",
     )  # fmt: skip
 
-    def __init__(self, client: "ClientConnection", head: RequestHead) -> None:
-        self._sequence, request_id = client.gateway.next_request(head.request_id)
-        AnswerSide.__init__(self, client, head, request_id)
+    def __init__(self, gateway: Gateway, client: ClientConnection, head: RequestHead) -> None:
+        self._sequence, request_id = gateway.next_request(head.request_id)
+        AnswerSide.__init__(self, gateway, client, head, request_id)
         self._length = head.length
         self._buffering = self._retried = self._upstream_blocked = False
         self._body: list[bytes] | None = None
@@ -63,7 +67,7 @@ class Exchange(AnswerSide):
     # From the client
 
     def begin(self) -> None:
-        """Check, route, forward as far as the request is there."""
+        """Check, plan, forward as far as the request is there."""
         gateway, head = self._gateway, self.head
         self._started = now = monotonic()
         if not self.request_done:
@@ -73,19 +77,19 @@ class Exchange(AnswerSide):
                 self.caller = read_identity(head.identity, gateway.installation_keys.identity, gateway.keys)
             elif head.key:
                 self.caller = by_key(gateway.keys, head.key, now + gateway.wall_offset)
-            route = head.route
-            if type(route) is not Route or route.snapshot is not gateway.snapshot:
+            plan = head.plan
+            if type(plan) is not Plan or plan.snapshot is not gateway.snapshot:
                 own = own_answers.to(head, gateway.snapshot, self.caller)
                 if own is not None:
                     self._reply(200, own.body, content_type=own.content_type)
                     return
-                route = routes.route_of(gateway.snapshot, head)
-            self._route = route
+                plan = plan_of(gateway.snapshot, head)
+            self._plan = plan
             length = self._length
-            self._target = target = route.target
-            if target is not None and (self.caller is not route.caller or target is not route.called):
+            self._target = target = plan.target
+            if target is not None and (self.caller is not plan.caller or target is not plan.called):
                 self._check_access(target)
-                self._recognize(route, target)
+                self._recognize(plan, target)
             if target is None:
                 self._buffering = True
                 if self.caller is ANONYMOUS and not gateway.snapshot.has_public:
@@ -94,7 +98,7 @@ class Exchange(AnswerSide):
                     raise GatewayError(401, "key_missing", message)
                 if length is not None and length > MAX_BUFFERED_BODY:
                     raise _too_large()
-            elif length and route.tells_usage:
+            elif length and plan.tells_usage:
                 self._buffering = 0 < length <= MAX_BUFFERED_BODY
             if not self._buffering:
                 self._admit(now)
@@ -135,7 +139,7 @@ class Exchange(AnswerSide):
             if self._body_bytes > MAX_BUFFERED_BODY:
                 raise _too_large()
             self._holders = self._holders or self._gateway.bodies.holders(
-                self.caller, self._caller_address, is_own=bool(self.head.identity)
+                self.caller.user_id, self._caller_address, is_own=bool(self.head.identity)
             )
             more = self._body_bytes - self._counted_bytes
             self._gateway.bodies.take(self._holders, more)
@@ -191,7 +195,7 @@ class Exchange(AnswerSide):
         if not self.done:
             # A websocket has no end of its own but this one.
             self._end_upstream(failed=False)
-            self._finish(meter.COMPLETED if self._tunnels else meter.CANCELLED, monotonic())
+            self._finish(COMPLETED if self._tunnels else CANCELLED, monotonic())
 
     def check_deadline(self, now: float) -> None:
         connection = self._connection
@@ -207,7 +211,7 @@ class Exchange(AnswerSide):
             # Says nothing of the instance, which may be halfway through a long answer.
             self.fail(
                 GatewayError(504, "total_timeout", "The request took longer than a request may take."),
-                outcome=meter.FAILED,
+                outcome=FAILED,
             )
 
     def _end_access(self) -> None:
@@ -216,7 +220,7 @@ class Exchange(AnswerSide):
             self.client.abort()
             return
         message = "The key was revoked, has expired, or may not call this deployment any more."
-        self.fail(GatewayError(401, "access_ended", message), outcome=meter.CANCELLED)
+        self.fail(GatewayError(401, "access_ended", message), outcome=CANCELLED)
 
     def _is_still_allowed(self, now: float) -> bool:
         gateway, head = self._gateway, self.head
@@ -242,7 +246,7 @@ class Exchange(AnswerSide):
 
     def _time_out(self, error: GatewayError) -> None:
         self._end_upstream(failed=True)
-        self.fail(error, outcome=meter.FAILED)
+        self.fail(error, outcome=FAILED)
 
     # To the instance
 
@@ -251,25 +255,25 @@ class Exchange(AnswerSide):
         self._started = now
         pieces = self._body or []
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        assert self._route is not None  # noqa: S101
+        assert self._plan is not None  # noqa: S101
         self._target, body, self._strips_usage, self._answer_tokens = request_body.read(
-            self._gateway.snapshot, self._route, self.head, self.caller, body
+            self._gateway.snapshot, self._plan, self.head, self.caller, body
         )
-        if self.caller is not self._route.caller or self._target is not self._route.called:
-            self._recognize(self._route, self._target)
+        if self.caller is not self._plan.caller or self._target is not self._plan.called:
+            self._recognize(self._plan, self._target)
         self._body, self._length = [body], len(body)
         self._admit(now)
         self._pass_limits(now)
 
     def _admit(self, now: float) -> None:
         """Into the books, once; raises when nothing can serve it, which is an end like any other."""
-        target, route, gateway = self._target, self._route, self._gateway
-        assert target is not None and route is not None  # noqa: S101
+        target, plan, gateway = self._target, self._plan, self._gateway
+        assert target is not None and plan is not None  # noqa: S101
         if self.head.websocket and target.counts_tokens:
             message = "Tokens are limited or have a price here, and can't be counted on a websocket. Use HTTP."
             raise GatewayError(403, "websocket_not_metered", message)
-        self._parties = parties = route.parties
-        self.counts = route.tells_usage or (route.may_generate and target.counts(route.plain_path))
+        self._parties = parties = plan.parties
+        self.counts = plan.tells_usage or (plan.may_generate and target.counts(plan.plain_path))
         self._file = gateway.journal.admitted(self._sequence, now + gateway.wall_offset, parties)
         gateway.in_flight += 1
         if not target.addresses:
@@ -277,23 +281,23 @@ class Exchange(AnswerSide):
 
     def _pass_limits(self, now: float) -> None:
         """Through the caller's limits to the instance; where the shared counters must be asked, once they answer."""
-        route = self._route
-        assert route is not None  # noqa: S101
+        plan = self._plan
+        assert plan is not None  # noqa: S101
         spent = self._gateway.snapshot.spent
-        if spent and route.may_generate and self.caller.organization_id in spent:
+        if spent and plan.may_generate and self.caller.organization_id in spent:
             raise limiter.month_is_spent()
-        allowance = route.allowance
+        allowance = plan.allowance
         if allowance is None:
             self._forward(now)
             return
         if not allowance.is_current:
-            route.allowance = allowance = self._limits_of(self._target, self._parties)  # type: ignore[arg-type]
+            plan.allowance = allowance = self._limits_of(self._target)  # type: ignore[arg-type]
             if allowance is None:
                 self._forward(now)
                 return
         self._allowance = allowance
         if self.counts and allowance.tokens:
-            if route.answers_text and not (self._buffering and route.tells_usage):
+            if plan.answers_text and not (self._buffering and plan.tells_usage):
                 # What streams in isn't read: it may ask for anything.
                 self._answer_tokens = request_body.RESERVED_ANSWER
             # At least one: what holds nothing would not be settled.
@@ -321,19 +325,26 @@ class Exchange(AnswerSide):
             except GatewayError as error:
                 self.fail(error)
 
-    def _recognize(self, route: Route, target: Target) -> None:
+    def _recognize(self, plan: Plan, target: Target) -> None:
         """What the books and the limits call this request, remembered for the next one like it."""
         caller = self.caller
-        route.caller, route.called = caller, target
-        route.parties = target.anonymous if caller is ANONYMOUS else caller.parties(target)
-        route.allowance = self._limits_of(target, route.parties)
+        plan.caller, plan.called = caller, target
+        plan.parties = journal.parties(
+            target.deployment_id,
+            target.version_id,
+            caller.organization_id,
+            caller.user_id,
+            caller.key_id,
+            caller.source,
+        )
+        plan.allowance = self._limits_of(target)
 
-    def _limits_of(self, target: Target, parties: bytes) -> Allowance | None:
+    def _limits_of(self, target: Target) -> Allowance | None:
         """By the limits of now: a request whose body came slowly was routed by a picture that may be older."""
         current = self._gateway.snapshot.by_api_id.get(target.api_id, target)
         if current.deployment_id != target.deployment_id or not current.limits:
             return None
-        return self._gateway.limiter.allowance(current, self.caller, parties)
+        return self._gateway.limiter.allowance(current, self.caller)
 
     def _check_access(self, target: Target) -> None:
         """What the caller may not use isn't there for him."""
@@ -346,7 +357,7 @@ class Exchange(AnswerSide):
         raise routes.not_found(f"/{target.endpoint}/{target.name}".encode())
 
     def _forward(self, now: float) -> None:
-        assert self._target is not None and self._route is not None  # noqa: S101
+        assert self._target is not None and self._plan is not None  # noqa: S101
         if self.head.expects and not (self.request_done or self._buffering):
             self.client.write(CONTINUE)
         acquired = self._gateway.balancer.acquire(self._target, now)
@@ -355,7 +366,7 @@ class Exchange(AnswerSide):
             raise GatewayError(503, "breakers_open", message, 2)
         self._address, self._load = acquired
         if self._address.api_server is not None:
-            api_server.check_path(self._route.path)
+            api_server.check_path(self._plan.path)
         connection = self._gateway.pool.reuse(self._address, now)
         if connection is not None:
             self._send(connection, now)
@@ -370,7 +381,7 @@ class Exchange(AnswerSide):
             if not self.done:
                 self._end_upstream(failed=True)
                 message = "The instance does not accept connections. Try again in a few seconds."
-                self.fail(GatewayError(502, "instance_unreachable", message, 2), outcome=meter.FAILED)
+                self.fail(GatewayError(502, "instance_unreachable", message, 2), outcome=FAILED)
             return
         self._connecting = None
         if self.done:
@@ -379,16 +390,16 @@ class Exchange(AnswerSide):
         self._send(connection, monotonic())
 
     def _send(self, connection: UpstreamConnection, now: float) -> None:
-        assert self._route is not None  # noqa: S101
+        assert self._plan is not None  # noqa: S101
         self._connection = connection
         connection.take(self)
         self._forwarded = now
         timeouts = self._gateway.timeouts
         self.deadline = now + (timeouts.first_byte_s if self.request_done else timeouts.body_idle_s)
         length, address = self._length, connection.address
-        line = self._route.line
+        line = self._plan.line
         if address.api_server is not None:
-            line = api_server.request_line(address.api_server, address.prefix, self.head, self._route.path)
+            line = api_server.request_line(address.api_server, address.prefix, self.head, self._plan.path)
         head = b"".join((line, self.request_id, framing.request_rest(self.head, address.host_line, length)))
         # A websocket's first bytes are not a body: they wait until the instance has agreed.
         if not length:
@@ -413,7 +424,7 @@ class Exchange(AnswerSide):
 
     def refused_for_instance(self, error: GatewayError) -> None:
         self._end_upstream(failed=True)
-        self.fail(error, outcome=meter.FAILED)
+        self.fail(error, outcome=FAILED)
 
     def tunnel_opened(self, connection: UpstreamConnection) -> None:
         """What the client sent ahead may go."""
@@ -425,7 +436,7 @@ class Exchange(AnswerSide):
     def complete(self, data: bytes, now: float) -> None:
         self._connection = None
         # The books first: whoever has seen the last byte is in them, whenever this process is killed.
-        self._finish(meter.COMPLETED, now)
+        self._finish(COMPLETED, now)
         self.client.finish_exchange(self, data, now)
 
     def instance_lost(self, *, was_idle: bool) -> None:
@@ -444,7 +455,7 @@ class Exchange(AnswerSide):
             return
         self._end_upstream(failed=True)
         message = "The instance closed the connection without an answer. Its log says why."
-        self.fail(GatewayError(502, "instance_closed", message), outcome=meter.FAILED)
+        self.fail(GatewayError(502, "instance_closed", message), outcome=FAILED)
 
     def upstream_writable(self, writable: bool) -> None:
         self._upstream_blocked = not writable
@@ -459,7 +470,7 @@ class Exchange(AnswerSide):
 
     # Ends
 
-    def fail(self, error: GatewayError, *, outcome: int = meter.REJECTED, hit: Bucket | None = None) -> None:
+    def fail(self, error: GatewayError, *, outcome: int = REJECTED, hit: Bucket | None = None) -> None:
         """End with an error of the gateway's own: an answer, or a cut where one has begun."""
         if self.done:
             return
@@ -467,7 +478,7 @@ class Exchange(AnswerSide):
         if self.has_begun:
             # Cut off, so that the client can't take the torn answer for a whole one; a second head would be its body.
             log.info("%s ended: %s", self.request_id.decode(), error.code)
-            self._finish(meter.CANCELLED if error.status < 500 else meter.FAILED, monotonic())
+            self._finish(CANCELLED if error.status < 500 else FAILED, monotonic())
             self.client.abort()
             return
         self._finish(outcome, monotonic(), error.status)
@@ -511,7 +522,7 @@ class Exchange(AnswerSide):
         self._file = None
         started, forwarded, first_byte, gateway = self._started, self._forwarded, self.first_byte, self._gateway
         tokens = self._usage.tokens(self._body_bytes) if self._usage is not None else _NO_TOKENS
-        if outcome == meter.CANCELLED and forwarded and not tokens.input and self.counts:
+        if outcome == CANCELLED and forwarded and not tokens.input and self.counts:
             # The client left before anything was told, but the instance had the prompt.
             tokens = Tokens(max(1, self._body_bytes // BYTES_PER_TOKEN), tokens.output, estimated=True)
         if self._reserved:
@@ -523,7 +534,7 @@ class Exchange(AnswerSide):
             clocks = self._unusual_clocks(now)
         gateway.in_flight -= 1
         gateway.journal.finished(
-            file, outcome, status or self.status or (499 if outcome == meter.CANCELLED else 502), tokens.estimated,
+            file, outcome, status or self.status or (499 if outcome == CANCELLED else 502), tokens.estimated,
             self._sequence, now + gateway.wall_offset, self._parties,
             self._address.key if forwarded else NO_INSTANCE,  # type: ignore[union-attr]
             *clocks, tokens.input, tokens.output,
@@ -552,6 +563,8 @@ class Exchange(AnswerSide):
             # The instance's place is given back once. A retry on a fresh connection keeps it.
             self._load.release(failed=failed, now=monotonic())
             self._load = None
+
+    is_queuing = False
 
     @property
     def is_tunnel(self) -> bool:

@@ -1,17 +1,17 @@
 """The gateway's client side: one protocol object per connection."""
 
 import asyncio
+from collections.abc import Callable
 from time import monotonic
-from typing import cast
+from typing import Protocol, cast
 
 import httptools
 
-from gateway import framing
-from gateway.async_exchange import AsyncExchange
-from gateway.core import Gateway
 from gateway.errors import GatewayError, bad_request
-from gateway.exchange import Exchange
-from gateway.framing import KINDS, PASS, HeadMemory, RequestHead
+from gateway.http import framing
+from gateway.http.bounds import Timeouts
+from gateway.http.crowd import Crowd
+from gateway.http.framing import KINDS, PASS, HeadMemory, RequestHead
 
 WRITE_LIMIT = 64 << 10
 # What a client may send ahead of an answer before it is read no further.
@@ -21,19 +21,57 @@ _END = b"\r\n\r\n"
 _KNOWN_HEADS: HeadMemory[RequestHead] = HeadMemory()
 
 
+class House(Protocol):
+    """What all connections of a process share."""
+
+    loop: asyncio.AbstractEventLoop
+    timeouts: Timeouts
+    connections: "Crowd[ClientConnection]"
+    draining: bool
+
+    def counted_address(self, peer: str) -> str: ...
+
+
+class Exchange(Protocol):
+    """One request and its answer. It ends with `ClientConnection.finish_exchange` or `abort`.
+
+    `is_tunnel`: what comes behind the request's head isn't HTTP. `is_queuing`: the request is being stored, or was and
+    its sender hasn't been told yet. `admitted_deployment`: in whose books it is in flight.
+    """
+
+    request_done: bool
+    keep_alive: bool
+
+    @property
+    def is_tunnel(self) -> bool: ...
+    @property
+    def is_queuing(self) -> bool: ...
+    @property
+    def admitted_deployment(self) -> int | None: ...
+    def begin(self) -> None: ...
+    def request_body(self, data: bytes) -> None: ...
+    def request_complete(self) -> None: ...
+    def client_data(self, data: bytes) -> None: ...
+    def client_writable(self, writable: bool) -> None: ...
+    def client_lost(self) -> None: ...
+    def check_deadline(self, now: float) -> None: ...
+    def fail(self, error: GatewayError) -> None: ...
+
+
 class ClientConnection(asyncio.Protocol):
     """Reads one request at a time: what comes behind one that is still being answered waits unread in `_ahead`."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self.gateway = gateway
+    def __init__(self, house: House, open_exchange: "Callable[[ClientConnection, RequestHead], Exchange]") -> None:
+        self.house = house
+        self._open_exchange = open_exchange
         self.transport: asyncio.Transport
         self.is_writable = True
         self.came_at = monotonic()
         # Who opened the connection, and to which address it is counted.
         self.peer = self.address = ""
         self._url = b""
-        self.deadline = monotonic() + gateway.timeouts.header_s
-        self._exchange: Exchange | AsyncExchange | None = None
+        self.deadline = monotonic() + house.timeouts.header_s
+        self._exchange: Exchange | None = None
         # A head that has not come whole.
         self._held = bytearray()
         # The head that came last, whole: the next one on a connection is mostly the same, to the letter.
@@ -65,8 +103,8 @@ class ClientConnection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=WRITE_LIMIT)
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if peer else ""
-        self.address = self.gateway.counted_address(self.peer)
-        refusal = self.gateway.connections.admit(self)
+        self.address = self.house.counted_address(self.peer)
+        refusal = self.house.connections.admit(self)
         if refusal is not None:
             # Without waiting for what it sends: there is no room for it.
             self._closing = True
@@ -74,7 +112,7 @@ class ClientConnection(asyncio.Protocol):
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.gateway.connections.leave(self)
+        self.house.connections.leave(self)
         if self._exchange is not None:
             self._exchange.client_lost()
             self._exchange = None
@@ -151,7 +189,7 @@ class ClientConnection(asyncio.Protocol):
         else:
             end = data.find(_END) + 4
             if end < 4:
-                self.deadline = monotonic() + self.gateway.timeouts.header_s
+                self.deadline = monotonic() + self.house.timeouts.header_s
                 held += data
                 self._check_held(0)
                 return b""
@@ -199,7 +237,7 @@ class ClientConnection(asyncio.Protocol):
     def _begin(self, head: RequestHead) -> None:
         if self.transport.is_closing():
             return
-        self._exchange = exchange = Exchange(self, head) if not head.is_async else AsyncExchange(self, head)
+        self._exchange = exchange = self._open_exchange(self, head)
         if not head.length:
             self._parser = None
             exchange.request_done = True
@@ -340,15 +378,15 @@ class ClientConnection(asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
-    def finish_exchange(self, exchange: Exchange | AsyncExchange, data: bytes, now: float) -> None:
+    def finish_exchange(self, exchange: Exchange, data: bytes, now: float) -> None:
         """Write the end of an answer and turn to the next request, or close."""
         if data and not self._lingering and not self.transport.is_closing():
             self.transport.write(data)
         if self._exchange is not exchange:
             return
-        self.deadline = now + self.gateway.timeouts.keep_alive_s
+        self.deadline = now + self.house.timeouts.keep_alive_s
         self._exchange = None
-        if not exchange.keep_alive or not exchange.request_done or self.gateway.draining:
+        if not exchange.keep_alive or not exchange.request_done or self.house.draining:
             self._close(drained=exchange.request_done)
             return
         if self._is_paused:
@@ -356,7 +394,7 @@ class ClientConnection(asyncio.Protocol):
             self.resume_reading()
         if self._ahead and self.is_writable:
             # Not from here: a client that sends thousands of requests ahead would nest as many calls.
-            self.gateway.loop.call_soon(self._feed_ahead)
+            self.house.loop.call_soon(self._feed_ahead)
 
     def _feed_ahead(self) -> None:
         if self._exchange is None and not self._closing and not self.transport.is_closing():
@@ -378,7 +416,7 @@ class ClientConnection(asyncio.Protocol):
         left = self.transport.get_write_buffer_size()
         if left and left != self._left_to_write:
             # It still takes what is left of its answer, and may go on.
-            self._left_to_write, self.deadline = left, now + self.gateway.timeouts.body_idle_s
+            self._left_to_write, self.deadline = left, now + self.house.timeouts.body_idle_s
         elif self._held and not self._lingering and not left:
             self._refuse(GatewayError(408, "header_timeout", "The head of the request did not arrive in time."))
         else:
@@ -390,8 +428,7 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def is_queuing(self) -> bool:
-        """Whether a request is being stored, or was and its sender has not been told yet."""
-        return isinstance(self._exchange, AsyncExchange) and self._exchange.request_done
+        return self._exchange is not None and self._exchange.is_queuing
 
     @property
     def admitted_deployment(self) -> int | None:

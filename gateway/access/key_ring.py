@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from common import atomic_file
-from gateway.callers import Caller, Keys
+from gateway.access.callers import Caller, Keys
 
 log = logging.getLogger(__name__)
 

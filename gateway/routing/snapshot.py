@@ -1,0 +1,114 @@
+"""What the gateway routes by: an immutable picture of deployments and their ready instances, kept on disk too."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from common import atomic_file
+from gateway.access.callers import Caller
+from gateway.errors import GatewayError
+from gateway.http.address import Address
+from gateway.http.api_server import ApiServerUnusableError
+from gateway.routing.target import Target
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`version` orders snapshots; look-ups are dictionaries made once per snapshot."""
+
+    version: int
+    targets: tuple[Target, ...]
+    # Organizations that have used up their tokens of this month.
+    spent: frozenset[int] = frozenset()
+    by_prefix: dict[bytes, Target] = field(default_factory=dict, compare=False, repr=False)
+    by_api_id: dict[str, Target] = field(default_factory=dict, compare=False, repr=False)
+    by_name: dict[str, list[Target]] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, version: int, targets: list[Target], spent: Iterable[int] = ()) -> "Snapshot":
+        snapshot = cls(version, tuple(targets), frozenset(spent))
+        for target in targets:
+            snapshot.by_prefix[f"/{target.endpoint}/{target.name}".encode()] = target
+            snapshot.by_api_id[target.api_id] = target
+            snapshot.by_name.setdefault(target.name, []).append(target)
+        return snapshot
+
+    @classmethod
+    def empty(cls) -> "Snapshot":
+        return cls.of(0, [])
+
+    @cached_property
+    def has_public(self) -> bool:
+        """Whether callers without a key may call anything at all."""
+        return any(target.is_public for target in self.targets)
+
+    def by_model(self, model: str, caller: Caller) -> Target:
+        """The deployment that `model` names: its API id, or its bare name where the caller knows only one of it."""
+        target = self.by_api_id.get(model)
+        if target and caller.may_call(target):
+            return target
+        same_name = [item for item in self.by_name.get(model, []) if caller.may_call(item)]
+        if len(same_name) == 1:
+            return same_name[0]
+        if same_name:
+            ids = ", ".join(sorted(target.api_id for target in same_name))
+            raise GatewayError(400, "model_ambiguous", f"Several deployments are called “{model}”. Use one of: {ids}.")
+        raise GatewayError(
+            404,
+            "model_not_found",
+            f"There is no deployment “{model}”, or it wants a key that may use it. GET /v1/models lists what you may use.",
+        )
+
+    def save(self, path: Path) -> None:
+        atomic_file.write_bytes(
+            path,
+            orjson.dumps(
+                {
+                    "version": self.version,
+                    "spent": sorted(self.spent),
+                    "targets": [target.to_json() for target in self.targets],
+                }
+            ),
+        )
+
+    @classmethod
+    def load(cls, path: Path, keys: tuple[str, ...]) -> "Snapshot":
+        """The snapshot on disk; an empty one when there is none that can be read. `keys` unseal kubeconfigs."""
+        stored: dict[str, Any] | None = atomic_file.read_json(path)
+        try:
+            return cls._of_json(stored, keys) if stored else cls.empty()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            # Of another release, for example: the database has it all.
+            log.warning("%s can't be read and is left alone: %r", path, error)
+            return cls.empty()
+
+    @classmethod
+    def _of_json(cls, stored: dict[str, Any], keys: tuple[str, ...]) -> "Snapshot":
+        targets = [
+            Target(
+                **item
+                | {
+                    "addresses": tuple(_usable(item["addresses"], keys)),
+                    "shared_with": tuple(item["shared_with"]),
+                    "free_paths": tuple(item.get("free_paths", ())),
+                    "limits": tuple(tuple(limit) for limit in item["limits"]),
+                }
+            )
+            for item in stored["targets"]
+        ]
+        return cls.of(stored["version"], targets, stored.get("spent", ()))
+
+
+def _usable(items: list[list[Any]], keys: tuple[str, ...]) -> Iterator[Address]:
+    for item in items:
+        try:
+            yield Address.from_json(item, keys)
+        except ApiServerUnusableError as error:
+            log.warning("an instance is left out: %s", error)

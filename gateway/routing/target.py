@@ -1,0 +1,61 @@
+"""One deployment, as requests see it."""
+
+from dataclasses import dataclass, fields
+
+from gateway.errors import GatewayError
+from gateway.http.address import Address
+
+RUNNING = "running"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One deployment as requests see it. `version_id` of 0 means that it has no version at all."""
+
+    deployment_id: int
+    organization_id: int
+    api_id: str
+    endpoint: str
+    name: str
+    version_id: int
+    status: str
+    status_label: str
+    cause_code: str
+    cause_message: str
+    created: int
+    addresses: tuple[Address, ...]
+    # Who may call it: everybody, or keys of the owner's organization and those that it is shared with.
+    is_public: bool = True
+    is_shared_with_all: bool = False
+    shared_with: tuple[int, ...] = ()
+    # (whose, requests a minute, tokens a minute), 0 for no limit.
+    limits: tuple[tuple[str, int, int], ...] = ()
+    # Whether tokens cost something here or are limited: then each request counts some, whatever its path. But for those paths.
+    counts_tokens: bool = False
+    free_paths: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return values | {"addresses": [address.to_json() for address in self.addresses]}
+
+    def counts(self, path: bytes) -> bool:
+        """Whether a request to `path` that generates something uses up tokens though its answer tells none."""
+        return self.counts_tokens and path.decode("latin-1") not in self.free_paths
+
+    def unavailable(self) -> GatewayError:
+        """The 503 that says why nothing can be answered now."""
+        details = {"deployment": self.api_id, "status": self.status}
+        if self.cause_code:
+            details["cause"] = self.cause_code
+        message = f"The deployment {self.api_id} is {self.status_label}"
+        if self.status == RUNNING:
+            message = f"The deployment {self.api_id} is Running but has no ready instance"
+        message += f": {self.cause_message}" if self.cause_message else "."
+        remedy = {
+            "preparing": " Try again in a few seconds.",
+            "running": " Try again in a few seconds.",
+            "shutting_down": " Another version may be taking its place; try again in a few seconds.",
+        }.get(self.status, " Start a version of it in the Operations Console.")
+        code = "no_ready_instance" if self.status == RUNNING else f"deployment_{self.status}"
+        retry = 5 if self.status in ("preparing", "running", "shutting_down") else None
+        return GatewayError(503, code, message + remedy, retry, details)
