@@ -78,4 +78,4 @@ def why_waiting(deployment_id: int) -> str:
         return f"the deployment {deployment.api_id} is {status}. Start a version of it, then send the request again."
     if deployment_id not in find([deployment_id]):
         return f"the deployment {deployment.api_id} is Running but has no ready instance."
-    return "others went before it. More replicas or a longer time in the queue help."
+    return "others went before it, or a limit of its caller's was used up. More replicas, a longer time in the queue or a higher limit help."

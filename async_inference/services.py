@@ -81,7 +81,7 @@ def _insert(
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(statements.HOLD_QUOTA, values)
         if (held := cursor.fetchone()) is not None:
-            cursor.execute(statements.UNFINISHED_OF, values)
+            cursor.execute(statements.UNFINISHED_OF, {**values, "most": held[0]})
             if cursor.fetchone()[0] >= held[0]:
                 raise ServiceError(options.QUOTA_EXCEEDED.format(most=held[0]), code="quota_exceeded")
         cursor.execute(statements.SUBMIT, values)

@@ -16,7 +16,8 @@ SELECT async_requests AS most FROM deployments_quota
 WHERE organization_id = %(organization)s AND async_requests IS NOT NULL FOR NO KEY UPDATE
 """
 UNFINISHED_OF = (
-    f"SELECT count(*) AS used FROM {_REQUEST} WHERE organization_id = %(organization)s AND state IN {UNFINISHED}"
+    f"SELECT count(*) AS used FROM (SELECT 1 FROM {_REQUEST} WHERE organization_id = %(organization)s "
+    f"AND state IN {UNFINISHED} LIMIT %(most)s) found"
 )
 
 # Nothing comes back where the idempotency key is taken, or where the deployment's queue is full.

@@ -90,6 +90,7 @@ def _reconcile_once(cluster: Cluster) -> bool:
     claimed = time.monotonic()
     # Loaded after the look: a version that was made meanwhile is not taken for one that has lost its instances.
     versions = active_versions_of_cluster(cluster)
+    seen = strangers.without_posers(driver, seen, versions)
     # Nobody wants them any more, yet they serve until their successors do.
     held = {rollout.old_id for rollout in rollouts.open_rollouts(cluster)}
     busy_deployments = {
@@ -97,7 +98,7 @@ def _reconcile_once(cluster: Cluster) -> bool:
         for version in versions
         if version.pk not in held and _holds_place(version, seen.instances.get(version.key, []))
     }
-    unknown = strangers.serving(seen, {version.key: version.generation for version in versions})
+    unknown = strangers.serving(driver, seen, {version.key: version.generation for version in versions})
     for version in versions:
         if time.monotonic() - claimed > RENEW_S:
             # A slow cluster: whoever stays silent for too long is taken for gone while it still acts.

@@ -100,7 +100,9 @@ def _run(version: Version, driver: Driver, launch: Launch, replicas: int, *, kno
         return launch.broken
     name = f"{version.deployment.name}-v{version.number}"
     try:
-        driver.prepare(room_of(launch.plan.organization, version.deployment.organization_id))
+        if not known_as or "/" in known_as:
+            # What began in the cluster's first namespace stays there.
+            driver.prepare(room_of(launch.plan.organization, version.deployment.organization_id))
         driver.run(
             version.key, version.generation, launch.plan, replicas,
             name=name, description=described(version), known_as=known_as,

@@ -1,5 +1,8 @@
 """What runs in a cluster and belongs to no version of ours: listed, for people to decide. No sweep ends it."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import orjson
 
 from common.broadcast import publish
@@ -32,24 +35,54 @@ def look(cluster: Cluster, driver: Driver, seen: Observation, watched: dict[str,
     _store(cluster, found)
 
 
-def serving(seen: Observation, watched: dict[str, int]) -> dict[str, str]:
+def without_posers(driver: Driver, seen: Observation, versions: Iterable[Version]) -> Observation:
+    """Whoever may make objects in one organization's namespace can label them as another's. What says that it is a version's,
+    and lies in a namespace where that one's organization has nothing, counts as a stranger."""
+    instances, workloads = dict(seen.instances), dict(seen.workloads or {})
+    posers = []
+    for version in versions:
+        key, allowed = version.key, {"", driver.namespace_of(version.deployment.organization.name)}
+        if any(item.namespace not in allowed for item in instances.get(key, ())):
+            instances[key] = [item for item in instances[key] if item.namespace in allowed]
+        if any(_namespace(item.name) not in allowed for item in workloads.get(key, ())):
+            posers += [
+                StrangerObservation(item.name, key, item.generation, item.replicas, 0, description=item.description)
+                for item in workloads[key]
+                if _namespace(item.name) not in allowed
+            ]
+            workloads[key] = [item for item in workloads[key] if _namespace(item.name) in allowed]
+    return replace(
+        seen,
+        instances=instances,
+        workloads=None if seen.workloads is None else workloads,
+        strangers=(*seen.strangers, *posers),
+    )
+
+
+def serving(driver: Driver, seen: Observation, watched: dict[str, int]) -> dict[str, str]:
     """By a deployment's API id: the name of a stranger that says that it serves it, and shall have instances: be they not ready
     now, something started beside them would take their place. `watched` as for `look`."""
     found = {}
     for item in (*seen.strangers, *_unaccounted(seen, watched)):
         told = _described(item.description)
-        if told and item.replicas:
-            found[told] = item.name
+        # In another organization's namespace anybody of that one may have written it.
+        if told and item.replicas and _namespace(item.name) in ("", driver.namespace_of(told[0])):
+            found["/".join(told)] = item.name
     return found
 
 
-def _described(description: str) -> str:
-    """The API id of the deployment that it says it serves; anybody may have written it."""
+def _namespace(name: str) -> str:
+    """Empty for the cluster's first one."""
+    return name.rpartition("/")[0]
+
+
+def _described(description: str) -> tuple[str, str] | None:
+    """(organization, name) of the deployment that it says it serves; anybody may have written it."""
     try:
         told = orjson.loads(description or b"null")
-        return f"{told['organization']}/{told['deployment']}"
+        return str(told["organization"]), str(told["deployment"])
     except (orjson.JSONDecodeError, TypeError, KeyError):
-        return ""
+        return None
 
 
 def _lives(seen: Observation, key: str, generation: int) -> bool:

@@ -79,6 +79,10 @@ class Driver(ABC):
     def prepare(self, room: Room) -> None:  # noqa: B027 (most have nothing to do)
         """Have a place for an organization's instances, before `run`. Raises DriverError where there can't be one."""
 
+    def namespace_of(self, organization: str) -> str:
+        """Where the organization's instances may be beside the cluster's first namespace; empty where nowhere else."""
+        return ""
+
     @abstractmethod
     def run(
         self,

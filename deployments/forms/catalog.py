@@ -70,7 +70,7 @@ class ClusterForm(forms.ModelForm):
 
     callers = forms.CharField(
         label="Who may call instances there", required=False, max_length=2000, strip=True,
-        help_text="Gateways first: networks (10.0.0.0/8; through the API server those of the control plane) or namespaces, one per line. A NetworkPolicy keeps everybody else out; 0.0.0.0/0 lets in anybody.",
+        help_text="Gateways, and Slipway's worker, which reads engines' metrics: networks (10.0.0.0/8; through the API server those of the control plane) or namespaces, one per line. A NetworkPolicy keeps everybody else out; 0.0.0.0/0 lets in anybody.",
         widget=forms.Textarea(attrs={"rows": 2, "class": "form-control mono", "spellcheck": "false"}),
     )  # fmt: skip
 

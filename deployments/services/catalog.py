@@ -5,7 +5,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import ProtectedError, Q
+from django.db.models import ProtectedError
 
 from accounts import audit
 from accounts.models import Organization
@@ -15,15 +15,12 @@ from common.encryption import Cipher
 from common.naming import RESERVED_ENDPOINT_NAMES, name_error
 from common.service_error import ForbiddenError, ServiceError
 from deployments.drivers import driver_of, kubernetes_driver
-from deployments.models import Cluster, DesiredState, Endpoint, Model, Version
-from deployments.models.version import INACTIVE
-from deployments.services import tenancy
+from deployments.models import Cluster, Endpoint, Model
+from deployments.services import organization_namespaces, tenancy
 from deployments.services.change import change, refusal
 from runtimes.allowances import pattern_error
 from runtimes.driver import DriverError
 from runtimes.kubernetes import kubeconfig as kubeconfigs
-from runtimes.kubernetes.namespaces import caller_error
-from runtimes.kubernetes.places import ORGANIZATION, PREFIX, TEMPLATE
 
 
 def save_model(
@@ -101,9 +98,9 @@ def save_cluster(
                 else "A namespace is needed.",
                 field="namespace",
             )
-        _check_template(cluster)
         if kubeconfig is not None:
             cluster.encrypted_kubeconfig = _sealed_kubeconfig(kubeconfig)
+        organization_namespaces.check(cluster)
         if cluster.is_proxied and not cluster.encrypted_kubeconfig:
             raise ServiceError(
                 "Through the API server gateways need a kubeconfig. Inside the cluster they reach pods by their addresses.",
@@ -152,36 +149,6 @@ def _set_organizations(cluster: Cluster, organizations: Collection[Organization]
     if before != after:
         cluster.organizations.set(organizations)
         audit.record(actor=actor, action="update", thing=cluster, changes={"organizations": [before, after]})
-
-
-def _check_template(cluster: Cluster) -> None:
-    template = cluster.namespace_template
-    for caller in cluster.callers:
-        if problem := caller_error(caller):
-            raise ServiceError(problem, field="callers")
-    if not template:
-        _check_nothing_is_lost_from_sight(cluster)
-        return
-    made = template.replace(PREFIX, "a").replace(ORGANIZATION, "a")
-    if ORGANIZATION not in template or name_error(made):
-        raise ServiceError(
-            f"A template like {TEMPLATE}: it holds {ORGANIZATION}, maybe {PREFIX}, and lower-case letters, digits and hyphens.",
-            field="namespace_template",
-        )
-
-
-def _check_nothing_is_lost_from_sight(cluster: Cluster) -> None:
-    """Without a template only the first namespace is looked at: what runs elsewhere would be started once more."""
-    before = Cluster.objects.filter(pk=cluster.pk).first() if cluster.pk else None
-    if before is None or not before.namespace_template:
-        return
-    there = Version.objects.filter(deployment__endpoint__cluster=cluster)
-    running = there.filter(Q(desired_state=DesiredState.RUNNING) | ~Q(status__in=INACTIVE)).count()
-    if running:
-        raise ServiceError(
-            f"Versions run in organizations’ own namespaces. Stop all on this cluster first ({running} run or start).",
-            field="namespace_template",
-        )
 
 
 def _check_namespace(cluster: Cluster) -> None:

@@ -4,7 +4,7 @@ What is *wanted* counts: replicas of versions that shall run, whether they do ye
 new one counts. Tokens are the exception: they are those of a month, and gateways refuse what follows. Whoever asks holds the quota's row until the end of the transaction, so two who ask at once are told one after the other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,6 +34,13 @@ class Use:
     memory: int = 0
 
 
+def _amount(name: str) -> Any:
+    return Coalesce(Cast(KT(f"specification_json__{name}"), FloatField()), 0.0)
+
+
+_SUMS = {"instances": Coalesce(Sum("replicas"), 0)} | {
+    name: Coalesce(Sum(F("replicas") * _amount(name)), 0.0) for name in ("gpu", "cpu", "memory")
+}
 # By quota: the form's field, and what is said where it doesn't suffice.
 _REMEDY = " An operator can raise the quota under Administration."
 _REFUSALS = {
@@ -84,11 +91,14 @@ def use_of(owner: Organization | Cluster, *, without: Deployment | None = None) 
     wanted = Version.objects.filter(deployment__in=deployments, desired_state=DesiredState.RUNNING)
     if without is not None:
         wanted = wanted.exclude(deployment=without)
-    sums = wanted.aggregate(
-        instances=Coalesce(Sum("replicas"), 0),
-        **{name: Coalesce(Sum(F("replicas") * _amount(name)), 0.0) for name in ("gpu", "cpu", "memory")},
-    )
-    return Use(deployments.count(), sums["instances"], round(sums["gpu"]), round(sums["cpu"], 3), round(sums["memory"]))
+    return _use(deployments.count(), wanted.aggregate(**_SUMS))
+
+
+def uses_of_organizations(ids: Collection[int]) -> dict[int, Use]:
+    """What each of them wants now of instances and what they take, by id; deployments aren't counted."""
+    wanted = Version.objects.filter(deployment__organization__in=ids, desired_state=DesiredState.RUNNING)
+    rows = wanted.order_by().values("deployment__organization").annotate(**_SUMS)
+    return dict.fromkeys(ids, Use()) | {row["deployment__organization"]: _use(0, row) for row in rows}
 
 
 def quota_of(owner: Organization | Cluster) -> Quota | None:
@@ -178,8 +188,9 @@ def _held(where: Q) -> list[Quota]:
     )
 
 
-def _amount(name: str) -> Any:
-    return Coalesce(Cast(KT(f"specification_json__{name}"), FloatField()), 0.0)
+def _use(deployments: int, sums: Mapping[str, Any]) -> Use:
+    gpus, cpu, memory = round(sums["gpu"]), round(sums["cpu"], 3), round(sums["memory"])
+    return Use(deployments, sums["instances"], gpus, cpu, memory)
 
 
 def _check(quota: Quota, kind: str, used: float, asked: float) -> None:

@@ -72,6 +72,12 @@ def _adopt(stranger: Stranger, actor: Actor) -> Version:
     if stranger.generation < 1 or not stranger.version_key or not 1 <= stranger.replicas <= MAX_REPLICAS:
         raise ServiceError(_NOT_DESCRIBED, code="not_described")
     driver = driver_of(cluster)
+    namespace, organization = stranger.name.rpartition("/")[0], deployment.organization.name
+    if namespace not in ("", driver.namespace_of(organization)):
+        raise ServiceError(
+            f"It runs in the namespace {namespace}, which is not {organization}'s. It can only be removed.",
+            code="conflict",
+        )
     values = _ask(lambda: driver.secret_values(stranger.name))
     # First there, then here: when this is cut off it is listed again, as ours but unknown.
     _ask(lambda: driver.adopt(stranger.name))

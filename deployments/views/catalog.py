@@ -189,7 +189,8 @@ def _edit(request: HttpRequest, kind: Noun, thing: Any) -> HttpResponse:
     }
     if "kubeconfig" in form.fields:
         home = thing.namespace or "slipway"
-        templates = ("", TEMPLATE) if is_new else (thing.namespace_template,)
+        # What it may have to be given before it can be saved.
+        templates = (thing.namespace_template,) if thing.namespace_template and not is_new else ("", TEMPLATE)
         context["recipes"] = [
             (template, access.recipe(Places(home, template), proxied=thing.is_proxied)) for template in templates
         ]

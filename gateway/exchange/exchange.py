@@ -269,11 +269,13 @@ class Exchange(AnswerSide):
         """Into the books, once; raises when nothing can serve it, which is an end like any other."""
         target, plan, gateway = self._target, self._plan, self._gateway
         assert target is not None and plan is not None  # noqa: S101
-        if self.head.websocket and target.counts_tokens:
+        counts_all = target.counts_tokens or self.caller.organization_id in gateway.snapshot.metered
+        if self.head.websocket and counts_all:
             message = "Tokens are limited or have a price here, and can't be counted on a websocket. Use HTTP."
             raise GatewayError(403, "websocket_not_metered", message)
         self._parties = parties = plan.parties
-        self.counts = plan.tells_usage or (plan.may_generate and target.counts(plan.plain_path))
+        # Where tokens cost or count, those that an answer doesn't tell are estimated.
+        self.counts = plan.tells_usage or (counts_all and plan.may_generate and not target.is_free(plan.plain_path))
         self._file = gateway.journal.admitted(self._sequence, now + gateway.wall_offset, parties)
         gateway.in_flight += 1
         if not target.addresses:
@@ -284,7 +286,7 @@ class Exchange(AnswerSide):
         plan = self._plan
         assert plan is not None  # noqa: S101
         spent = self._gateway.snapshot.spent
-        if spent and plan.may_generate and self.caller.organization_id in spent:
+        if spent and self.counts and self.caller.organization_id in spent:
             raise limiter.month_is_spent()
         allowance = plan.allowance
         if allowance is None:

@@ -119,7 +119,8 @@ def month_is_spent() -> GatewayError:
         "Your organization has used up its tokens of this month. The next ones come on the first (UTC), "
         "or when an operator raises the quota."
     )
-    return GatewayError(429, "quota_exceeded", message, details={"limit": "organization_tokens_per_month"})
+    # Asked again now and then: an operator may raise it at any time.
+    return GatewayError(429, "quota_exceeded", message, 60, {"limit": "organization_tokens_per_month"})
 
 
 class Limiter:

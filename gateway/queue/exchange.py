@@ -14,6 +14,7 @@ from gateway.http import framing
 from gateway.http.bounds import UNCOUNTED_BODY, Holders
 from gateway.http.client import ClientConnection
 from gateway.http.framing import RequestHead
+from gateway.limits import limiter
 from gateway.routing import routes
 from gateway.routing.target import Target
 
@@ -140,6 +141,9 @@ class AsyncExchange:
             return await self._queue.control(self._caller, self.head.method, target)
         body = b"".join(self._body)
         deployment, path = self._place(target, body)
+        if self._caller.organization_id in self._gateway.snapshot.spent:
+            # It would only be put back each minute until it expires.
+            raise limiter.month_is_spent()
         return await self._queue.submit(deployment, self._caller, self.head, path, body)
 
     @property

@@ -3,6 +3,7 @@
 Its connections are on the gateway's loop: an ordinary request never waits for them.
 """
 
+import asyncio
 import hashlib
 import logging
 import uuid
@@ -32,7 +33,9 @@ from gateway.routing.target import Target
 log = logging.getLogger(__name__)
 
 WAIT_S = 5.0
-CONNECTIONS = 4
+CONNECTIONS = 6
+# Of those that store: one organization leaves some to the others, however long it waits for its own quota.
+CONNECTIONS_EACH = 4
 MOST_LISTED = 100
 _PATH = "/async/requests"
 
@@ -65,6 +68,8 @@ class AsyncRequests:
         self._bounds, self._keys = bounds, keys
         # Apart: however many ask how far theirs are, new ones are taken.
         self._pool, self._questions = (_pool(database_url, name, wait_s) for name in ("async_submit", "async_control"))
+        self._wait_s = wait_s
+        self._turns: dict[int, asyncio.Semaphore] = {}
 
     async def open(self) -> None:
         await self._pool.open(wait=False)
@@ -95,7 +100,7 @@ class AsyncRequests:
             "path": path.decode("latin-1"), "headers": headers, "body": body,
             "most_waiting": self._bounds.most_waiting, "most_bytes": self._bounds.most_bytes,
         }  # fmt: skip
-        async with self._connection(self._pool) as connection:
+        async with self._turn(caller.organization_id), self._connection(self._pool) as connection:
             most = None
             # One at a time for an organization with a quota, until this has been written.
             async with connection.transaction():
@@ -214,6 +219,20 @@ class AsyncRequests:
         return row
 
     @asynccontextmanager
+    async def _turn(self, organization: int) -> AsyncIterator[None]:
+        turns = self._turns.setdefault(organization, asyncio.Semaphore(CONNECTIONS_EACH))
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await turns.acquire()
+        except TimeoutError:
+            message = "Your organization queues faster than the queue can take. Try again in a moment."
+            raise GatewayError(429, "queue_busy", message, 2) from None
+        try:
+            yield
+        finally:
+            turns.release()
+
+    @asynccontextmanager
     async def _connection(self, pool: AsyncConnectionPool) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         try:
             async with pool.connection() as connection:
@@ -229,8 +248,8 @@ async def _full_quota(connection: psycopg.AsyncConnection[Any], values: Mapping[
     held = await (await connection.execute(statements.HOLD_QUOTA, values)).fetchone()
     if held is None:
         return None
-    counted = await (await connection.execute(statements.UNFINISHED_OF, values)).fetchone()
     most: int = held["most"]
+    counted = await (await connection.execute(statements.UNFINISHED_OF, {**values, "most": most})).fetchone()
     return most if counted and counted["used"] >= most else None
 
 

@@ -183,10 +183,10 @@ def read_snapshot() -> Snapshot:
             )
         )
     this_month = timezone.now().date().replace(day=1)
-    spent = Quota.objects.filter(tokens__isnull=False, tokens_spent_in=this_month).values_list(
-        "organization_id", flat=True
-    )
-    return Snapshot.of(version, targets, [pk for pk in spent if pk is not None])
+    bounded = Quota.objects.filter(tokens__isnull=False, organization__isnull=False)
+    metered = dict(bounded.values_list("organization_id", "tokens_spent_in"))
+    spent = [organization for organization, month in metered.items() if month == this_month]
+    return Snapshot.of(version, targets, metered=metered, spent=spent)
 
 
 def _free_paths(name: str) -> tuple[str, ...]:

@@ -25,15 +25,18 @@ class Snapshot:
 
     version: int
     targets: tuple[Target, ...]
-    # Organizations that have used up their tokens of this month.
+    # Organizations whose tokens of a month are bounded; those that have used them up.
+    metered: frozenset[int] = frozenset()
     spent: frozenset[int] = frozenset()
     by_prefix: dict[bytes, Target] = field(default_factory=dict, compare=False, repr=False)
     by_api_id: dict[str, Target] = field(default_factory=dict, compare=False, repr=False)
     by_name: dict[str, list[Target]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, version: int, targets: list[Target], spent: Iterable[int] = ()) -> "Snapshot":
-        snapshot = cls(version, tuple(targets), frozenset(spent))
+    def of(
+        cls, version: int, targets: list[Target], *, metered: Iterable[int] = (), spent: Iterable[int] = ()
+    ) -> "Snapshot":
+        snapshot = cls(version, tuple(targets), frozenset(metered), frozenset(spent))
         for target in targets:
             snapshot.by_prefix[f"/{target.endpoint}/{target.name}".encode()] = target
             snapshot.by_api_id[target.api_id] = target
@@ -72,6 +75,7 @@ class Snapshot:
             orjson.dumps(
                 {
                     "version": self.version,
+                    "metered": sorted(self.metered),
                     "spent": sorted(self.spent),
                     "targets": [target.to_json() for target in self.targets],
                 }
@@ -103,7 +107,7 @@ class Snapshot:
             )
             for item in stored["targets"]
         ]
-        return cls.of(stored["version"], targets, stored.get("spent", ()))
+        return cls.of(stored["version"], targets, metered=stored.get("metered", ()), spent=stored.get("spent", ()))
 
 
 def _usable(items: list[list[Any]], keys: tuple[str, ...]) -> Iterator[Address]:

@@ -38,9 +38,9 @@ class Target:
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return values | {"addresses": [address.to_json() for address in self.addresses]}
 
-    def counts(self, path: bytes) -> bool:
-        """Whether a request to `path` that generates something uses up tokens though its answer tells none."""
-        return self.counts_tokens and path.decode("latin-1") not in self.free_paths
+    def is_free(self, path: bytes) -> bool:
+        """Whether the engine generates nothing at `path`, whatever the method."""
+        return path.decode("latin-1") in self.free_paths
 
     def unavailable(self) -> GatewayError:
         """The 503 that says why nothing can be answered now."""

@@ -105,6 +105,10 @@ class KubernetesDriver(Driver):
                 events += self._client.list(self._events.within(namespace), fieldSelector=selector)
         return pods.observe(found, events, now)
 
+    def namespace_of(self, organization: str) -> str:
+        name = self._places.of(organization)
+        return "" if name == self._places.home else name
+
     def prepare(self, room: Room) -> None:
         namespaces.prepare(self._client, self._places, room, self._callers)
 

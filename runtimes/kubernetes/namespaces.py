@@ -23,9 +23,13 @@ _LEVEL = "pod-security.kubernetes.io/enforce"
 
 def prepare(client: KubernetesClient, places: Places, room: Room, callers: Iterable[str]) -> None:
     """Raises DriverError where it can't be, or where the name is somebody else's."""
+    if not places.template or not room.organization:
+        return
     name = places.of(room.organization)
     if name == places.home:
-        return
+        raise DriverError(
+            f"The cluster's template makes {name} of {room.organization}, which is Slipway's own namespace. Change the template."
+        )
     path = f"{NAMESPACES}/{name}"
     try:
         found = client.get(path)
@@ -95,7 +99,7 @@ def _check(found: Json, name: str, home: str, organization: str) -> None:
     if labels.get(HOME) != home or labels.get(ORGANIZATION) != organization:
         raise DriverError(
             f"The namespace {name} is not {organization}'s. Give it to the organization with "
-            f"“kubectl label namespace {name} {HOME}={home} {ORGANIZATION}={organization}”, or change the cluster's template."
+            f"“kubectl label namespace {name} {HOME}={home} {ORGANIZATION}={organization} {_LEVEL}=baseline”, or change the cluster's template."
         )
     if metadata.get("deletionTimestamp"):
         raise DriverError(f"The namespace {name} is being deleted. It is made again when it is gone.")

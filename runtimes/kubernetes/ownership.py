@@ -46,23 +46,23 @@ def sort(owner: Owner, deployments: list[Json], pods: list[Json]) -> Sorted:
     others: list[Json] = []
     for deployment in deployments:
         (mine if owner.owns(labels_of(deployment)) else others).append(deployment)
-    selecting: dict[tuple[str, str], list[tuple[dict[str, str], bool]]] = defaultdict(list)
+    selecting: dict[tuple[str, str, str], list[tuple[dict[str, str], bool]]] = defaultdict(list)
     for owned, found in ((True, mine), (False, others)):
         for deployment in found:
-            selecting[_start(labels_of(deployment))].append((_selector(deployment), owned))
-    ready: dict[tuple[str, str], int] = defaultdict(int)
+            selecting[_start(deployment)].append((_selector(deployment), owned))
+    ready: dict[tuple[str, str, str], int] = defaultdict(int)
     my_pods = []
     for pod in pods:
         labels = labels_of(pod)
         owned = next(
-            (is_mine for wanted, is_mine in selecting.get(_start(labels), ()) if wanted.items() <= labels.items()),
+            (is_mine for wanted, is_mine in selecting.get(_start(pod), ()) if wanted.items() <= labels.items()),
             owner.owns(labels),
         )
         if owned:
             my_pods.append(pod)
         else:
-            ready[_start(labels)] += is_ready(pod)
-    strangers = tuple(_stranger(deployment, ready[_start(labels_of(deployment))]) for deployment in others)
+            ready[_start(pod)] += is_ready(pod)
+    strangers = tuple(_stranger(deployment, ready[_start(deployment)]) for deployment in others)
     return Sorted(mine, my_pods, strangers)
 
 
@@ -97,8 +97,10 @@ def is_ready(pod: Json) -> bool:
     return any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions)
 
 
-def _start(labels: dict[str, str]) -> tuple[str, str]:
-    return labels.get(VERSION, ""), labels.get(GENERATION, "")
+def _start(thing: Json) -> tuple[str, str, str]:
+    """Pods are selected within their namespace alone."""
+    labels = labels_of(thing)
+    return (thing.get("metadata") or {}).get("namespace") or "", labels.get(VERSION, ""), labels.get(GENERATION, "")
 
 
 def _selector(thing: Json) -> dict[str, str]:

@@ -16,6 +16,7 @@ from common.encryption import Cipher
 from common.service_error import ServiceError
 from deployments.services import quotas
 from gateway.queue.requests import AsyncRequests, QueueBounds
+from gateway.routing.snapshot import Snapshot
 from tests.async_queue.conftest import database_url
 from tests.gateway.conftest import KEYS, json_answer
 from tests.records import ended
@@ -48,6 +49,15 @@ async def test_a_request_is_taken_at_once_and_answered_later_as_the_instance_ans
     # One request in the books, of its key: access, limits and prices went by it.
     (entry,) = ended(queue.gateway.core.journal.records(0))
     assert entry["key"] == queue.key.pk and entry["user"] == queue.key.user_id
+
+
+async def test_nobody_queues_what_the_months_tokens_do_not_allow(queue, upstream):
+    await queue.start(await upstream(json_answer(b"{}")))
+    known = queue.gateway.core.snapshot
+    queue.gateway.core.set_snapshot(Snapshot.of(2, list(known.targets), spent=[queue.key.organization_id]))
+    refused = await queue.submit({})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")
+    assert refused.headers["retry-after"] == "60"
 
 
 async def test_a_header_and_the_openai_address_do_the_same(queue, upstream):

@@ -204,7 +204,7 @@ def test_what_runs_stays_where_it_is_when_namespaces_come_later(people, api, nam
     assert {item.namespace for item in version.instances.filter(ended_at=None)} == {f"{namespace}-acme"}
     cluster.refresh_from_db()
     cluster.namespace_template = ""
-    with pytest.raises(ServiceError, match="Stop all on this cluster first") as refused:
+    with pytest.raises(ServiceError, match="Stop them first") as refused:
         catalog.save_cluster(cluster, actor=people.operator)
     assert refused.value.field == "namespace_template"
 

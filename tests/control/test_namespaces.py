@@ -3,13 +3,21 @@
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from common.service_error import ServiceError
+from deployments import rooms
 from deployments.forms.catalog import ALLOWANCES
-from deployments.models import Cluster
+from deployments.models import Cluster, Deployment, Instance, Stranger, Version
 from deployments.services import catalog
+from deployments.services.deployments import create_deployment
+from deployments.services.quotas import set_quota
+from runtimes.driver import ClusterUnreachableError, DriverError
 from runtimes.kubernetes import access
 from runtimes.kubernetes.places import TEMPLATE, Places
+from runtimes.observation import Observation, WorkloadObservation
+from runtimes.room import Room
+from tests.conftest import simulator
 from tests.control.test_pages import KUBECONFIG
 from tests.control.test_tenancy import pods
 
@@ -90,3 +98,102 @@ def test_one_namespace_needs_no_rights_beyond_it():
     everywhere = alone.partition("kind: ClusterRole\n")[2].partition("kind: ClusterRoleBinding")[0]
     assert "secrets" not in everywhere and "secrets" in each.partition("kind: ClusterRole\n")[2]
     assert "networkpolicies" in each and "networkpolicies" not in alone
+
+
+def test_a_quota_below_what_is_wanted_leaves_room_for_it(people, running):
+    Version.objects.update(replicas=3)
+    set_quota(people.ours, {"instances": 1, "gpus": 2, "memory": None}, actor=people.operator)
+    assert rooms.room_of("acme", people.ours.pk) == Room("acme", instances=3, gpus=2)
+    set_quota(people.ours, {"instances": 8}, actor=people.operator)
+    assert rooms.room_of("acme", people.ours.pk) == Room("acme", instances=8)
+    assert rooms.room_of("other", people.theirs.pk) == Room("other")
+
+
+class Preparing:
+    """As much of a driver as is asked for an organization's namespace."""
+
+    def __init__(self, *refusals: DriverError | None) -> None:
+        self._refusals = list(refusals)
+        self.prepared: list[Room] = []
+
+    def prepare(self, room: Room) -> None:
+        self.prepared.append(room)
+        if self._refusals and (refusal := self._refusals.pop(0)) is not None:
+            raise refusal
+
+
+@pytest.fixture
+def running(place, people) -> Observation:
+    """One workload in acme's namespace without a single pod, as after a quota of 0."""
+    rooms._seen_to.clear()
+    Cluster.objects.filter(pk=place.cluster.pk).update(namespace_template=TEMPLATE)
+    place.cluster.refresh_from_db()
+    made = Deployment(organization=people.ours, model=place.model, endpoint=place.endpoint, name="chat")
+    version = create_deployment(made, simulator(), 1, actor=people.operator).versions.get()
+    return Observation(0, workloads={version.key: [WorkloadObservation("models-acme/chat-v1", 1, 1)]})
+
+
+def test_a_namespace_without_pods_is_looked_after_too(place, people, running):
+    driver, versions = Preparing(), list(Version.objects.all())
+    for _ in range(3):
+        rooms.keep(place.cluster, driver, running, versions)
+    assert driver.prepared == [Room("acme")], "once, until something changes"
+    set_quota(people.ours, {"instances": 5}, actor=people.operator)
+    rooms.keep(place.cluster, driver, running, versions)
+    assert driver.prepared[1:] == [Room("acme", instances=5)]
+
+
+def test_what_is_refused_is_asked_again_later_and_a_silent_cluster_at_the_next_look(place, running):
+    versions = list(Version.objects.all())
+    driver = Preparing(DriverError("no right"))
+    for _ in range(2):
+        rooms.keep(place.cluster, driver, running, versions)
+    assert len(driver.prepared) == 1
+    rooms._seen_to.clear()
+    driver = Preparing(ClusterUnreachableError("silent"))
+    for _ in range(2):
+        rooms.keep(place.cluster, driver, running, versions)
+    assert len(driver.prepared) == 2
+
+
+def test_looking_after_namespaces_takes_a_fixed_number_of_statements(place, people, running, django_assert_num_queries):
+    set_quota(people.ours, {"instances": 5}, actor=people.operator)
+    versions = list(Version.objects.select_related("deployment__organization"))
+    with django_assert_num_queries(2):
+        rooms.keep(place.cluster, Preparing(), running, versions)
+
+
+def test_a_template_stays_while_something_of_it_is_left(place, people, running):
+    cluster = place.cluster
+    Cluster.objects.filter(pk=cluster.pk).update(
+        driver=Cluster.Driver.KUBERNETES, namespace="models", callers=["0.0.0.0/0"]
+    )
+    cluster.refresh_from_db()
+    version = Version.objects.get()
+    now = timezone.now()
+    instance = Instance.objects.create(
+        version=version, uid="a" * 32, name="x", generation=1, phase="ready", started_at=now
+    )
+
+    def refusal(template: str) -> str:
+        cluster.namespace_template = template
+        try:
+            catalog.save_cluster(cluster, actor=people.operator)
+        except ServiceError as error:
+            assert error.field == "namespace_template"
+            return str(error)
+        Cluster.objects.filter(pk=cluster.pk).update(namespace_template=TEMPLATE)
+        return ""
+
+    other = "ml-{organization}"
+    assert not refusal("") and not refusal(other), "it runs in the first namespace"
+    Instance.objects.update(namespace="models-acme")
+    assert "1 version runs" in refusal("") and "1 version runs" in refusal(other)
+    assert not refusal(TEMPLATE)
+    instance.delete()
+    assert "1 version runs" in refusal(""), "an instance may be there at any moment"
+    Version.objects.update(desired_state="stopped")
+    Stranger.objects.create(cluster=cluster, name="models-acme/x", version_key="k", generation=1, replicas=1, ready=1)
+    assert "Strangers" in refusal("")
+    Stranger.objects.all().delete()
+    assert not refusal("")

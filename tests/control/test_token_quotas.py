@@ -39,7 +39,7 @@ def test_an_organization_is_refused_once_its_tokens_are_used_up(people):
     used(people.ours, TODAY.date().replace(day=1), 999)
     used(people.theirs, TODAY.date().replace(day=1), 5000)
     token_quotas.look(TODAY)
-    assert not read_snapshot().spent
+    assert read_snapshot().metered == {people.ours.pk} and not read_snapshot().spent
     used(people.ours, TODAY.date().replace(day=1), 1, deployment=2)
     before = version()
     token_quotas.look(TODAY)
@@ -77,7 +77,7 @@ def test_none_at_all(people):
 
 
 def test_a_restarted_gateway_remembers(people, tmp_path):
-    Snapshot.of(3, [], spent=[7, 9]).save(tmp_path / "snapshot")
+    Snapshot.of(3, [], metered=[5, 7, 9], spent=[7, 9]).save(tmp_path / "snapshot")
     assert Snapshot.load(tmp_path / "snapshot", ()).spent == {7, 9}
 
 

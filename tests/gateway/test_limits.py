@@ -68,6 +68,22 @@ async def test_tokens_of_the_month_that_are_used_up_refuse_what_would_use_more(g
     assert (await client.post(CHAT, **chat)).status_code == 200
 
 
+async def test_a_quota_of_tokens_counts_at_every_path(gateway, limited):
+    client = await limited(json_answer(b"x" * 400))
+    (target,) = gateway.core.snapshot.targets
+    free = dataclasses.replace(target, free_paths=("/tokenize",))
+    gateway.core.set_snapshot(Snapshot.of(3, [free], metered=[3]))
+    asked = {"headers": bearer("slk_one"), "content": b"y" * 40}
+    assert (await client.post("/main/chat/completion", **asked)).status_code == 200
+    (entry,) = await gateway.finished(1)
+    assert (entry.input_tokens, entry.output_tokens, entry.estimated) == (10, 100, True)
+    websocket = b"GET /main/chat/realtime HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer slk_one\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    assert (await gateway.exchange(websocket)).startswith(b"HTTP/1.1 403")
+    gateway.core.set_snapshot(Snapshot.of(4, [free], metered=[3], spent=[3]))
+    assert (await client.post("/main/chat/completion", **asked)).status_code == 429
+    assert (await client.post("/main/chat/tokenize", **asked)).status_code == 200, "it uses none"
+
+
 async def test_the_refusal_names_the_limit_and_when_to_come_again(gateway, limited):
     client = await limited(json_answer(USAGE), ("key", 3, 0), ("public", 2, 0))
     answers = [await client.get("/main/chat/x", headers=bearer("slk_one")) for _ in range(4)]

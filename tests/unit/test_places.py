@@ -2,7 +2,9 @@
 
 import pytest
 
-from runtimes.kubernetes.namespaces import caller_error, namespace, policy, quota
+from runtimes.driver import DriverError
+from runtimes.kubernetes.namespaces import caller_error, namespace, policy, prepare, quota
+from runtimes.kubernetes.ownership import Owner, sort
 from runtimes.kubernetes.places import HOME, TEMPLATE, Objects, Places, qualified
 from runtimes.room import Room
 
@@ -88,3 +90,23 @@ def test_callers(caller):
 @pytest.mark.parametrize("caller", ["10.0.0.1/8", "10.0.0.999", "Gateways", "-a", "a_b", "a/b", "", "x" * 64, "é"])
 def test_no_callers(caller):
     assert caller_error(caller)
+
+
+def test_no_organization_runs_in_the_first_namespace_because_of_its_name():
+    with pytest.raises(DriverError, match="Slipway's own namespace"):
+        prepare(Listing(), Places("slipway", "{organization}"), Room("slipway"), ["10.0.0.0/8"])
+
+
+def test_a_pod_is_selected_within_its_namespace_alone():
+    labels = {"slipway.dev/version": "key", "slipway.dev/generation": "1", "slipway.dev/installation": "mine"}
+    mine = {
+        "metadata": {"name": "a", "namespace": "home-acme", "labels": labels},
+        "spec": {"selector": {"matchLabels": {"slipway.dev/version": "key"}}},
+    }
+    strange = {"slipway.dev/version": "key", "slipway.dev/generation": "1", "slipway.dev/installation": "another"}
+    pods = [
+        {"metadata": {"name": f"a-{place}", "namespace": place, "labels": strange}}
+        for place in ("home-acme", "home-other")
+    ]
+    found = sort(Owner("mine", "here"), [mine], pods)
+    assert [pod["metadata"]["name"] for pod in found.pods] == ["a-home-acme"]
