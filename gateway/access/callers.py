@@ -8,6 +8,7 @@ from typing import Protocol
 from common import identity_token
 from common.request_outcomes import API, CONSOLE
 from gateway.errors import GatewayError
+from gateway.http.credentials import TOKEN_SENT
 
 
 class Callable(Protocol):
@@ -64,6 +65,8 @@ class Caller:
 
 
 ANONYMOUS = Caller()
+# How to get in, for who sent nothing.
+HOW = "“Authorization: Bearer …” with an API key from Developer Hub → API Keys."
 Keys = dict[bytes, Caller]
 
 
@@ -88,6 +91,9 @@ def read_identity(token: bytes, identity_keys: Sequence[str], keys: Keys) -> Cal
 def by_key(keys: Keys, digest: bytes, now: float) -> Caller:
     """Whose key it is; `now` in seconds since the epoch. Raises a 401 that tells nothing about keys of others."""
     caller = keys.get(digest)
+    if digest == TOKEN_SENT:
+        message = f"This is an API token, which manages deployments. Models are called with {HOW}"
+        raise GatewayError(401, "token_not_key", message)
     if caller is None:
         raise GatewayError(
             401,

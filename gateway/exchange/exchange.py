@@ -6,7 +6,7 @@ from time import monotonic
 
 from common.byte_budget import network_of
 from common.request_outcomes import CANCELLED, COMPLETED, FAILED, REJECTED
-from gateway.access.callers import ANONYMOUS, by_key, read_identity
+from gateway.access.callers import ANONYMOUS, HOW, by_key, read_identity
 from gateway.books import journal
 from gateway.books.journal import NO_INSTANCE, File
 from gateway.books.usage import BYTES_PER_TOKEN, Tokens
@@ -15,7 +15,7 @@ from gateway.errors import GatewayError
 from gateway.exchange import request_body
 from gateway.exchange.answer import AnswerSide
 from gateway.exchange.plan import Plan, plan_of
-from gateway.http import api_server, framing
+from gateway.http import api_server, framing, half_closed
 from gateway.http.address import Address
 from gateway.http.bounds import UNCOUNTED_BODY, Holders
 from gateway.http.client import ClientConnection
@@ -83,18 +83,18 @@ class Exchange(AnswerSide):
                 if own is not None:
                     self._reply(200, own.body, content_type=own.content_type)
                     return
-                plan = plan_of(gateway.snapshot, head)
+                plan = plan_of(gateway.snapshot, head, self.caller)
             self._plan = plan
             length = self._length
             self._target = target = plan.target
-            if target is not None and (self.caller is not plan.caller or target is not plan.called):
-                self._check_access(target)
+            if target is not None and self.caller is not plan.caller:
+                routes.check_access(gateway.snapshot, target, self.caller)
                 self._recognize(plan, target)
             if target is None:
                 self._buffering = True
                 if self.caller is ANONYMOUS and not gateway.snapshot.has_public:
                     # Before its body: nothing in it could name what this caller may call.
-                    message = "Every deployment here needs an API key. Developer Hub → API Keys makes one."
+                    message = f"Every deployment here needs a key. Send one: {HOW}"
                     raise GatewayError(401, "key_missing", message)
                 if length is not None and length > MAX_BUFFERED_BODY:
                     raise _too_large()
@@ -196,6 +196,13 @@ class Exchange(AnswerSide):
             # A websocket has no end of its own but this one.
             self._end_upstream(failed=False)
             self._finish(COMPLETED if self._tunnels else CANCELLED, monotonic())
+
+    def client_half_closed(self) -> None:
+        """Find out whether it has gone, where something can be written that means nothing."""
+        if self._chunked:
+            self.client.write(half_closed.PROBE_IN_CHUNKS)
+        elif not (self.has_begun or self.head.is_1_0):
+            self.client.write(half_closed.PROBE)
 
     def check_deadline(self, now: float) -> None:
         connection = self._connection
@@ -347,16 +354,6 @@ class Exchange(AnswerSide):
         if current.deployment_id != target.deployment_id or not current.limits:
             return None
         return self._gateway.limiter.allowance(current, self.caller)
-
-    def _check_access(self, target: Target) -> None:
-        """What the caller may not use isn't there for him."""
-        if self.caller.may_call(target):
-            return
-        if self.caller.is_console:
-            raise GatewayError(
-                401, "identity_invalid", "The console's token is for another deployment. Reload the page."
-            )
-        raise routes.not_found(f"/{target.endpoint}/{target.name}".encode())
 
     def _forward(self, now: float) -> None:
         assert self._target is not None and self._plan is not None  # noqa: S101

@@ -3,7 +3,7 @@
 from gateway.access.callers import Caller
 from gateway.http.framing import RequestHead, request_line
 from gateway.limits.limiter import Allowance
-from gateway.routing.routes import OPENAI_PREFIX, plain_path, resolve
+from gateway.routing.routes import OPENAI_PREFIX, path_of, plain_path, resolve
 from gateway.routing.snapshot import Snapshot
 from gateway.routing.target import Target
 
@@ -42,15 +42,13 @@ class Plan:
         self.allowance: Allowance | None = None
 
 
-def plan_of(snapshot: Snapshot, head: RequestHead) -> Plan:
-    """The plan for a request, remembered with its head for as long as the snapshot is the same."""
-    path = head.target
-    if path.startswith(b"http://"):
-        path = b"/" + path.split(b"/", 3)[3] if path.count(b"/") > 2 else b"/"
+def plan_of(snapshot: Snapshot, head: RequestHead, caller: Caller) -> Plan:
+    """The plan for a request of `caller`, remembered with its head for as long as the snapshot is the same."""
+    path = path_of(head)
     if path.startswith(OPENAI_PREFIX):
         plan = Plan(snapshot, None, path, head)
     else:
-        target, path = resolve(snapshot, path)
+        target, path = resolve(snapshot, path, caller)
         plan = Plan(snapshot, target, path, head)
     head.plan = plan
     return plan

@@ -8,8 +8,9 @@ from typing import Protocol, cast
 import httptools
 
 from gateway.errors import GatewayError, bad_request
-from gateway.http import framing
+from gateway.http import framing, half_closed
 from gateway.http.bounds import Timeouts
+from gateway.http.credentials import KEY, TOKEN
 from gateway.http.crowd import Crowd
 from gateway.http.framing import KINDS, PASS, HeadMemory, RequestHead
 
@@ -18,6 +19,7 @@ WRITE_LIMIT = 64 << 10
 AHEAD_LIMIT = 64 << 10
 LINGER_S = 2.0
 _END = b"\r\n\r\n"
+_BEFORE_CHUNKS = b"POST / HTTP/1.1\r\nHost: -\r\nTransfer-Encoding: chunked\r\n\r\n"
 _KNOWN_HEADS: HeadMemory[RequestHead] = HeadMemory()
 
 
@@ -54,6 +56,7 @@ class Exchange(Protocol):
     def client_data(self, data: bytes) -> None: ...
     def client_writable(self, writable: bool) -> None: ...
     def client_lost(self) -> None: ...
+    def client_half_closed(self) -> None: ...
     def check_deadline(self, now: float) -> None: ...
     def fail(self, error: GatewayError) -> None: ...
 
@@ -80,6 +83,7 @@ class ClientConnection(asyncio.Protocol):
         self._head: RequestHead | None = None
         self._passed: list[bytes] = []
         self._special: list[tuple[int, bytes, bytes]] = []
+        self._holds_ours = self._has_stopped = False
         # Reads a body that comes in chunks; other bodies are counted.
         self._parser: httptools.HttpRequestParser | None = None
         self._in_body = False
@@ -95,6 +99,8 @@ class ClientConnection(asyncio.Protocol):
         self._closing = self._lingering = False
         # By an exchange, which had nowhere to put what came.
         self._is_paused = False
+        # The client sends nothing any more.
+        self._has_eof = False
 
     # asyncio.Protocol
 
@@ -118,8 +124,22 @@ class ClientConnection(asyncio.Protocol):
             self._exchange = None
 
     def eof_received(self) -> bool:
-        # A client that closes its half has gone: keeping the answer running would burn the model for nobody.
-        return False
+        """Who closes only the sending half still gets what was asked for; whether to keep the transport."""
+        exchange = self._exchange
+        is_whole = exchange is not None and exchange.request_done and not exchange.is_tunnel
+        if not (is_whole or (exchange is None and self._ahead)):
+            return False
+        self._has_eof = True
+        if exchange is not None:
+            exchange.client_half_closed()
+            for after in half_closed.LOOK_S:
+                self.house.loop.call_later(after, self._end_if_gone)
+        return True
+
+    def _end_if_gone(self) -> None:
+        # Else the answer would burn the model for nobody.
+        if not self.transport.is_closing() and half_closed.has_gone(self.transport):
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._lingering or self._closing:
@@ -217,7 +237,12 @@ class ClientConnection(asyncio.Protocol):
         """What a whole head means; None when it had to be refused. Two readers must agree that it is sound."""
         self._head, self._passed, self._special = None, [], []
         self._parser = httptools.HttpRequestParser(self)
-        if len(raw) > framing.MAX_HEAD_BYTES:
+        self._has_stopped = False
+        self._holds_ours = KEY in raw or TOKEN in raw
+        if raw == framing.HTTP_2_PREFACE:
+            self.write(framing.HTTP_1_1_REQUIRED)
+            self._close(drained=False)
+        elif len(raw) > framing.MAX_HEAD_BYTES:
             self._refuse(_head_too_large())
         elif not framing.STRICT_HEAD.fullmatch(raw):
             self._refuse(bad_request("The head of the request is not valid HTTP/1.1."))
@@ -226,6 +251,10 @@ class ClientConnection(asyncio.Protocol):
         head = self._head
         if head is None or self._closing or self._lingering:
             return None
+        if head.length == -1 and self._has_stopped:
+            # Another one reads the chunks.
+            self._parser, self._passed, self._special = httptools.HttpRequestParser(self), [], []
+            self._parse(self._parser, _BEFORE_CHUNKS)
         if head.length != -1:
             self._parser = None
             if not head.websocket:
@@ -308,9 +337,8 @@ class ClientConnection(asyncio.Protocol):
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # Behind a websocket's request the parser stops; any other upgrade has been refused with the head.
-            if self._head is None or not self._head.websocket:
-                self._refuse(bad_request("The connection can't be upgraded."))
+            # The parser takes any offer of another protocol for the end of HTTP. Here only a websocket's is one.
+            self._has_stopped = True
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, GatewayError) else bad_request("The request could not be read."))
@@ -344,7 +372,7 @@ class ClientConnection(asyncio.Protocol):
             raise GatewayError(505, "http_version", "Only HTTP/1.1 and HTTP/1.0 are understood.")
         self._head = framing.read_head(
             parser.get_method(), self._url, self._passed, self._special,
-            is_1_0=version == "1.0", keep_alive=parser.should_keep_alive(),
+            is_1_0=version == "1.0", keep_alive=parser.should_keep_alive(), holds_ours=self._holds_ours,
         )  # fmt: skip
 
     def on_body(self, body: bytes) -> None:
@@ -375,7 +403,7 @@ class ClientConnection(asyncio.Protocol):
 
     def resume_reading(self) -> None:
         self._is_paused = False
-        if not self.transport.is_closing():
+        if not (self._has_eof or self.transport.is_closing()):
             self.transport.resume_reading()
 
     def finish_exchange(self, exchange: Exchange, data: bytes, now: float) -> None:
@@ -386,7 +414,8 @@ class ClientConnection(asyncio.Protocol):
             return
         self.deadline = now + self.house.timeouts.keep_alive_s
         self._exchange = None
-        if not exchange.keep_alive or not exchange.request_done or self.house.draining:
+        ends = self.house.draining or (self._has_eof and not self._ahead)
+        if ends or not exchange.keep_alive or not exchange.request_done:
             self._close(drained=exchange.request_done)
             return
         if self._is_paused:
@@ -401,12 +430,17 @@ class ClientConnection(asyncio.Protocol):
             data, self._ahead = self._ahead, b""
             self.resume_reading()
             self._feed(data)
+            if self._has_eof and not (self._exchange is not None and self._exchange.request_done):
+                # What is missing of it will never come.
+                self.transport.abort()
 
     # Deadlines and ends
 
     def check_deadline(self, now: float) -> None:
         """Called once a second."""
         current = self._exchange
+        if self._has_eof:
+            self._end_if_gone()
         if current is not None:
             current.check_deadline(now)
         elif self.deadline < now:

@@ -1,12 +1,12 @@
 """The strict half of HTTP/1.1: what httptools lets through but a gateway must not, and the heads we write."""
 
-import hashlib
 import re
 from http import HTTPStatus
 from typing import TypeVar
 
 from common import identity_token
 from gateway.errors import GatewayError, bad_request
+from gateway.http.credentials import Credentials, check_address, holds_one
 
 Headers = list[tuple[bytes, bytes]]
 T = TypeVar("T")
@@ -20,20 +20,23 @@ STRICT_HEAD = re.compile(
 )
 # Below a deployment's address, or in front of an OpenAI-style path.
 _ASYNC_PATH = re.compile(rb"(?:http://[^/]*)?(?:/async|(?!/v1/)/[^/?]+/[^/?]+/async)(?:[/?]|$)")
+# Who begins with HTTP/2 can't read HTTP/1.1: an empty SETTINGS frame, and a GOAWAY with HTTP_1_1_REQUIRED (RFC 9113, 7).
+HTTP_2_PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
+HTTP_1_1_REQUIRED = bytes.fromhex("000000040000000000000008070000000000000000000000000d")
 OWN_COOKIES = (b"slipway_session", b"slipway_csrf")
-OWN_KEY, OWN_TOKENS = b"slk_", (b"slk_", b"slt_")
 NO_BODY_STATUS = frozenset({204, 304})
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 # What a header means to a gateway. PASS is everything that it only hands on.
 (
     PASS, HOP, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, IDENTITY, REQUEST_ID, COOKIE, AUTHORIZATION,
-    CONTENT_TYPE, API_KEY, OPTION, SET_COOKIE, FORWARDED_FOR,
-) = range(17)  # fmt: skip
+    CONTENT_TYPE, API_KEY, OPTION, SET_COOKIE, FORWARDED_FOR, SUBPROTOCOLS,
+) = range(18)  # fmt: skip
 _KIND_OF_NAME = {
     b"host": HOST, b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION,
     b"upgrade": UPGRADE, b"expect": EXPECT, identity_token.HEADER: IDENTITY, b"x-request-id": REQUEST_ID,
     b"cookie": COOKIE, b"authorization": AUTHORIZATION, b"content-type": CONTENT_TYPE, b"api-key": API_KEY,
+    b"x-api-key": API_KEY, b"x-goog-api-key": API_KEY, b"sec-websocket-protocol": SUBPROTOCOLS, b"http2-settings": HOP,
     b"keep-alive": HOP, b"proxy-connection": HOP, b"proxy-authenticate": HOP, b"proxy-authorization": HOP,
     b"set-cookie": SET_COOKIE, b"x-forwarded-for": FORWARDED_FOR, b"te": HOP, b"trailer": HOP, b"x-slipway-instance": HOP,
     **dict.fromkeys((b"x-slipway-async", b"x-slipway-async-priority", b"x-slipway-async-max-queue-seconds",
@@ -66,7 +69,7 @@ class RequestHead:
     """A request's head once it is known to be sound. Shared by all requests with the same bytes: nobody changes it.
 
     `passed` are the header lines to hand on. `length` is the body's, -1 for chunked, None for no body. `key` is the
-    digest of the API key that was sent, empty without one. `options` are those for asynchronous requests. `plan` is what was done with one last time.
+    digest of the API key that was sent, empty without one, TOKEN_SENT for an API token in its place. `options` are those for asynchronous requests. `plan` is what was done with one last time.
     """
 
     __slots__ = (
@@ -112,17 +115,23 @@ def read_head(
     *,
     is_1_0: bool,
     keep_alive: bool,
+    holds_ours: bool,
 ) -> RequestHead:
     """Check a request's head. Raises for what must not be handed on; after that the connection can't be trusted.
 
-    `passed` are the pieces of header lines that mean nothing to a gateway, four each.
+    `passed` are the pieces of header lines that mean nothing to a gateway, four each. `holds_ours`: one of Slipway's keys or
+    tokens may be in it, in plain text.
     """
     if method == b"CONNECT":
         raise GatewayError(405, "method_not_allowed", "CONNECT is not supported: what follows it could not be checked.")
     head = RequestHead(method, target, is_1_0=is_1_0, keep_alive=keep_alive)
+    credentials = Credentials()
+    check_address(target)
+    if holds_ours:
+        _drop_ours(passed)
     hosts = 0
     named: set[bytes] = set()
-    upgrade = b""
+    offers: set[bytes] = set()
     is_chunked = False
     for kind, name, value in special:
         if kind == HOST:
@@ -143,16 +152,12 @@ def read_head(
             if is_chunked:
                 raise bad_request("Transfer-Encoding is stated twice.")
             is_chunked = True
-        elif kind == AUTHORIZATION:
-            token = value[7:].lstrip() if value[:7].lower() == b"bearer " else b""
-            if not token.startswith(OWN_TOKENS):
+        elif kind in (AUTHORIZATION, API_KEY):
+            # What else clients put there is for the instance.
+            if not credentials.accept(value):
                 passed += (name, b": ", value, b"\r\n")
-            elif token.startswith(OWN_KEY):
-                _take_key(head, token)
-        elif kind == API_KEY:
-            if value.startswith(OWN_KEY):
-                _take_key(head, value)
-            else:
+        elif kind == SUBPROTOCOLS:
+            if value := credentials.of_subprotocols(value):
                 passed += (name, b": ", value, b"\r\n")
         elif kind == COOKIE:
             if value := _without_own_cookies(value):
@@ -175,7 +180,7 @@ def read_head(
                 raise bad_request(f"{option} is stated twice.")
             head.options[option] = value.decode("latin-1").strip()
         elif kind == UPGRADE:
-            upgrade = value.lower() if not upgrade else b"twice"
+            offers |= {item.strip().lower() for item in value.split(b",")}
     # HTTP/1.0 knows none: plain health checks of balancers are like that.
     if hosts != 1 and (hosts or not is_1_0):
         raise bad_request("A request has exactly one Host header.")
@@ -187,10 +192,11 @@ def read_head(
         head.length = -1
     if len(passed) // 4 + len(special) > MAX_HEADERS:
         raise GatewayError(431, "too_many_headers", f"At most {MAX_HEADERS} headers are accepted.")
-    if upgrade:
-        _check_upgrade(head, upgrade, named)
-    elif b"upgrade" in named:
-        raise bad_request("Connection names Upgrade, but there is no such header.")
+    # Any other offer is ignored, as it may be (RFC 9110, 7.8): bytes behind it are this protocol's.
+    head.websocket = (
+        b"websocket" in offers and b"upgrade" in named and method == b"GET" and not head.length and not is_1_0
+    )
+    head.key = credentials.digest
     if named:
         drop_named(passed, named)
     head.passed = b"".join(passed)
@@ -201,20 +207,14 @@ def read_head(
     return head
 
 
-def _take_key(head: RequestHead, key: bytes) -> None:
-    digest = hashlib.sha256(key).digest()
-    if head.key not in (b"", digest):
-        raise bad_request("Two different API keys were sent. Send one.", "two_keys")
-    head.key = digest
-
-
-def _check_upgrade(head: RequestHead, upgrade: bytes, named: set[bytes]) -> None:
-    """Anything but a websocket would let the bytes that follow pass unread: h2c carries requests of its own."""
-    if upgrade != b"websocket" or head.method != b"GET" or head.length or head.is_1_0 or b"upgrade" not in named:
-        raise GatewayError(
-            501, "upgrade_unsupported", "The connection is upgraded for websockets only: GET, HTTP/1.1, without a body."
-        )
-    head.websocket = True
+def _drop_ours(passed: list[bytes]) -> None:
+    """Take out the lines that hold a key or token of ours, whatever they are called."""
+    passed[:] = [
+        piece
+        for index in range(0, len(passed), 4)
+        if not holds_one(passed[index + 2])
+        for piece in passed[index : index + 4]
+    ]
 
 
 def drop_named(passed: list[bytes], named: set[bytes]) -> None:
@@ -271,4 +271,4 @@ def chunk(data: bytes) -> bytes:
 
 def _without_own_cookies(value: bytes) -> bytes:
     pairs = [pair.strip() for pair in value.split(b";")]
-    return b"; ".join(pair for pair in pairs if not pair.startswith(OWN_COOKIES))
+    return b"; ".join(pair for pair in pairs if not pair.startswith(OWN_COOKIES) and not holds_one(pair))

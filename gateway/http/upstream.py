@@ -8,7 +8,17 @@ import httptools
 
 from gateway.http import framing
 from gateway.http.address import Address
-from gateway.http.framing import CODING, CONNECTION, CONTENT_TYPE, KINDS, LENGTH, PASS, SET_COOKIE, HeadMemory
+from gateway.http.framing import (
+    CODING,
+    CONNECTION,
+    CONTENT_TYPE,
+    KINDS,
+    LENGTH,
+    PASS,
+    SET_COOKIE,
+    SUBPROTOCOLS,
+    HeadMemory,
+)
 
 IDLE_S = 3.0
 CONNECT_S = 3.0
@@ -250,7 +260,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self.has_head:
             # A trailer, or the head of an answer that nobody asked for.
             self._is_malformed = self._is_malformed or self.is_complete
-        elif kind == PASS:
+        elif kind in (PASS, SUBPROTOCOLS):
             self._lines += (name, b": ", value, b"\r\n")
         elif kind == LENGTH:
             # Two that differ end in the parser's error; a sign or a list would not.

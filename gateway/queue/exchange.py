@@ -114,6 +114,9 @@ class AsyncExchange:
         if self._working is None:
             self._let_go()
 
+    def client_half_closed(self) -> None:
+        """Answers are short."""
+
     def check_deadline(self, now: float) -> None:
         if not self.request_done and (self.deadline < now or now - self._began > self._gateway.timeouts.total_s):
             self.fail(GatewayError(408, "body_timeout", "The body did not arrive in time. Send it again."))
@@ -133,9 +136,7 @@ class AsyncExchange:
             self._let_go()
 
     async def _ask(self) -> QueueAnswer:
-        target = self.head.target
-        if target.startswith(b"http://"):
-            target = b"/" + target.split(b"/", 3)[3] if target.count(b"/") > 2 else b"/"
+        target = routes.path_of(self.head)
         plain = target.partition(b"?")[0]
         if plain == _REQUESTS or plain.startswith(_REQUESTS + b"/"):
             return await self._queue.control(self._caller, self.head.method, target)
@@ -162,9 +163,7 @@ class AsyncExchange:
                 raise GatewayError(400, "model_missing", "This path needs a JSON body with the field “model”.")
             model, _ = model_of(body, self.head.content_type)
             return snapshot.by_model(model, self._caller), target
-        deployment, path = routes.resolve(snapshot, target)
-        if not self._caller.may_call(deployment):
-            raise routes.not_found(f"/{deployment.endpoint}/{deployment.name}".encode())
+        deployment, path = routes.resolve(snapshot, target, self._caller)
         if path == _PREFIX or path.startswith((_PREFIX + b"/", _PREFIX + b"?")):
             path = path[len(_PREFIX) :]
         return deployment, path if path.startswith(b"/") else b"/" + path

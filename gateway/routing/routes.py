@@ -1,24 +1,43 @@
 """Which deployment a request is for, as far as its path tells."""
 
 import re
-from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
+from gateway.access.callers import Caller
 from gateway.errors import GatewayError
+from gateway.http.framing import RequestHead
 from gateway.routing.snapshot import Snapshot
 from gateway.routing.target import Target
-
-if TYPE_CHECKING:
-    pass
 
 OPENAI_PREFIX = b"/v1/"
 _SLASHES = re.compile(b"/+")
 
 
-def resolve(snapshot: Snapshot, target: bytes) -> tuple[Target, bytes]:
+def path_of(head: RequestHead) -> bytes:
+    """What is asked for, without the host that a proxy's client puts before it."""
+    target = head.target
+    if not target.startswith(b"http://"):
+        return target
+    return b"/" + target.split(b"/", 3)[3] if target.count(b"/") > 2 else b"/"
+
+
+def check_access(snapshot: Snapshot, target: Target, caller: Caller) -> None:
+    """Raises what is said of a deployment that isn't there where it isn't for this caller."""
+    if caller.may_call(target):
+        return
+    if caller.is_console:
+        raise GatewayError(401, "identity_invalid", "The console's token is for another deployment. Reload the page.")
+    raise _unknown(snapshot, f"/{target.endpoint}/{target.name}", caller)
+
+
+def _unknown(snapshot: Snapshot, address: str, caller: Caller) -> GatewayError:
+    return snapshot.unknown(f"deployment at {address}", caller, "deployment_not_found")
+
+
+def resolve(snapshot: Snapshot, target: bytes, caller: Caller) -> tuple[Target, bytes]:
     """(deployment, what its instance is asked, query included) for a path below a deployment's own address.
 
-    Raises a 404 that says how addresses look.
+    Raises an error that says how addresses look, or for a deployment that isn't there for this caller.
     """
     end = target.find(b"/", target.find(b"/", 1) + 1)
     query = target.find(b"?")
@@ -31,15 +50,10 @@ def resolve(snapshot: Snapshot, target: bytes) -> tuple[Target, bytes]:
             raise GatewayError(
                 404, "not_found", "Nothing is here. Addresses are /v1/… with a model, or /{endpoint}/{deployment}/…."
             )
-        raise not_found(prefix)
+        raise _unknown(snapshot, prefix.decode("latin-1"), caller)
+    check_access(snapshot, found, caller)
     rest = target[end:]
     return found, rest if rest.startswith(b"/") else b"/" + rest
-
-
-def not_found(prefix: bytes) -> GatewayError:
-    """What a caller is told of a deployment that isn't there, for him."""
-    message = f"There is no deployment at {prefix.decode('latin-1')}, or it wants a key that may use it."
-    return GatewayError(404, "deployment_not_found", message)
 
 
 def plain_path(path: bytes) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from common import atomic_file
-from gateway.access.callers import Caller
+from gateway.access.callers import ANONYMOUS, HOW, Caller
 from gateway.errors import GatewayError
 from gateway.http.address import Address
 from gateway.http.api_server import ApiServerUnusableError
@@ -52,6 +52,11 @@ class Snapshot:
         """Whether callers without a key may call anything at all."""
         return any(target.is_public for target in self.targets)
 
+    @cached_property
+    def has_private(self) -> bool:
+        """Whether there is anything for which a key is wanted."""
+        return not all(target.is_public for target in self.targets)
+
     def by_model(self, model: str, caller: Caller) -> Target:
         """The deployment that `model` names: its API id, or its bare name where the caller knows only one of it."""
         target = self.by_api_id.get(model)
@@ -63,11 +68,15 @@ class Snapshot:
         if same_name:
             ids = ", ".join(sorted(target.api_id for target in same_name))
             raise GatewayError(400, "model_ambiguous", f"Several deployments are called “{model}”. Use one of: {ids}.")
-        raise GatewayError(
-            404,
-            "model_not_found",
-            f"There is no deployment “{model}”, or it wants a key that may use it. GET /v1/models lists what you may use.",
-        )
+        raise self.unknown(f"deployment “{model}”", caller, "model_not_found")
+
+    def unknown(self, what: str, caller: Caller, code: str) -> GatewayError:
+        """What is told of a deployment that isn't there, or isn't for this caller: the same words."""
+        if caller is ANONYMOUS and self.has_private:
+            message = f"There is no public {what}. If it wants a key, send one: {HOW}"
+            return GatewayError(401, "key_missing", message)
+        message = f"There is no {what}, or this key may not use it. GET /v1/models lists what you may use."
+        return GatewayError(404, code, message)
 
     def save(self, path: Path) -> None:
         atomic_file.write_bytes(

@@ -11,7 +11,6 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     # Not HTTP at all
     "rubbish": (b"rubbish\r\n\r\n", 400),
     "a TLS greeting": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(60), 400),
-    "HTTP/2's preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "HTTP/0.9": (b"GET /main/chat/x\r\n\r\n", 400),
     "HTTP/1.2": (b"GET /main/chat/x HTTP/1.2\r\nHost: a\r\n\r\n", 400),
     "HTTP/2.0": (b"GET /main/chat/x HTTP/2.0\r\nHost: a\r\n\r\n", 505),
@@ -64,17 +63,23 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "xchunked": (POST + b"Transfer-Encoding: xchunked\r\n\r\n" + HIDDEN, 501),
     "chunked behind a tab": (POST + b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n", 400),
     "quoted chunked": (POST + b'Transfer-Encoding: "chunked"\r\n\r\n0\r\n\r\n', 501),
-    # Upgrades
-    "h2c": (b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\n\r\n" + HIDDEN, 501),
-    "websocket by POST": (POST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + HIDDEN, 501),
-    "websocket with a body": (b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc", 501),
-    "websocket with chunks": (b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
-    "websocket in HTTP/1.0": (b"GET /main/chat/x HTTP/1.0\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 501),
-    "websocket and h2c": (b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n\r\n", 501),
-    "Upgrade that Connection doesn't name": (b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n", 501),
-    "Connection: Upgrade without Upgrade": (b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\r\n", 400),
     # Expectations
     "an unknown expectation": (POST + b"Content-Length: 2\r\nExpect: 200-ok\r\n\r\nab", 417),
+}  # fmt: skip
+
+# Offers of another protocol that are not taken: all of it is HTTP/1.1 and answered as such.
+IGNORED_OFFERS = {
+    "h2c": b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\n\r\n",
+    "h2c with a body": POST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\nContent-Length: 2\r\n\r\nab",
+    "h2c with chunks": POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+    "TLS": b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: TLS/1.0, HTTP/2.0\r\n\r\n",
+    "two offers": b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: TLS/1.0\r\n\r\n",
+    "websocket by POST": POST + b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n",
+    "websocket with a body": b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
+    "websocket with chunks": b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "an offer that Connection doesn't name": b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
+    "Connection without an offer": b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\r\n",
+    "an empty offer": b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade:\r\n\r\n",
 }  # fmt: skip
 
 # The head is sound, so the request may be on its way when its body turns out not to be; it must not be taken for whole.

@@ -202,7 +202,32 @@ async def test_what_a_client_sends_ahead_is_bounded(gateway, upstream):
     hold.set()
 
 
-async def test_a_client_that_closes_its_half_has_gone(gateway, upstream):
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+async def test_a_client_that_closes_its_half_still_gets_its_answers(gateway, upstream, version):
+    release = asyncio.Event()
+
+    async def slow(request, writer):
+        await release.wait()
+        await json_answer(b'{"ok":1}')(request, writer)
+
+    server = await upstream(slow)
+    await gateway.start(server)
+    reader, writer = await gateway.connect()
+    # A second one was sent ahead.
+    writer.write(GET.replace(b"1.1", version) + (GET if version == b"1.1" else b""))
+    writer.write_eof()
+    while not server.requests:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    assert not server.lost.is_set()
+    release.set()
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    assert answer.count(b'{"ok":1}') == (2 if version == b"1.1" else 1)
+    assert all(entry.outcome == request_outcomes.COMPLETED for entry in await gateway.finished(1))
+
+
+async def test_a_client_that_closes_altogether_has_gone(gateway, upstream):
     async def endless(request, writer):
         await asyncio.sleep(60)
 
@@ -212,10 +237,28 @@ async def test_a_client_that_closes_its_half_has_gone(gateway, upstream):
     writer.write(GET)
     while not server.requests:
         await asyncio.sleep(0.01)
-    writer.write_eof()
+    # No reset, as long as nothing is written to it.
+    writer.close()
     async with asyncio.timeout(5):
         await server.lost.wait()
     assert (await gateway.finished(1))[0].outcome == request_outcomes.CANCELLED
+
+
+async def test_a_body_that_ends_with_the_connection_is_no_request(gateway, upstream):
+    server = await upstream(json_answer(b"{}"))
+    await gateway.start(server)
+    reader, writer = await gateway.connect()
+    writer.write(b"POST /main/chat/x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
+    writer.write_eof()
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    assert (await gateway.finished(1))[0].outcome == request_outcomes.CANCELLED
+
+
+async def test_who_begins_with_http_2_is_told_in_http_2(gateway, upstream):
+    await gateway.start(await upstream(json_answer(b"{}")))
+    answer = await gateway.exchange(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    assert answer[:9] == bytes.fromhex("000000040000000000") and answer.endswith(b"\0\0\0\x0d")
 
 
 async def test_a_request_may_take_only_so_long_though_bytes_flow(gateway, upstream):

@@ -59,10 +59,6 @@ async def test_bad_requests_are_answered_in_words(gateway, upstream, method, pat
         (b"POST /main/chat/x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
         (b"POST /main/chat/x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"POST /main/chat/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
-        (
-            b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n",
-            501,
-        ),
         (b"CONNECT /main/chat/x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", 431),
     ],

@@ -1,6 +1,7 @@
 """Who may call what: keys, public and key-only deployments, sharing. What a caller may not use isn't there for him."""
 
 import asyncio
+import base64
 import hashlib
 import time
 
@@ -108,8 +109,13 @@ async def test_each_caller_reaches_what_he_may_use_and_the_rest_is_not_there(htt
             status, error = without_id(by_path)
             error["message"] = error["message"].replace(f"/ours/{name}", "/ours/nothing")
             assert (status, error) == unknown, "forbidden looks like unknown"
-            assert (by_model.status_code, told.status_code) == (404, 404)
-            assert by_model.json()["error"]["code"] == told.json()["error"]["code"] == "model_not_found"
+            expected = (404, "model_not_found") if secret else (401, "key_missing")
+            for answer in (by_model, told):
+                assert (answer.status_code, answer.json()["error"]["code"]) == expected
+            if not secret:
+                assert (
+                    by_path.headers["www-authenticate"] == "Bearer" and "Developer Hub → API Keys" in error["message"]
+                )
     listed = (await http.get("/v1/models", headers=bearer(secret))).json()["data"]
     seen = {item["id"].removeprefix("ours/") for item in listed} - {"theirs/closed"}
     assert seen == MAY_CALL[secret]
@@ -125,7 +131,59 @@ async def test_a_bare_name_is_good_where_the_caller_may_use_only_one(http):
     )
     assert both.json()["error"]["code"] == "model_ambiguous"
     none = await http.post("/v1/chat/completions", json={"model": "closed", "messages": []})
-    assert none.json()["error"]["code"] == "model_not_found"
+    assert none.json()["error"]["code"] == "key_missing"
+
+
+async def test_where_everything_is_public_nobody_is_asked_for_a_key(gateway, http):
+    (target, *_) = gateway.core.snapshot.targets
+    gateway.core.set_snapshot(Snapshot.of(3, [target]))
+    assert without_id(await http.get("/ours/nothing/x"))[1]["code"] == "deployment_not_found"
+
+
+BASIC = "Basic " + base64.b64encode(b"user:slk_member").decode()
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_key"),
+    [
+        ({"authorization": "Bearer slk_member"}, True),
+        ({"authorization": "slk_member"}, True),
+        ({"authorization": "Api-Key slk_member"}, True),
+        ({"authorization": BASIC}, True),
+        ({"api-key": "slk_member"}, True),
+        ({"x-api-key": "slk_member"}, True),
+        ({"x-goog-api-key": "slk_member"}, True),
+        ({"x-litellm-key": "slk_member"}, False),
+        ({"cookie": "a=b; key=slk_member; c=d"}, False),
+        ({"referer": "https://a.example/?key=slk_member"}, False),
+        ({"x-token": "Bearer slt_something"}, False),
+    ],
+)
+async def test_keys_are_read_as_clients_send_them_and_never_handed_on(http, headers, is_key):
+    if is_key:
+        assert (await http.get("/ours/closed/x", headers=headers)).status_code == 200
+    answer = await http.get("/ours/open/x", headers=headers)
+    assert answer.status_code == 200
+    (*_, sent) = http.upstream.requests
+    assert not any("slk_" in value or "slt_" in value or BASIC in value for value in sent.headers.values()), (
+        sent.headers
+    )
+    if "cookie" in headers:
+        assert sent.headers["cookie"] == "a=b; c=d"
+
+
+@pytest.mark.parametrize("query", ["?key=slk_member", "?a=b&api-key=%73lk_member", "/slt_abc"])
+async def test_a_key_in_the_address_is_refused(http, query):
+    answer = await http.get(f"/ours/open/x{query}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "key_in_address")
+    assert not http.upstream.requests
+
+
+async def test_an_api_token_is_told_apart_from_a_key(http):
+    for headers in (bearer("slt_something"), {"x-api-key": "slt_something"}):
+        answer = await http.get("/ours/open/x", headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "token_not_key")
+    assert (await http.get("/ours/open/x", headers={"api-key": "slt_x", **bearer("slk_member")})).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -189,8 +247,23 @@ async def test_a_key_is_good_until_the_second_in_which_it_expires(http, gateway)
 async def test_a_websocket_needs_the_key_too(http, gateway):
     with pytest.raises(websockets.InvalidStatus) as refused:
         await websockets.connect(f"ws://127.0.0.1:{gateway.port}/ours/closed/ws", proxy=None)
-    assert refused.value.response.status_code == 404
+    assert refused.value.response.status_code == 401
     assert http.upstream.requests == []
+
+
+async def test_a_browsers_websocket_sends_its_key_as_a_subprotocol(gateway):
+    async def hello(connection):
+        await connection.send(connection.request.headers["sec-websocket-protocol"])
+
+    async with serve(hello, "127.0.0.1", 0, subprotocols=["realtime"]) as server:
+        await gateway.start()
+        gateway.core.set_snapshot(Snapshot.of(2, targets(server.sockets[0].getsockname()[1])))
+        gateway.core.keys[digest("slk_member")] = KEYS["slk_member"]
+        url = f"ws://127.0.0.1:{gateway.port}/ours/closed/ws"
+        asked = ["realtime", "openai-insecure-api-key.slk_member", "openai-beta.realtime-v1"]
+        async with websockets.connect(url, subprotocols=asked, proxy=None) as connection:
+            assert connection.subprotocol == "realtime"
+            assert await connection.recv() == "realtime, openai-beta.realtime-v1"
 
 
 async def test_a_websocket_ends_with_the_key_that_opened_it(gateway):

@@ -17,7 +17,7 @@ from gateway.http import upstream
 from gateway.http.address import Address
 from gateway.routing.snapshot import Snapshot
 from gateway.routing.target import Target
-from tests.gateway.corpus import OK, REFUSED, TORN
+from tests.gateway.corpus import HIDDEN, IGNORED_OFFERS, OK, REFUSED, TORN
 from tests.gateway.wire import Passed, Wire, strictly_read
 
 pytestmark = pytest.mark.asyncio
@@ -53,6 +53,20 @@ async def test_the_corpus_is_refused(gateway, raw, status, in_bytes):
     await wire.send(raw, range(len(raw)) if in_bytes else ())
     assert wire.statuses == [status]
     assert not wire.instances.passed and not wire.instances.torn
+    await wire.close()
+
+
+@pytest.mark.parametrize("in_bytes", [False, True], ids=["whole", "byte by byte"])
+@pytest.mark.parametrize("raw", IGNORED_OFFERS.values(), ids=IGNORED_OFFERS)
+async def test_offers_are_ignored_and_what_follows_is_the_next_request(gateway, raw, in_bytes):
+    wire = Wire(gateway)
+    data = raw + HIDDEN
+    await wire.send(data, range(len(data)) if in_bytes else ())
+    assert wire.statuses == [200, 200]
+    first, second = wire.instances.passed
+    assert second.target == b"/hidden" and not wire.instances.torn
+    names = {name for name, _ in first.headers}
+    assert names.isdisjoint({b"upgrade", b"connection", b"http2-settings"})
     await wire.close()
 
 
