@@ -4,12 +4,15 @@ What isn't asked for is skipped where it stands: a body of nothing but brackets 
 from that of text.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import numpy as np
 import orjson
 from msgspec import Raw
+
+from gateway.bodies.top_level import TopLevel
 
 _NOTHING = Raw()
 # What a field of ours may be at most to be looked into, in bytes.
@@ -25,11 +28,27 @@ class RequestFields(msgspec.Struct, gc=False):
     max_output_tokens: Raw = _NOTHING
 
 
-class EventFields(msgspec.Struct, gc=False):
-    """Of an event of a stream: its usage at the top for chats and completions, below `response` for responses, and below
-    `message` for messages."""
+class OptionFields(msgspec.Struct, gc=False):
+    include_usage: Raw = _NOTHING
+
+
+class AnswerFields(msgspec.Struct, gc=False):
+    """Of an answer: all names under which engines tell tokens."""
 
     usage: Raw = _NOTHING
+    meta: Raw = _NOTHING
+    meta_info: Raw = _NOTHING
+    timings: Raw = _NOTHING
+    tokens_evaluated: Raw = _NOTHING
+    tokens_predicted: Raw = _NOTHING
+    prompt_eval_count: Raw = _NOTHING
+    eval_count: Raw = _NOTHING
+
+
+class EventFields(AnswerFields, gc=False):
+    """Of an event of a stream: the same at its top for chats and completions, below `response` for responses, and below
+    `message` for messages."""
+
     choices: Raw = _NOTHING
     response: Raw = _NOTHING
     message: Raw = _NOTHING
@@ -40,18 +59,42 @@ class NotAnObjectError(ValueError):
 
 
 _request, _event = msgspec.json.Decoder(RequestFields), msgspec.json.Decoder(EventFields)
+_options = msgspec.json.Decoder(OptionFields)
+_answer, _answers = msgspec.json.Decoder(AnswerFields), msgspec.json.Decoder(list[AnswerFields])
+_ANSWER_NAMES = AnswerFields.__struct_fields__
 
 
 def of_request(body: bytes) -> RequestFields:
-    """Raises ValueError that says what is wrong with it, NotAnObjectError where it is another kind of JSON."""
+    """Raises ValueError that says what is wrong with it, NotAnObjectError where it is another kind of JSON.
+
+    Engines take more than the standard has, NaN and deeper nesting among it: where the fields can be told all the same, the
+    rest is theirs to judge.
+    """
     try:
         return _request.decode(body)
     except msgspec.ValidationError:
         raise NotAnObjectError from None
     except msgspec.DecodeError as error:
-        raise ValueError(str(error)) from None
+        problem = str(error)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        problem = "it is nested too deeply"
+    found = _beside(body)
+    if not is_given(found.model):
+        raise ValueError(problem)
+    return found
+
+
+def _beside(body: bytes) -> RequestFields:
+    """The fields of a document that this reader can't read."""
+    reader = TopLevel(RequestFields.__struct_fields__)
+    reader.feed(body)
+    reader.finish()
+    return RequestFields(**{name: Raw(orjson.dumps(value)) for name, value in reader.found.items()})
+
+
+def of_options(options: bytes) -> Raw:
+    """`include_usage` of an object, as it is written."""
+    return _options.decode(options).include_usage
 
 
 def of_event(payload: bytes) -> EventFields | None:
@@ -59,6 +102,26 @@ def of_event(payload: bytes) -> EventFields | None:
         return _event.decode(payload)
     except (msgspec.DecodeError, RecursionError):
         return None
+
+
+def of_answer(document: bytes) -> dict[str, Any]:
+    """By name the values of AnswerFields that are there; nothing where it is no object."""
+    try:
+        return values_of(_answer.decode(document), _ANSWER_NAMES)
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+
+
+def of_answers(document: bytes) -> list[dict[str, Any]]:
+    """The same of each in a list."""
+    try:
+        return [values_of(item, _ANSWER_NAMES) for item in _answers.decode(document)]
+    except (msgspec.DecodeError, RecursionError):
+        return []
+
+
+def values_of(fields: msgspec.Struct, names: Iterable[str]) -> dict[str, Any]:
+    return {name: value_of(raw) for name in names if (raw := getattr(fields, name)) is not _NOTHING}
 
 
 def is_given(raw: Raw) -> bool:

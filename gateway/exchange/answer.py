@@ -1,11 +1,16 @@
 """The way back: an instance's answer on its way to the client, its clocks and its token usage."""
 
 import math
+import re
 from abc import ABC, abstractmethod
 from time import monotonic
 
 from gateway.access.callers import ANONYMOUS, Caller
-from gateway.books.usage import BodyUsage, StreamUsage
+from gateway.bodies import codings
+from gateway.bodies.codings import CodingError
+from gateway.books.answer_usage import AnswerUsage
+from gateway.books.opened_usage import OpenedUsage
+from gateway.books.stream_usage import StreamUsage
 from gateway.core import Gateway
 from gateway.errors import GatewayError
 from gateway.exchange.plan import Plan
@@ -14,9 +19,13 @@ from gateway.http.client import ClientConnection
 from gateway.http.framing import RequestHead
 from gateway.http.upstream import AnswerHead, UpstreamConnection
 from gateway.limits.limiter import Allowance
+from gateway.routing.target import Target
 
 # The types of answers that come piece by piece: only there is a first piece worth a time of its own.
-_STREAMS = (b"text/event-stream", b"application/x-ndjson")
+_EVENTS = b"text/event-stream"
+_CODING_LINE = re.compile(rb"(?i)(?<=\r\n)content-encoding:[^\r]*\r\n")
+Usage = AnswerUsage | StreamUsage | OpenedUsage
+_STREAMS = (_EVENTS, b"application/x-ndjson")
 
 
 class AnswerSide(ABC):
@@ -27,7 +36,7 @@ class AnswerSide(ABC):
     """
 
     __slots__ = (
-        "_allowance", "_chunked", "_connection", "_gateway", "_paused_s", "_plan", "_strips_usage", "_tunnels", "_usage", "caller",
+        "_allowance", "_chunked", "_connection", "_gateway", "_paused_s", "_plan", "_strips_usage", "_target", "_tunnels", "_usage", "caller",
         "client", "counts", "deadline", "done", "first_byte", "has_begun", "head", "keep_alive", "paused_at", "request_done",
         "request_id", "status", "streams",
     )  # fmt: skip
@@ -41,9 +50,10 @@ class AnswerSide(ABC):
         self.keep_alive = head.keep_alive and not head.websocket
         self.caller: Caller = ANONYMOUS
         self._plan: Plan | None = None
+        self._target: Target | None = None
         self._allowance: Allowance | None = None
         self._connection: UpstreamConnection | None = None
-        self._usage: BodyUsage | StreamUsage | None = None
+        self._usage: Usage | None = None
         self.deadline = math.inf
         self.status = 0
         self.request_done = self.done = self.has_begun = self._chunked = False
@@ -92,8 +102,10 @@ class AnswerSide(ABC):
         self.has_begun = True
         body = data[start:]
         if status == 200 and self._plan.may_generate:  # type: ignore[union-attr]
-            self._usage = self._body_usage()
-            self._usage.feed(body)
+            self._usage = usage = (
+                self._body_usage() if not head.coding else self._usage_of(head.content_type, head.coding)
+            )
+            usage.feed(body)
         self._gateway.pool.settle(connection, now, keeps_alive=head.keeps_alive)
         end = b"\r\n\r\n" if self._allowance is None else self._allowance.ending(now)
         self.complete(b"".join((head.with_length, self.request_id, end, body)), now)
@@ -117,7 +129,13 @@ class AnswerSide(ABC):
                 # What came together goes on together: an instance may send each byte as a chunk of its own.
                 body = [b"".join(body)]
             if self._usage is not None:
-                body = [kept] if (kept := self._usage.feed(body[0])) else []
+                try:
+                    kept = self._usage.feed(body[0])
+                except CodingError:
+                    connection.close()
+                    self.upstream_lost(answered=True, ended_by_close=False)
+                    return
+                body = [kept] if kept else []
             if self._chunked:
                 for data in body:
                     out += (b"%x\r\n" % len(data), data, b"\r\n")
@@ -215,12 +233,13 @@ class AnswerSide(ABC):
         if not self.client.is_writable and not self.paused_at:
             # The answer before this one still fills the client's buffer.
             self.client_writable(False)
-        has_events = connection.content_type.startswith(b"text/event-stream")
+        has_events = connection.content_type.startswith(_EVENTS)
         self.streams = connection.content_type.startswith(_STREAMS)
         if status == 200 and self._plan is not None and self._plan.may_generate:
-            self._usage = (
-                StreamUsage(strip=self._strips_usage, estimates=self.counts) if has_events else self._body_usage()
-            )
+            self._usage = self._usage_of(connection.content_type, connection.coding)
+            if connection.coding and self._strips_usage:
+                # It goes on opened, else what only the gateway asked for could not be taken out.
+                connection.passed = _CODING_LINE.sub(b"", connection.passed)
         if not self.request_done:
             # An answer before the request's end: nothing may be read as a next request from this connection.
             self.keep_alive = False
@@ -256,5 +275,17 @@ class AnswerSide(ABC):
             self._gateway.pool.settle(connection, now, keeps_alive=whole and connection.keeps_alive)
         self.complete(b"".join(out), now)
 
-    def _body_usage(self) -> BodyUsage:
-        return BodyUsage(is_text=self._plan.answers_text, estimates=self.counts)  # type: ignore[union-attr]
+    def _usage_of(self, content_type: bytes, coding: bytes) -> Usage:
+        usage = self._plain_usage_of(content_type)
+        return OpenedUsage(usage, coding, replaces=self._strips_usage) if codings.is_known(coding) else usage
+
+    def _plain_usage_of(self, content_type: bytes) -> AnswerUsage | StreamUsage:
+        if not self.streams:
+            return self._body_usage()
+        by_line = not content_type.startswith(_EVENTS)
+        tells = self._target.streams_tell if self._target is not None else ""
+        hint = b'"%b"' % tells.encode() if tells else self._plan.hint  # type: ignore[union-attr]
+        return StreamUsage(strip=self._strips_usage, estimates=self.counts, hint=hint, by_line=by_line)
+
+    def _body_usage(self) -> AnswerUsage:
+        return AnswerUsage(is_text=self._plan.answers_text, estimates=self.counts)  # type: ignore[union-attr]

@@ -7,9 +7,10 @@ from time import monotonic
 from common.byte_budget import network_of
 from common.request_outcomes import CANCELLED, COMPLETED, FAILED, REJECTED
 from gateway.access.callers import ANONYMOUS, HOW, by_key, read_identity
+from gateway.bodies import request_coding
 from gateway.books import journal
 from gateway.books.journal import NO_INSTANCE, File
-from gateway.books.usage import BYTES_PER_TOKEN, Tokens
+from gateway.books.tokens import BYTES_PER_TOKEN, Tokens
 from gateway.core import Gateway
 from gateway.errors import GatewayError
 from gateway.exchange import request_body
@@ -42,7 +43,7 @@ class Exchange(AnswerSide):
 
     __slots__ = (
         "_address", "_answer_tokens", "_body", "_body_bytes", "_buffering", "_connecting", "_counted_bytes", "_file", "_forwarded",
-        "_holders", "_length", "_load", "_parties", "_reserved", "_retried", "_sent_body", "_sequence", "_started", "_target", "_upstream_blocked",
+        "_holders", "_length", "_load", "_parties", "_reserved", "_retried", "_sent_body", "_sequence", "_started", "_upstream_blocked",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, client: ClientConnection, head: RequestHead) -> None:
@@ -54,7 +55,6 @@ class Exchange(AnswerSide):
         self._body_bytes = self._sent_body = self._counted_bytes = 0
         # To whom what is held of the body is counted, as soon as it is worth counting.
         self._holders: Holders = {}
-        self._target: Target | None = None
         self._address: Address | None = None
         self._load: Load | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -259,9 +259,37 @@ class Exchange(AnswerSide):
 
     def _dispatch_buffered(self, now: float) -> None:
         """The whole body is here: find the deployment, forward."""
-        self._started = now
         pieces = self._body or []
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if self.head.coding and body:
+            self._open(body)
+        else:
+            self._dispatch(body, now)
+
+    def _open(self, body: bytes) -> None:
+        """Elsewhere: what is small here may be large there, and nobody else shall wait for it."""
+        coding = self.head.coding
+        request_coding.check(coding)
+        opening = self._gateway.loop.run_in_executor(
+            None, request_coding.opened, coding, body, MAX_BUFFERED_BODY, _too_large()
+        )
+        opening.add_done_callback(self._opened)
+
+    def _opened(self, opening: "asyncio.Future[bytes]") -> None:
+        try:
+            body = opening.result()
+            if self.done:
+                return
+            self._body, self._body_bytes = [body], len(body)
+            if self._body_bytes > UNCOUNTED_BODY:
+                self._count_held()
+            if not self.done:
+                self._dispatch(body, monotonic())
+        except GatewayError as error:
+            self.fail(error)
+
+    def _dispatch(self, body: bytes, now: float) -> None:
+        self._started = now
         assert self._plan is not None  # noqa: S101
         self._target, body, self._strips_usage, self._answer_tokens = request_body.read(
             self._gateway.snapshot, self._plan, self.head, self.caller, body
@@ -398,8 +426,11 @@ class Exchange(AnswerSide):
         length, address = self._length, connection.address
         line = self._plan.line
         if address.api_server is not None:
-            line = api_server.request_line(address.api_server, address.prefix, self.head, self._plan.path)
-        head = b"".join((line, self.request_id, framing.request_rest(self.head, address.host_line, length)))
+            line = api_server.request_line(
+                address.api_server, address.prefix, self.head.method, self._plan.path, self._plan.passed
+            )
+        rest = framing.request_rest(self.head, address.host_line, length, b"" if self._buffering else self.head.coding)
+        head = b"".join((line, self.request_id, rest))
         # A websocket's first bytes are not a body: they wait until the instance has agreed.
         if not length:
             connection.transport.write(head)

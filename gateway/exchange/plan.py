@@ -22,7 +22,7 @@ class Plan:
     """
 
     __slots__ = (
-        "allowance", "answers_text", "called", "caller", "line", "may_generate", "parties", "path", "plain_path", "snapshot",
+        "allowance", "answers_text", "called", "caller", "hint", "line", "may_generate", "parties", "passed", "path", "plain_path", "snapshot",
         "target", "tells_usage",
     )  # fmt: skip
 
@@ -35,7 +35,15 @@ class Plan:
         self.may_generate = self.tells_usage or head.method not in _READING
         # An embedding's length says nothing of tokens.
         self.answers_text = self.may_generate and self.plain_path != b"/v1/embeddings"
-        self.line = request_line(head, path)
+        # What an event that tells tokens holds; None where engines have words of their own.
+        self.hint = b'"usage"' if self.plain_path in USAGE_PATHS else None
+        self.passed = head.passed
+        if self.may_generate:
+            # What it uses has to be read.
+            self.passed += b"accept-encoding: identity\r\n"
+        elif head.accepts:
+            self.passed += b"accept-encoding: %b\r\n" % head.accepts
+        self.line = request_line(head.method, path, self.passed)
         self.caller: Caller | None = None
         self.called: Target | None = None
         self.parties = b""

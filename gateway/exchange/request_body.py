@@ -4,7 +4,7 @@ from gateway.access.callers import Caller
 from gateway.bodies import json_fields
 from gateway.bodies.json_fields import RequestFields
 from gateway.bodies.model import model_of
-from gateway.books.usage import ask_for_usage
+from gateway.bodies.stream_options import ask_for_usage
 from gateway.errors import GatewayError
 from gateway.exchange.plan import Plan
 from gateway.http.framing import RequestHead
@@ -38,7 +38,7 @@ def read(
     if not plan.tells_usage:
         return target, body, False, 0
     answer_tokens = longest_answer(fields) if plan.answers_text else 0
-    if b"completions" in plan.plain_path:
+    if b"completions" in plan.plain_path and not target.streams_tell:
         asking = ask_for_usage(body, fields)
         if asking is not None:
             return target, asking, True, answer_tokens

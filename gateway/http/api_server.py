@@ -18,7 +18,6 @@ import orjson
 
 from common.encryption import Cipher, SecretUnreadableError
 from gateway.errors import GatewayError, bad_request
-from gateway.http.framing import RequestHead
 from runtimes.kubernetes import kubeconfig
 
 _ITS_OWN = (b"authorization:", b"impersonate-", b"x-remote-")
@@ -106,14 +105,12 @@ def check_path(path: bytes) -> None:
         raise bad_request("The path may not hold “.” or “..”: instances of this cluster are reached through its API.")
 
 
-def request_line(api_server: ApiServer, prefix: str, head: RequestHead, path: bytes) -> bytes:
+def request_line(api_server: ApiServer, prefix: str, method: bytes, path: bytes, passed: bytes) -> bytes:
     """As framing.request_line, for an instance behind `api_server`; `prefix` is the pod's own path there."""
-    lines = [
-        _without_bearer(line) for line in head.passed.split(b"\r\n") if line and not line.lower().startswith(_ITS_OWN)
-    ]
+    lines = [_without_bearer(line) for line in passed.split(b"\r\n") if line and not line.lower().startswith(_ITS_OWN)]
     passed = b"\r\n".join([*lines, b""]) if lines else b""
     return b"%b %b%b%b HTTP/1.1\r\n%b%bx-request-id: " % (
-        head.method, api_server.path, prefix.encode(), path, passed, api_server.authorization,
+        method, api_server.path, prefix.encode(), path, passed, api_server.authorization,
     )  # fmt: skip
 
 

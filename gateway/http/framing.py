@@ -30,13 +30,14 @@ _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.en
 # What a header means to a gateway. PASS is everything that it only hands on.
 (
     PASS, HOP, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, IDENTITY, REQUEST_ID, COOKIE, AUTHORIZATION,
-    CONTENT_TYPE, API_KEY, OPTION, SET_COOKIE, FORWARDED_FOR, SUBPROTOCOLS,
-) = range(18)  # fmt: skip
+    CONTENT_TYPE, API_KEY, OPTION, SET_COOKIE, FORWARDED_FOR, SUBPROTOCOLS, ACCEPT_CODING, CONTENT_CODING,
+) = range(20)  # fmt: skip
 _KIND_OF_NAME = {
     b"host": HOST, b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION,
     b"upgrade": UPGRADE, b"expect": EXPECT, identity_token.HEADER: IDENTITY, b"x-request-id": REQUEST_ID,
     b"cookie": COOKIE, b"authorization": AUTHORIZATION, b"content-type": CONTENT_TYPE, b"api-key": API_KEY,
     b"x-api-key": API_KEY, b"x-goog-api-key": API_KEY, b"sec-websocket-protocol": SUBPROTOCOLS, b"http2-settings": HOP,
+    b"accept-encoding": ACCEPT_CODING, b"content-encoding": CONTENT_CODING,
     b"keep-alive": HOP, b"proxy-connection": HOP, b"proxy-authenticate": HOP, b"proxy-authorization": HOP,
     b"set-cookie": SET_COOKIE, b"x-forwarded-for": FORWARDED_FOR, b"te": HOP, b"trailer": HOP, b"x-slipway-instance": HOP,
     **dict.fromkeys((b"x-slipway-async", b"x-slipway-async-priority", b"x-slipway-async-max-queue-seconds",
@@ -69,11 +70,12 @@ class RequestHead:
     """A request's head once it is known to be sound. Shared by all requests with the same bytes: nobody changes it.
 
     `passed` are the header lines to hand on. `length` is the body's, -1 for chunked, None for no body. `key` is the
-    digest of the API key that was sent, empty without one, TOKEN_SENT for an API token in its place. `options` are those for asynchronous requests. `plan` is what was done with one last time.
+    digest of the API key that was sent, empty without one, TOKEN_SENT for an API token in its place. `options` are those for asynchronous requests. `coding` is the body's, empty for none, and `accepts` the answer's, as the client
+    wrote it; neither is among the lines. `plan` is what was done with one last time.
     """
 
     __slots__ = (
-        "content_type", "expects", "forwarded_for", "identity", "is_1_0", "is_async", "keep_alive", "key", "length", "method", "options", "passed",
+        "accepts", "coding", "content_type", "expects", "forwarded_for", "identity", "is_1_0", "is_async", "keep_alive", "key", "length", "method", "options", "passed",
         "plan", "request_id", "target", "websocket",
     )  # fmt: skip
 
@@ -88,6 +90,7 @@ class RequestHead:
         self.options: dict[str, str] = {}
         self.forwarded_for = ""
         self.request_id = self.identity = self.content_type = self.key = b""
+        self.accepts = self.coding = b""
         self.plan: object = None
 
 
@@ -170,6 +173,11 @@ def read_head(
             passed += (name, b": ", value, b"\r\n")
         elif kind == REQUEST_ID:
             head.request_id = value
+        elif kind == ACCEPT_CODING:
+            head.accepts = head.accepts + b", " + value if head.accepts else value
+        elif kind == CONTENT_CODING:
+            if value.lower() != b"identity":
+                head.coding = head.coding + b", " + value.lower() if head.coding else value.lower()
         elif kind == EXPECT:
             if value.lower() != b"100-continue":
                 raise GatewayError(417, "expectation_failed", "Only “Expect: 100-continue” is understood.")
@@ -231,13 +239,16 @@ def _named_by(value: bytes) -> set[bytes]:
     return {item.strip().lower() for item in value.split(b",")} - {b"keep-alive", b"close", b""}
 
 
-def request_line(head: RequestHead, path: bytes) -> bytes:
+def request_line(method: bytes, path: bytes, passed: bytes) -> bytes:
     """The head to the instance as far as it is the same for every request like this: up to the request's id."""
-    return b"%b %b HTTP/1.1\r\n%bx-request-id: " % (head.method, path, head.passed)
+    return b"%b %b HTTP/1.1\r\n%bx-request-id: " % (method, path, passed)
 
 
-def request_rest(head: RequestHead, host_line: bytes, length: int | None) -> bytes:
-    """The head to the instance behind the request's id; `length` as in RequestHead, of the body that is sent."""
+def request_rest(head: RequestHead, host_line: bytes, length: int | None, coding: bytes) -> bytes:
+    """The head to the instance behind the request's id; `length` as in RequestHead, of the body that is sent, and `coding`
+    the one in which it is sent."""
+    if coding:
+        host_line = b"%bcontent-encoding: %b\r\n" % (host_line, coding)
     if length is None:
         if head.websocket:
             return b"%bconnection: Upgrade\r\nupgrade: websocket\r\n\r\n" % host_line

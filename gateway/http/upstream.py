@@ -9,8 +9,10 @@ import httptools
 from gateway.http import framing
 from gateway.http.address import Address
 from gateway.http.framing import (
+    ACCEPT_CODING,
     CODING,
     CONNECTION,
+    CONTENT_CODING,
     CONTENT_TYPE,
     KINDS,
     LENGTH,
@@ -44,9 +46,12 @@ class AnswerTaker(Protocol):
 class AnswerHead:
     """The head of an answer whose length it tells: `passed` are the header lines to hand on, the status line included."""
 
-    __slots__ = ("content_type", "keeps_alive", "length", "passed", "status", "with_length")
+    __slots__ = ("coding", "content_type", "keeps_alive", "length", "passed", "status", "with_length")
 
-    def __init__(self, status: int, passed: bytes, length: int, content_type: bytes, *, keeps_alive: bool) -> None:
+    def __init__(
+        self, status: int, passed: bytes, length: int, content_type: bytes, coding: bytes, *, keeps_alive: bool
+    ) -> None:
+        self.coding = coding
         self.status = status
         self.passed = passed
         self.with_length = b"%bcontent-length: %d\r\nx-request-id: " % (passed, length)
@@ -62,7 +67,7 @@ class UpstreamConnection(asyncio.Protocol):
     """Reads one answer after another for whichever exchange holds the connection.
 
     The fields from `status` on are the running answer: its head when `has_head`, and in `body` what has come since the
-    taker last emptied it. `passed` is the head to hand on, status line first. `length` is None when it isn't announced.
+    taker last emptied it. `passed` is the head to hand on, status line first, `coding` the body's in lower case. `length` is None when it isn't announced.
     """
 
     def __init__(self, pool: "Pool", address: Address) -> None:
@@ -81,7 +86,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _clear(self) -> None:
         self.status = 0
-        self.passed = self.content_type = b""
+        self.passed = self.content_type = self.coding = b""
         self.body: list[bytes] = []
         # Set by the taker when whole chunks may go on as they are.
         self.passes_on: Callable[[bytes], None] | None = None
@@ -168,6 +173,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Take the head's meaning from memory: these bytes have been read before."""
         self.answered = self.has_head = True
         self.status, self.passed, self.content_type = head.status, head.passed, head.content_type
+        self.coding = head.coding
         self.keeps_alive = head.keeps_alive
         self.length = self._left = head.length
         self._count_body(data[end:])
@@ -218,7 +224,9 @@ class UpstreamConnection(asyncio.Protocol):
                 return
         elif self._is_worth_keeping(data, is_first=is_first):
             assert self.length is not None  # noqa: S101
-            head = AnswerHead(self.status, self.passed, self.length, self.content_type, keeps_alive=self.keeps_alive)
+            head = AnswerHead(
+                self.status, self.passed, self.length, self.content_type, self.coding, keeps_alive=self.keeps_alive
+            )
             _KNOWN_HEADS.keep(data[: data.find(_END) + 4], head)
         # Behind a chunk only its own end can have come: anything more would have been the next one's beginning.
         self._between_chunks = self._chunk_ended and data.endswith(b"\r\n") and not self.is_complete
@@ -260,7 +268,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self.has_head:
             # A trailer, or the head of an answer that nobody asked for.
             self._is_malformed = self._is_malformed or self.is_complete
-        elif kind in (PASS, SUBPROTOCOLS):
+        elif kind in (PASS, SUBPROTOCOLS, ACCEPT_CODING):
             self._lines += (name, b": ", value, b"\r\n")
         elif kind == LENGTH:
             # Two that differ end in the parser's error; a sign or a list would not.
@@ -268,6 +276,9 @@ class UpstreamConnection(asyncio.Protocol):
             self.length = int(value) if value.isdigit() else 0
         elif kind == CONTENT_TYPE:
             self.content_type = value
+            self._lines += (name, b": ", value, b"\r\n")
+        elif kind == CONTENT_CODING:
+            self.coding = self.coding + b", " + value.lower() if self.coding else value.lower()
             self._lines += (name, b": ", value, b"\r\n")
         elif kind == SET_COOKIE:
             # Gateway and console may share a host: no instance signs anybody in or out there.
@@ -291,6 +302,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._had_interim = True
             if status != 101:
                 self._lines, self.length, self.content_type, self._named = [], None, b"", None
+                self.coding = b""
             return
         if self._named:
             framing.drop_named(self._lines, self._named)

@@ -7,6 +7,7 @@ from time import monotonic
 
 from common.byte_budget import network_of
 from gateway.access.callers import ANONYMOUS, Caller, by_key
+from gateway.bodies import request_coding
 from gateway.bodies.model import model_of
 from gateway.core import Gateway, Queue, QueueAnswer
 from gateway.errors import GatewayError, bad_request
@@ -141,6 +142,9 @@ class AsyncExchange:
         if plain == _REQUESTS or plain.startswith(_REQUESTS + b"/"):
             return await self._queue.control(self._caller, self.head.method, target)
         body = b"".join(self._body)
+        if self.head.coding and body:
+            # Elsewhere: what is small here may be large there.
+            body = await asyncio.to_thread(request_coding.opened, self.head.coding, body, MAX_BODY, _too_large())
         deployment, path = self._place(target, body)
         if self._caller.organization_id in self._gateway.snapshot.spent:
             # It would only be put back each minute until it expires.

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from django.conf import settings
@@ -175,7 +176,7 @@ def read_snapshot() -> Snapshot:
                 is_shared_with_all=deployment.sharing == Deployment.Sharing.ALL,
                 shared_with=tuple(sorted(item.pk for item in deployment.shared_with.all())),
                 counts_tokens=_counts_tokens(deployment),
-                free_paths=_free_paths(found.specification.engine) if found else (),
+                **_of_engine(found.specification.engine if found else ""),
                 limits=tuple(
                     (item.level, item.requests_per_minute or 0, item.tokens_per_minute or 0)
                     for item in deployment.rate_limits.all()
@@ -189,11 +190,13 @@ def read_snapshot() -> Snapshot:
     return Snapshot.of(version, targets, metered=metered, spent=spent)
 
 
-def _free_paths(name: str) -> tuple[str, ...]:
+def _of_engine(name: str) -> dict[str, Any]:
+    """What the gateway goes by of an engine."""
     try:
-        return engine(name).free_paths
+        found = engine(name)
     except UnknownEngineError:
-        return ()
+        return {}
+    return {"free_paths": found.free_paths, "streams_tell": found.streams_tell}
 
 
 def _counts_tokens(deployment: Deployment) -> bool:

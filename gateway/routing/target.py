@@ -33,6 +33,8 @@ class Target:
     # Whether tokens cost something here or are limited: then each request counts some, whatever its path. But for those paths.
     counts_tokens: bool = False
     free_paths: tuple[str, ...] = ()
+    # What the event of a stream holds that tells its tokens without being asked; empty where it has to be asked.
+    streams_tell: str = ""
 
     def to_json(self) -> dict[str, object]:
         values = {item.name: getattr(self, item.name) for item in fields(self)}

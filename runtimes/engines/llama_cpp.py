@@ -35,7 +35,8 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 class LlamaCpp(Engine):
     name = "llama_cpp"
     metrics_path = "/metrics"
-    free_paths = ("/tokenize", "/detokenize", "/apply-template", "/props")
+    free_paths = ("/tokenize", "/detokenize", "/apply-template", "/props", "/v1/messages/count_tokens")
+    streams_tell = "timings"
     title = "llama.cpp"
     image_user_reason = "Its image keeps downloads below /root."
     summary = "GGUF models on CPU or GPU; starts in seconds."

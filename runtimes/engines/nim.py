@@ -35,7 +35,7 @@ class Nim(Engine):
     name = "nim"
     pods_only = True
     metrics_path = "/v1/metrics"
-    free_paths = ("/tokenize", "/detokenize")
+    free_paths = ("/tokenize", "/detokenize", "/v1/messages/count_tokens")
     reserves_gpu_memory = True
     title = "NVIDIA NIM"
     summary = "Models as NVIDIA tunes and packs them; needs an NGC key and NVIDIA's license."

@@ -35,7 +35,7 @@ class Sglang(Engine):
     pods_only = True
     takes_weights = True
     metrics_path = "/metrics"
-    free_paths = ("/tokenize", "/detokenize", "/flush_cache", "/abort_request")
+    free_paths = ("/tokenize", "/detokenize", "/flush_cache", "/abort_request", "/v1/messages/count_tokens")
     reserves_gpu_memory = True
     title = "SGLang"
     image_user_reason = "Its image keeps caches, and compiles kernels, below /root."

@@ -52,7 +52,7 @@ class Vllm(Engine):
     pods_only = True
     takes_weights = True
     metrics_path = "/metrics"
-    free_paths = ("/tokenize", "/detokenize")
+    free_paths = ("/tokenize", "/detokenize", "/v1/messages/count_tokens")
     reserves_gpu_memory = True
     title = "vLLM"
     image_user_reason = "Its image keeps caches, and compiles kernels, below /root."

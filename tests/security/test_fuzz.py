@@ -17,7 +17,9 @@ from async_inference import options
 from common import identity_token
 from common.proxies import Forwarded, origin
 from gateway.bodies import json_fields, multipart
-from gateway.books.usage import BodyUsage, StreamUsage, ask_for_usage
+from gateway.bodies.stream_options import ask_for_usage
+from gateway.books.answer_usage import AnswerUsage
+from gateway.books.stream_usage import StreamUsage
 from gateway.errors import GatewayError
 from runtimes import model_source
 from runtimes.engines import metrics
@@ -53,7 +55,7 @@ def _stream(data: bytes) -> None:
 
 
 def _body(data: bytes) -> None:
-    body = BodyUsage(is_text=False)
+    body = AnswerUsage(is_text=False)
     body.feed(data)
     body.finish()
     body.tokens(10)

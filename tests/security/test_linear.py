@@ -7,8 +7,9 @@ import pytest
 import pytest_asyncio
 
 from gateway.bodies import json_fields, multipart
-from gateway.books import usage
-from gateway.books.usage import MOST_EVENT_BYTES, StreamUsage
+from gateway.bodies.stream_options import ask_for_usage
+from gateway.books import stream_usage
+from gateway.books.stream_usage import MOST_EVENT_BYTES, StreamUsage
 from gateway.errors import GatewayError
 from gateway.exchange import request_body
 from gateway.http import client as server
@@ -67,7 +68,7 @@ def test_fields_of_forms_are_found():
 
 @pytest.mark.parametrize(
     "body",
-    [b"[" * 100_000, b'{"a":' * 100_000, b'{"model":"m","a":' + b"[" * 5000 + b"]" * 5000 + b"}"],
+    [b"[" * 100_000, b'{"a":' * 100_000, b'{"model":["m"],"a":' + b"[" * 5000 + b"]" * 5000 + b"}"],
 )
 def test_what_is_nested_without_end_is_refused_for_people(body):
     with pytest.raises(GatewayError) as refused:
@@ -79,7 +80,7 @@ def test_fields_of_a_body_are_read_without_building_it():
     body = b'{"messages":[' + b"[]," * 300_000 + b'1],"mod\\u0065l":"acme/chat","stream":true,"max_tokens":7}'
     fields = json_fields.of_request(body)
     assert json_fields.value_of(fields.model) == "acme/chat" and request_body.longest_answer(fields) == 7
-    asking = usage.ask_for_usage(body, fields)
+    asking = ask_for_usage(body, fields)
     assert asking is not None and asking.startswith(b'{"stream_options":{"include_usage":true},"messages"')
 
 
@@ -89,12 +90,12 @@ def test_fields_of_a_body_are_read_without_building_it():
         (b"null", b'{"include_usage":true}'),
         (b'{"include_usage":false,"x":1}', b'{"include_usage":true,"x":1}'),
         (b'{"include_usage":true}', None),
-        (b'{"x":"' + b"y" * 5000 + b'"}', None),
+        (b'{"x":"' + b"y" * 5000 + b'"}', b'{"include_usage":true,"x":"' + b"y" * 5000 + b'"}'),
     ],
 )
 def test_the_question_for_usage_takes_the_place_of_what_was_asked(given, asked):
     body = b'{"a":{"stream_options":%b},"stream_options": %b ,"stream":true}' % (given, given)
-    found = usage.ask_for_usage(body, json_fields.of_request(body))
+    found = ask_for_usage(body, json_fields.of_request(body))
     expected = (
         None if asked is None else b'{"a":{"stream_options":%b},"stream_options": %b ,"stream":true}' % (given, asked)
     )
@@ -109,9 +110,9 @@ def test_the_question_for_usage_takes_the_place_of_what_was_asked(given, asked):
 def test_a_stream_of_events_is_searched_once_and_held_within_bounds(monkeypatch, strip, step, piece):
     looks = Looks()
     kind, array = watched(looks)
-    monkeypatch.setattr(usage, "bytearray", array, raising=False)
-    monkeypatch.setattr(usage, "MOST_EVENT_BYTES", 20_000)
-    monkeypatch.setattr(usage, "_EVENT_END", WatchedPattern(usage._EVENT_END, looks))
+    monkeypatch.setattr(stream_usage, "bytearray", array, raising=False)
+    monkeypatch.setattr(stream_usage, "MOST_EVENT_BYTES", 20_000)
+    monkeypatch.setattr(stream_usage, "_BLANK_LINE", WatchedPattern(stream_usage._BLANK_LINE, looks))
     data = piece * (100_000 // len(piece))
     stream = StreamUsage(strip=strip)
     passed, most = [], 0
@@ -220,14 +221,16 @@ async def test_a_line_of_a_bodys_framing_has_an_end(connection, line):
     assert b"HTTP/1.1 4" in connection.transport.written
 
 
-def test_options_that_are_nested_deeply_are_left_alone():
+def test_options_that_are_nested_deeply_stay_as_they_are():
     nested = b"[" * 300 + b"]" * 300
     body = b'{"stream":true,"stream_options":{"x":%b}}' % nested
-    assert usage.ask_for_usage(body, json_fields.of_request(body)) is None
+    assert ask_for_usage(body, json_fields.of_request(body)) == (
+        b'{"stream":true,"stream_options":{"include_usage":true,"x":%b}}' % nested
+    )
 
 
 @pytest.mark.parametrize("stream", [b"1", b'"true"', b'"yes"'])
 def test_whatever_an_engine_may_take_for_a_stream_is_asked_for_usage(stream):
     body = b'{"stream":%b,"stream_options":{"include_usage":"false"}}' % stream
-    asked = usage.ask_for_usage(body, json_fields.of_request(body))
+    asked = ask_for_usage(body, json_fields.of_request(body))
     assert asked is not None and b'"include_usage":true' in asked

@@ -6,7 +6,6 @@ import yaml
 from common.encryption import Cipher
 from gateway.errors import GatewayError
 from gateway.http import api_server
-from gateway.http.framing import RequestHead
 
 CONFIG = {
     "kind": "Config",
@@ -38,12 +37,13 @@ def test_a_kubeconfig_that_cannot_be_used_says_so():
 
 
 def test_nothing_that_means_something_to_the_api_server_comes_from_a_client():
-    head = RequestHead(b"GET", b"/m/c/x", is_1_0=False, keep_alive=True)
-    head.passed = (
+    passed = (
         b"Accept: */*\r\nAuthorization: Basic x\r\nIMPERSONATE-user: root\r\nImpersonate-Extra-a: b\r\nX-Remote-Group: r\r\n"
         b"Sec-WebSocket-Protocol: chat, base64url.bearer.authorization.k8s.io.dG9r, v2\r\nX-Mine: 1\r\n"
     )
-    line = api_server.request_line(api_server.unseal(sealed(), ("secret",)), "/pods/p:1/proxy", head, b"/x?y=1")
+    line = api_server.request_line(
+        api_server.unseal(sealed(), ("secret",)), "/pods/p:1/proxy", b"GET", b"/x?y=1", passed
+    )
     assert line == (
         b"GET /base/pods/p:1/proxy/x?y=1 HTTP/1.1\r\nAccept: */*\r\nSec-WebSocket-Protocol: chat, v2\r\nX-Mine: 1\r\n"
         b"authorization: Bearer t0k3n\r\nx-request-id: "
