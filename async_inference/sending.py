@@ -23,6 +23,8 @@ TOTAL_TIMEOUT_S = 3700
 RETRY_DELAYS_S = (1, 5, 15, 30, 60)
 # The gateway's own answers for which nobody has been asked: the request goes back to its place.
 _NOT_YET = frozenset({429, 503})
+# Nor was anybody asked where no instance took a connection.
+_UNREACHABLE = "instance_unreachable"
 _NO_ANSWER = frozenset({408, 500, 502, 503, 504})
 INSTANCE = "x-slipway-instance"
 
@@ -192,7 +194,7 @@ def _of_gateway(claim: Claim, status: int, body: bytes, content_type: str, retry
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
     wait_s = float(retry_after) if retry_after.isdigit() else 1.0
-    if status in _NOT_YET:
+    if status in _NOT_YET or code == _UNREACHABLE:
         return NotYet(caller_waits_s=wait_s) if status == 429 else NotYet(place_waits_s=min(wait_s, 2.0))
     if status in _NO_ANSWER:
         return _failed(claim, code, message, status, content_type, body)

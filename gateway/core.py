@@ -91,6 +91,8 @@ class Gateway:
         # Filled by the directory's thread.
         self.keys: Keys = {}
         self.balancer = Balancer()
+        # Versions that refuse streams when they are asked for the tokens used.
+        self.strict_versions: set[int] = set()
         self.limiter = Limiter(self.loop)
         self.pool = Pool(self.loop, most_idle=self.bounds.idle_upstream)
         # None where there is no database to keep it in.
@@ -119,6 +121,7 @@ class Gateway:
     def set_snapshot(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.limiter.forget_allowances()
+        self.strict_versions &= {target.version_id for target in snapshot.targets}
         self.balancer.forget_absent({address.uid for target in snapshot.targets for address in target.addresses})
 
     def next_request(self, given: bytes) -> tuple[int, bytes]:

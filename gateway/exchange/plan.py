@@ -1,8 +1,9 @@
-"""What is to be done with a request, as far as its head tells; remembered with the head."""
+"""What is to be done with a request, remembered with its head: clients send the same ones again and again."""
 
 from gateway.access.callers import Caller
+from gateway.books import journal
 from gateway.http.framing import RequestHead, request_line
-from gateway.limits.limiter import Allowance
+from gateway.limits.limiter import Allowance, Limiter
 from gateway.routing.routes import OPENAI_PREFIX, path_of, plain_path, resolve
 from gateway.routing.snapshot import Snapshot
 from gateway.routing.target import Target
@@ -14,16 +15,14 @@ _READING = frozenset({b"GET", b"HEAD", b"OPTIONS", b"DELETE"})
 
 
 class Plan:
-    """Where a request's head leads under one snapshot.
+    """Where a request's head leads under one snapshot, whoever sends it.
 
-    `target` is None where the body names the deployment. `line` is the instance's head up to the request's id. Of the
-    last request with this head: who called what, what the books call him, and his limits there; the same again needs
-    no asking.
+    `target` is None where the body names the deployment. `line` is the instance's head up to the request's id. `call` is the
+    last one with this head: the same again needs no asking.
     """
 
     __slots__ = (
-        "allowance", "answers_text", "called", "caller", "hint", "line", "may_generate", "parties", "passed", "path", "plain_path", "snapshot",
-        "target", "tells_usage",
+        "answers_text", "call", "hint", "line", "may_generate", "passed", "path", "plain_path", "snapshot", "target", "tells_usage",
     )  # fmt: skip
 
     def __init__(self, snapshot: Snapshot, target: Target | None, path: bytes, head: RequestHead) -> None:
@@ -44,10 +43,30 @@ class Plan:
         elif head.accepts:
             self.passed += b"accept-encoding: %b\r\n" % head.accepts
         self.line = request_line(head.method, path, self.passed)
-        self.caller: Caller | None = None
-        self.called: Target | None = None
-        self.parties = b""
-        self.allowance: Allowance | None = None
+        self.call: Call | None = None
+
+
+class Call:
+    """A caller's requests by one plan to one deployment: what the books call them, what they may use, what they count.
+
+    `counts`: tokens are estimated where an answer tells none. `counts_all`: wherever something may be generated.
+    """
+
+    __slots__ = ("allowance", "caller", "counts", "counts_all", "hint", "is_spent", "parties", "target")
+
+    def __init__(self, plan: Plan, caller: Caller, target: Target, limiter: Limiter) -> None:
+        snapshot = plan.snapshot
+        self.caller, self.target = caller, target
+        self.parties = journal.parties(
+            target.deployment_id, target.version_id,
+            caller.organization_id, caller.user_id, caller.key_id, caller.source,
+        )  # fmt: skip
+        self.allowance = limits_of(snapshot, caller, target, limiter)
+        self.counts_all = target.counts_tokens or caller.organization_id in snapshot.metered
+        generates = plan.may_generate and not target.is_free(plan.plain_path)
+        self.counts = plan.tells_usage or (self.counts_all and generates)
+        self.is_spent = self.counts and caller.organization_id in snapshot.spent
+        self.hint = b'"%b"' % target.streams_tell.encode() if target.streams_tell else plan.hint
 
 
 def plan_of(snapshot: Snapshot, head: RequestHead, caller: Caller) -> Plan:
@@ -60,3 +79,11 @@ def plan_of(snapshot: Snapshot, head: RequestHead, caller: Caller) -> Plan:
         plan = Plan(snapshot, target, path, head)
     head.plan = plan
     return plan
+
+
+def limits_of(snapshot: Snapshot, caller: Caller, target: Target, limiter: Limiter) -> Allowance | None:
+    """By the limits of now: a request whose body came slowly was routed by a picture that may be older."""
+    current = snapshot.by_api_id.get(target.api_id, target)
+    if current.deployment_id != target.deployment_id or not current.limits:
+        return None
+    return limiter.allowance(current, caller)

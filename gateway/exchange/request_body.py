@@ -17,8 +17,8 @@ _NO_FIELDS = RequestFields()
 
 def read(
     snapshot: Snapshot, plan: Plan, head: RequestHead, caller: Caller, body: bytes
-) -> tuple[Target, bytes, bool, int]:
-    """(deployment, the body to send, whether the answer's usage event is the gateway's alone, tokens to reserve for it).
+) -> tuple[Target, bytes | None, int]:
+    """(deployment, the body that asks for usage where the client's doesn't and has to, tokens to reserve for the answer).
 
     Raises GatewayError.
     """
@@ -36,13 +36,11 @@ def read(
             # Its engine says what is wrong with it.
             fields = _NO_FIELDS
     if not plan.tells_usage:
-        return target, body, False, 0
+        return target, None, 0
     answer_tokens = longest_answer(fields) if plan.answers_text else 0
     if b"completions" in plan.plain_path and not target.streams_tell:
-        asking = ask_for_usage(body, fields)
-        if asking is not None:
-            return target, asking, True, answer_tokens
-    return target, body, False, answer_tokens
+        return target, ask_for_usage(body, fields), answer_tokens
+    return target, None, answer_tokens
 
 
 def longest_answer(fields: RequestFields) -> int:

@@ -61,6 +61,13 @@ class Exchange(Protocol):
     def fail(self, error: GatewayError) -> None: ...
 
 
+class Finished(Protocol):
+    """An exchange that is over, as far as the next one depends on it."""
+
+    request_done: bool
+    keep_alive: bool
+
+
 class ClientConnection(asyncio.Protocol):
     """Reads one request at a time: what comes behind one that is still being answered waits unread in `_ahead`."""
 
@@ -406,7 +413,7 @@ class ClientConnection(asyncio.Protocol):
         if not (self._has_eof or self.transport.is_closing()):
             self.transport.resume_reading()
 
-    def finish_exchange(self, exchange: Exchange, data: bytes, now: float) -> None:
+    def finish_exchange(self, exchange: Finished, data: bytes, now: float) -> None:
         """Write the end of an answer and turn to the next request, or close."""
         if data and not self._lingering and not self.transport.is_closing():
             self.transport.write(data)

@@ -110,6 +110,10 @@ class UpstreamConnection(asyncio.Protocol):
         if self.answered:
             self._clear()
 
+    def hand_over(self, taker: AnswerTaker) -> None:
+        """Let another one take the rest of the answer."""
+        self._taker = taker
+
     def rest(self, now: float) -> None:
         """Belong to nobody until the next `take`."""
         self._taker = None

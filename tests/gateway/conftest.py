@@ -139,6 +139,10 @@ class RunningGateway:
         self.port = self._server.sockets[0].getsockname()[1]
         self._ticking = loop.create_task(self.core.tick(NoBooks()))
 
+    def serve(self, *upstreams: Upstream, status: str = "running") -> None:
+        """What the directory says from now on."""
+        self.core.set_snapshot(snapshot(upstreams, status))
+
     async def count_in(self, valkey: OwnValkey) -> Counters:
         self.counters = Counters(valkey.url)
         await self.counters.start()

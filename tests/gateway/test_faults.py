@@ -1,6 +1,7 @@
 """Faults on either side: the client gets a clear answer or a cut connection, the books get exactly one entry."""
 
 import asyncio
+import json
 
 import httpx
 import pytest
@@ -118,13 +119,70 @@ async def test_an_instance_that_answers_rubbish_is_502(gateway, upstream, reply)
     assert (await gateway.finished(1))[0].outcome == request_outcomes.FAILED
 
 
-async def test_an_instance_that_is_not_there_is_502_and_its_breaker_opens(gateway, upstream, free_port):
+async def test_an_instance_that_is_not_there_is_502_and_asked_again(gateway, upstream, free_port):
     server = await upstream(json_answer(b"{}"))
-    server.port = free_port
+    there, server.port = server.port, free_port
     await gateway.start(server)
     async with client(gateway) as http:
         codes = [(await http.get("/main/chat/x")).json()["error"]["code"] for _ in range(5)]
-    assert codes == ["instance_unreachable"] * 3 + ["breakers_open"] * 2
+        assert codes == ["instance_unreachable"] * 5
+        server.port = there
+        gateway.serve(server)
+        assert (await http.get("/main/chat/x")).status_code == 200, "the last one never rests"
+
+
+async def test_while_one_instance_is_gone_the_others_serve_all(gateway, upstream, free_port):
+    servers = [await upstream(json_answer(b"{}")) for _ in range(3)]
+    servers[0].port = free_port
+    await gateway.start(*servers)
+    async with client(gateway) as http:
+        answers = [await http.post("/v1/chat/completions", json={"model": "chat"}) for _ in range(20)]
+    assert [answer.status_code for answer in answers] == [200] * 20
+    assert len(await gateway.finished(20)) == 20
+
+
+@pytest.mark.parametrize("drops", [3, 5])
+async def test_connections_that_an_only_instance_drops_close_nothing(gateway, upstream, drops):
+    count = 0
+
+    async def moody(request, writer):
+        nonlocal count
+        count += 1
+        if count <= drops:
+            writer.close()
+        else:
+            await json_answer(b"{}")(request, writer)
+
+    await gateway.start(await upstream(moody))
+    async with client(gateway) as http:
+        statuses = [(await http.get("/main/chat/x")).status_code for _ in range(drops + 4)]
+    assert statuses == [502] * drops + [200] * 4
+
+
+async def test_a_strict_engine_gets_the_callers_own_bytes_and_is_remembered(gateway, upstream):
+    body = {"model": "chat", "stream": True, "messages": []}
+
+    async def strict(request, writer):
+        if b"stream_options" in request.body:
+            await json_answer(b'{"error":"extra fields not permitted"}', "422 Unprocessable Entity")(request, writer)
+        else:
+            event = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
+            writer.write(head % len(event) + event)
+
+    server = await upstream(strict)
+    await gateway.start(server)
+    async with client(gateway) as http:
+        for _ in range(3):
+            answer = await http.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 200 and b"data: " in answer.content
+        refused = await http.post("/v1/chat/completions", json=body | {"stream_options": {"x": 1}})
+    assert [b"stream_options" in request.body for request in server.requests] == [True, False, False, False, True]
+    assert json.loads(server.requests[1].body) == body
+    assert refused.status_code == 422, "what the caller asked for is the engine's to refuse"
+    entries = await gateway.finished(4)
+    assert [entry.estimated for entry in entries] == [True, True, True, False]
+    assert len(entries) == 4
 
 
 async def test_a_connection_closed_while_idle_is_retried_unseen(gateway, upstream):

@@ -218,4 +218,4 @@ async def test_bodies_in_tiny_chunks_are_held_as_what_they_say(gateway, upstream
     writer.write(b"2\r\nxx\r\n" * 100_000)
     await until(lambda: gateway.core.bodies.held >= 200_000)
     (connection,) = gateway.core.connections
-    assert len(connection._exchange._body) < 100
+    assert len(connection._exchange.body.pieces) < 100

@@ -186,7 +186,7 @@ async def test_a_body_in_chunks_is_looked_at_once_however_it_comes(connection, m
         connection.data_received(kind(data[start : start + step]))
     assert connection._in_body and fed == len(data)
     assert looks.bytes <= LOOKS_PER_BYTE * len(data)
-    assert b"".join(connection._exchange._body) == inside * (200_000 // len(chunk))
+    assert b"".join(connection._exchange.body.pieces) == inside * (200_000 // len(chunk))
     connection.data_received(b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
     assert connection._exchange is None or connection._exchange.request_done
 

@@ -1,0 +1,65 @@
+"""What has come of a request's body and isn't with the instance yet, and whose memory it takes."""
+
+from gateway.errors import GatewayError
+from gateway.http.bounds import UNCOUNTED_BODY, Bodies, Holders
+
+MAX_BUFFERED_BODY = 32 << 20
+
+
+class HeldBody:
+    """`size` of all that has come, in bytes. Bodies that are held whole take memory from others: within bounds, for each and
+    in all, from the size on at which that is worth counting."""
+
+    __slots__ = ("_bodies", "_counted", "_holders", "pieces", "size")
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self._holders: Holders = {}
+        self._counted = 0
+        self.pieces: list[bytes] = []
+        self.size = 0
+
+    @property
+    def is_counted(self) -> bool:
+        return self._counted > 0
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it has to be counted, for `holders`."""
+        return self.size > UNCOUNTED_BODY
+
+    def add(self, data: bytes) -> None:
+        self.size += len(data)
+        self.pieces.append(data)
+
+    def whole(self) -> bytes:
+        pieces = self.pieces
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def replace(self, body: bytes) -> None:
+        """Another one in its place, of another size."""
+        self.pieces, self.size = [body], len(body)
+
+    def count(self, holders: Holders) -> None:
+        """Raises GatewayError where it is too large, or more than may be held."""
+        if self.size > MAX_BUFFERED_BODY:
+            raise too_large()
+        self._holders = self._holders or holders
+        self._bodies.take(self._holders, self.size - self._counted)
+        self._counted = self.size
+
+    def let_go(self) -> None:
+        """Nothing of it is needed any more."""
+        self.pieces = []
+        if self._counted:
+            self._bodies.give_back(self._holders, self._counted)
+            self._counted = 0
+
+
+def too_large() -> GatewayError:
+    limit = MAX_BUFFERED_BODY >> 20
+    return GatewayError(
+        413,
+        "body_too_large",
+        f"A body on /v1 has at most {limit} MiB. Larger ones can be streamed to the deployment's own address.",
+    )
