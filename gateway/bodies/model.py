@@ -1,5 +1,7 @@
 """The model that an OpenAI-style body names."""
 
+import orjson
+
 from gateway.bodies import json_fields, multipart
 from gateway.bodies.json_fields import RequestFields
 from gateway.errors import bad_request
@@ -28,3 +30,19 @@ def model_of(body: bytes, content_type: bytes) -> tuple[str, RequestFields]:
             "The body needs a field “model” with the id of a deployment, for example “demo/chat”.", "model_missing"
         )
     return model, fields
+
+
+def renamed(body: bytes, content_type: bytes, name: str) -> bytes:
+    """The same body with this model instead of another, or of none; as it was where its place can't be told."""
+    if content_type[:19].lower() == b"multipart/form-data":
+        place = multipart.find(body, content_type, b"model")
+        return body if place is None else body[: place[0]] + name.encode() + body[place[1] :]
+    try:
+        fields = json_fields.of_request(body)
+    except ValueError:
+        return body
+    if not json_fields.is_given(fields.model):
+        start = body.index(b"{") + 1
+        rest = body[start:]
+        return body[:start] + b'"model":' + orjson.dumps(name) + (b"" if rest.lstrip()[:1] == b"}" else b",") + rest
+    return json_fields.replaced(body, fields.model, orjson.dumps(name)) or body

@@ -13,6 +13,12 @@ _NAME = re.compile(rb';\s*name=(?:"([^"]*)"|([^;\s"]+))', re.IGNORECASE)
 
 def field(body: bytes, content_type: bytes, name: bytes) -> bytes | None:
     """The value of the first field `name`; None without one. Raises a 400 for what is no such form."""
+    place = find(body, content_type, name)
+    return None if place is None else body[place[0] : min(place[1], place[0] + _LONGEST_VALUE)]
+
+
+def find(body: bytes, content_type: bytes, name: bytes) -> tuple[int, int] | None:
+    """Where the value of the first field `name` stands, as far as it is no file."""
     found = _BOUNDARY.search(content_type)
     if found is None:
         raise bad_request("The form's Content-Type has no boundary.", "form_invalid")
@@ -28,7 +34,7 @@ def field(body: bytes, content_type: bytes, name: bytes) -> bytes | None:
             raise bad_request("A part of the form has no end of its headers, or they are too long.", "form_invalid")
         end = body.find(b"\r\n" + delimiter, value_at - 2)
         if _name_of(body[start:value_at]) == name:
-            return body[value_at : end if end >= 0 else len(body)][:_LONGEST_VALUE]
+            return value_at, end if end >= 0 else len(body)
         if end < 0:
             return None
         start = end + 2

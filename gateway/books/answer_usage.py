@@ -25,6 +25,8 @@ class AnswerUsage:
         """As StreamUsage.counted: a JSON answer in chunks has no events."""
         return False
 
+    is_between_events = False
+
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the answer; they pass on as they are."""
         self._bytes += len(data)

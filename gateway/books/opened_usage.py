@@ -20,6 +20,10 @@ class OpenedUsage:
         """What a chunk holds can't be seen from outside."""
         return False
 
+    @property
+    def is_between_events(self) -> bool:
+        return self._replaces and self._reader.is_between_events
+
     def feed(self, data: bytes) -> bytes:
         """Raises CodingError where what replaces the bytes that came can't be made of them."""
         if self._opener is None:

@@ -14,6 +14,8 @@ USUAL_EVENT_BYTES = 1024
 # Two ends of lines, each of which may be CR LF, LF or CR. Atomic: half of a CR LF is none.
 _BLANK_LINE = re.compile(rb"(?>\r\n?|\n)(?>\r\n?|\n)")
 _LINE_END = re.compile(rb"\r\n?|\n")
+# Of an event that stands in one line, or in two with its name.
+_BEGINNINGS = (b"data: {", b"event: ")
 _MAY_TELL = re.compile(rb'"(?:%b)"' % b"|".join(name.encode() for name in NAMES))
 
 
@@ -44,7 +46,7 @@ class StreamUsage:
         hint = self._hint
         if (
             raw.find(b"\n\n", start) == len(raw) - 4
-            and raw.startswith(b"data: {", start)
+            and raw.startswith(_BEGINNINGS, start)
             and not self._held
             and self._long is None
             and (
@@ -60,13 +62,19 @@ class StreamUsage:
         return False
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes of the stream; the bytes to pass on now (whole events when something may have to be stripped)."""
+        """Take bytes of the stream; the bytes to pass on now: whole events, so that one that breaks can be told apart from all
+        before it."""
         unread = b""
         if self._long is not None:
             end = self._end_of_long(data)
             unread, data = data[:end], data[end:]
         passed = self._read(data) if data else b""
         return unread + passed if unread else passed
+
+    @property
+    def is_between_events(self) -> bool:
+        """Whether all that has been passed on are whole events."""
+        return self._long is None
 
     def finish(self) -> bytes:
         """What is left of a stream that ended without an empty line."""
@@ -76,7 +84,7 @@ class StreamUsage:
         self._held.clear()
         if rest:
             keep = self._keep(rest)
-            return rest if self._strip and keep else b""
+            return rest if keep else b""
         return b""
 
     def tokens(self, prompt_bytes: int) -> Tokens:
@@ -111,7 +119,7 @@ class StreamUsage:
             held += data[start:]
         if len(held) > MOST_EVENT_BYTES:
             passed.append(self._give_up())
-        return b"".join(passed) if self._strip else data
+        return b"".join(passed)
 
     def _give_up(self) -> bytes:
         """Hand on what is held of an event that is too long to be kept, and read the rest as it passes."""

@@ -49,16 +49,20 @@ def _route(exchange: ExchangeState, body: bytes, now: float) -> None:
     plan, gateway = exchange.plan, exchange.gateway
     assert plan is not None  # noqa: S101
     exchange.started = now
-    target, exchange.asking, exchange.answer_tokens = request_body.read(
-        gateway.snapshot, plan, exchange.head, exchange.caller, body
-    )
-    if target.version_id in gateway.strict_versions:
-        exchange.asking = None
+    named = exchange.call.target if exchange.call is not None else None
+    read = request_body.read(gateway.snapshot, plan, named, exchange.head, exchange.caller, body)
+    target = read.target
+    exchange.answer_tokens, exchange.asked_name = read.answer_tokens, read.asked_name
+    if target.version_id not in gateway.strict_versions:
+        exchange.asking = read.asking
+    if read.body is not body:
+        assert exchange.body is not None  # noqa: S101
+        exchange.body.replace(read.body)
     call = plan.call
     if call is None or call.caller is not exchange.caller or call.target is not target:
         call = plan.call = Call(plan, exchange.caller, target, gateway.limiter)
     exchange.call = call
-    exchange.length = len(body)
+    exchange.length = len(read.body)
     admit(exchange, now)
     pass_limits(exchange, now)
 

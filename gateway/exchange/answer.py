@@ -3,8 +3,9 @@
 import re
 from time import monotonic
 
-from gateway.bodies import codings
+from gateway.bodies import apis, codings
 from gateway.bodies.codings import CodingError
+from gateway.bodies.renaming import Renaming
 from gateway.books.answer_usage import AnswerUsage
 from gateway.books.opened_usage import OpenedUsage
 from gateway.books.stream_usage import StreamUsage
@@ -23,12 +24,15 @@ _CODING_LINE = re.compile(rb"(?i)(?<=\r\n)content-encoding:[^\r]*\r\n")
 class Answer:
     """Takes what the instance sends from the head on. `streams`: it comes piece by piece."""
 
-    __slots__ = ("_connection", "_exchange", "_is_chunked", "_paused_at", "_paused_s", "has_begun", "streams")
+    __slots__ = (
+        "_by_line", "_connection", "_exchange", "_is_chunked", "_paused_at", "_paused_s", "_renaming", "has_begun", "streams",
+    )  # fmt: skip
 
     def __init__(self, exchange: ExchangeState, connection: UpstreamConnection) -> None:
         self._exchange = exchange
         self._connection: UpstreamConnection | None = connection
-        self.has_begun = self._is_chunked = self.streams = False
+        self.has_begun = self._is_chunked = self.streams = self._by_line = False
+        self._renaming: Renaming | None = None
         self._paused_at = self._paused_s = 0.0
 
     @property
@@ -69,6 +73,8 @@ class Answer:
                     connection.close()
                     self.upstream_lost(answered=True, ended_by_close=False)
                     return
+            if self._renaming is not None:
+                data = self._renaming.feed(data)
             if data:
                 out += (b"%x\r\n" % len(data), data, b"\r\n") if self._is_chunked else (data,)
         if connection.is_complete or is_head:
@@ -86,18 +92,11 @@ class Answer:
         elif usage is None:
             connection.passes_on = exchange.client.write
             exchange.client.write(raw)
-        elif usage.counted(raw, start):
+        elif self._renaming is None and usage.counted(raw, start):
             exchange.client.write(raw)
         else:
-            data = raw[start:-2]
-            try:
-                kept = usage.feed(data)
-            except CodingError:
-                connection.close()
-                self.upstream_lost(answered=True, ended_by_close=False)
-                return
-            if kept:
-                exchange.client.write(raw if kept is data else framing.chunk(kept))
+            connection.body = [raw[start:-2]]
+            self.progressed(connection)
 
     def switched_protocols(self, connection: UpstreamConnection, rest: bytes) -> None:
         """The instance agreed to the websocket: from here on bytes pass unread."""
@@ -109,7 +108,11 @@ class Answer:
         exchange.status, exchange.waits_for = 101, TUNNEL_END
         self.has_begun = True
         exchange.deadline = monotonic() + exchange.gateway.timeouts.stream_idle_s
-        lines = b"connection: Upgrade\r\nupgrade: websocket\r\nx-request-id: %b\r\n\r\n" % exchange.request_id
+        served = exchange.call.served(exchange.forwarded - exchange.started)  # type: ignore[union-attr]
+        lines = b"connection: Upgrade\r\nupgrade: websocket\r\nx-request-id: %b%b\r\n\r\n" % (
+            exchange.request_id,
+            served,
+        )
         exchange.client.write(b"".join([framing.status_line(101), connection.passed, lines, rest]))
         if exchange.body is not None:
             # What the client sent ahead may go.
@@ -159,8 +162,17 @@ class Answer:
             self._exchange.client.write(half_closed.PROBE_IN_CHUNKS)
 
     def break_off(self, error: GatewayError) -> None:
-        """End it so that the client can't take the torn answer for a whole one; a second head would be its body."""
-        self._exchange.client.abort()
+        """End it so that the client can't take the torn answer for a whole one; a second head would be its body. A stream says
+        why in its last event: client libraries raise that, where they would not know what to make of a cut."""
+        exchange = self._exchange
+        client, usage = exchange.client, exchange.usage
+        if usage is None or not usage.is_between_events or not (self._is_chunked or exchange.head.is_1_0):
+            client.abort()
+            return
+        api, request_id = apis.of(exchange.head.target), exchange.request_id.decode()
+        told = api.line(error, request_id) if self._by_line else api.event(error, request_id)
+        client.write(framing.chunk(told) if self._is_chunked else told)
+        client.cut(hard=not self._is_chunked)
 
     # Handing on
 
@@ -186,7 +198,10 @@ class Answer:
             # The answer before this one still fills the client's buffer.
             self.client_writable(False)
         self.streams = connection.content_type.startswith(_STREAMS)
+        self._by_line = self.streams and not connection.content_type.startswith(_EVENTS)
         strips = exchange.asking is not None
+        if exchange.asked_name and exchange.call is not None and not connection.coding:
+            self._renaming = Renaming(exchange.call.target.served_name, exchange.asked_name, is_stream=self.streams)
         if status == 200 and exchange.plan is not None and exchange.plan.may_generate:
             exchange.usage = self._usage_of(connection.content_type, connection.coding)
             if connection.coding and strips:
@@ -195,11 +210,16 @@ class Answer:
         if not exchange.request_done:
             # An answer before the request's end: nothing may be read as a next request from this connection.
             exchange.keep_alive = False
-        out = [connection.passed, b"x-request-id: ", exchange.request_id, b"\r\n"]
-        if exchange.allowance is not None:
-            out.append(exchange.allowance.ending(monotonic())[2:-2])
+        out = [connection.passed, b"x-request-id: ", exchange.request_id]
+        if exchange.call is not None:
+            out.append(exchange.call.served(exchange.forwarded - exchange.started))
+        out += (
+            (b"\r\n", connection.limits)
+            if exchange.allowance is None
+            else (exchange.allowance.ending(monotonic())[:-2],)
+        )
         has_no_body = head.method == b"HEAD" or status in framing.NO_BODY_STATUS
-        changes = strips and connection.content_type.startswith(_EVENTS)
+        changes = (strips and connection.content_type.startswith(_EVENTS)) or self._renaming is not None
         if connection.length is not None and not changes:
             out.append(b"content-length: %d\r\n" % connection.length)
         elif not has_no_body:
@@ -220,7 +240,10 @@ class Answer:
 
     def _complete(self, connection: UpstreamConnection | None, out: list[bytes], now: float) -> None:
         exchange = self._exchange
-        if exchange.usage is not None and (rest := exchange.usage.finish()):
+        rest = exchange.usage.finish() if exchange.usage is not None else b""
+        if self._renaming is not None:
+            rest = self._renaming.feed(rest) + self._renaming.finish()
+        if rest:
             out.append(framing.chunk(rest) if self._is_chunked else rest)
         if self._is_chunked:
             out.append(b"0\r\n\r\n")
@@ -234,11 +257,9 @@ class Answer:
         exchange = self._exchange
         usage: AnswerUsage | StreamUsage
         if self.streams:
-            call, by_line = exchange.call, not content_type.startswith(_EVENTS)
+            call, strips = exchange.call, exchange.asking is not None
             assert call is not None  # noqa: S101
-            usage = StreamUsage(
-                strip=exchange.asking is not None, estimates=call.counts, hint=call.hint, by_line=by_line
-            )
+            usage = StreamUsage(strip=strips, estimates=call.counts, hint=call.hint, by_line=self._by_line)
         else:
             usage = whole_usage(exchange)
         return OpenedUsage(usage, coding, replaces=exchange.asking is not None) if codings.is_known(coding) else usage

@@ -13,6 +13,7 @@ from gateway.exchange.state import ANSWER_END, NOTHING, TUNNEL_END, ExchangeStat
 from gateway.http import framing, half_closed
 from gateway.http.upstream import AnswerHead, UpstreamConnection
 from gateway.routing import own_answers, routes
+from gateway.routing.target import Target
 
 # What is held of a body that streams while the connection to the instance is still being made.
 HELD_BODY = 64 << 10
@@ -52,8 +53,8 @@ class Exchange(ExchangeState):
             settling.fail(self, error)
 
     def _begin_by(self, plan: Plan, now: float) -> None:
-        target, length = plan.target, self.length
-        if target is None:
+        length = self.length
+        if plan.target is None and plan.model is None:
             self.holds_body = True
             if self.caller is ANONYMOUS and not self.gateway.snapshot.has_public:
                 # Before its body: nothing in it could name what this caller may call.
@@ -63,21 +64,29 @@ class Exchange(ExchangeState):
         else:
             call = plan.call
             if call is None or call.caller is not self.caller:
-                routes.check_access(self.gateway.snapshot, target, self.caller)
-                call = plan.call = Call(plan, self.caller, target, self.gateway.limiter)
+                call = plan.call = Call(plan, self.caller, self._target_of(plan), self.gateway.limiter)
             self.call = call
-            self.holds_body = plan.tells_usage and length is not None and 0 < length <= MAX_BUFFERED_BODY
+            reads = plan.tells_usage or plan.model is not None
+            self.holds_body = reads and length is not None and 0 < length <= MAX_BUFFERED_BODY
         if not self.holds_body:
             admission.admit(self, now)
             admission.pass_limits(self, now)
         elif self.request_done:
             admission.read_body(self, now)
         else:
-            if target is not None and not target.addresses:
+            if self.call is not None and not self.call.target.addresses:
                 # Known before the body: it need not be sent.
                 admission.admit(self, now)
             if self.head.expects:
                 self.client.write(sending.CONTINUE)
+
+    def _target_of(self, plan: Plan) -> Target:
+        """What the head names, if it is there for this caller. Raises GatewayError."""
+        snapshot = self.gateway.snapshot
+        if plan.target is None:
+            return snapshot.by_model(plan.model or "", self.caller)
+        routes.check_access(snapshot, plan.target, self.caller)
+        return plan.target
 
     def request_body(self, data: bytes) -> None:
         """A part of the body has come."""
@@ -172,7 +181,8 @@ class Exchange(ExchangeState):
             and self.keep_alive
             and self.client.is_writable
             and not self.head.identity
-            and not (self.head.is_1_0 or self.asking is not None or head.coding or connection.address.api_server)
+            and not (self.head.is_1_0 or self.asking is not None or self.asked_name)
+            and not (head.coding or connection.address.api_server)
             and self.head.method != b"HEAD"
         ):
             return False
@@ -183,8 +193,9 @@ class Exchange(ExchangeState):
             self.usage = usage = whole_usage(self)
             usage.feed(body)
         self.gateway.pool.settle(connection, now, keeps_alive=head.keeps_alive)
-        end = b"\r\n\r\n" if self.allowance is None else self.allowance.ending(now)
-        settling.complete(self, b"".join((head.with_length, self.request_id, end, body)), now)
+        served = self.call.served(self.forwarded - self.started)  # type: ignore[union-attr]
+        end = b"\r\n%b\r\n" % head.limits if self.allowance is None else self.allowance.ending(now)
+        settling.complete(self, b"".join((head.with_length, self.request_id, served, end, body)), now)
         return True
 
     def progressed(self, connection: UpstreamConnection) -> None:

@@ -4,12 +4,20 @@ from gateway.access.callers import Caller
 from gateway.books import journal
 from gateway.http.framing import RequestHead, request_line
 from gateway.limits.limiter import Allowance, Limiter
-from gateway.routing.routes import OPENAI_PREFIX, path_of, plain_path, resolve
+from gateway.routing import model_paths
+from gateway.routing.routes import path_of, plain_path, prefix_of, resolve
 from gateway.routing.snapshot import Snapshot
 from gateway.routing.target import Target
 
 # Paths whose answers carry token usage; only these bodies are read on a deployment's own address.
-USAGE_PATHS = frozenset({b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/responses"})
+USAGE_PATHS = frozenset({
+    b"/v1/chat/completions", b"/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/responses", b"/v1/messages",
+})  # fmt: skip
+# Their answers are numbers, whose length says nothing of tokens.
+_NUMBERS = frozenset({
+    b"/v1/embeddings", b"/embeddings", b"/embedding", b"/v1/rerank", b"/v2/rerank", b"/rerank", b"/v1/reranking", b"/reranking",
+    b"/v1/score", b"/score", b"/v1/classify", b"/classify", b"/pooling", b"/v1/moderations", b"/embed", b"/predict",
+})  # fmt: skip
 # With these nothing is generated. Any other method may, at whatever path an engine has for it.
 _READING = frozenset({b"GET", b"HEAD", b"OPTIONS", b"DELETE"})
 
@@ -17,25 +25,27 @@ _READING = frozenset({b"GET", b"HEAD", b"OPTIONS", b"DELETE"})
 class Plan:
     """Where a request's head leads under one snapshot, whoever sends it.
 
-    `target` is None where the body names the deployment. `line` is the instance's head up to the request's id. `call` is the
+    `target` is None where a model is named instead: in the body, or `model`, in the path or its query. `line` is the instance's head up to the request's id. `call` is the
     last one with this head: the same again needs no asking.
     """
 
     __slots__ = (
-        "answers_text", "call", "hint", "line", "may_generate", "passed", "path", "plain_path", "snapshot", "target", "tells_usage",
+        "answers_text", "call", "hint", "line", "may_generate", "model", "passed", "path", "plain_path", "snapshot", "target", "tells_usage",
     )  # fmt: skip
 
-    def __init__(self, snapshot: Snapshot, target: Target | None, path: bytes, head: RequestHead) -> None:
+    def __init__(
+        self, snapshot: Snapshot, target: Target | None, path: bytes, head: RequestHead, model: str | None = None
+    ) -> None:
         self.snapshot = snapshot
         self.target = target
+        self.model = model
         self.path = path
         self.plain_path = plain_path(path)
         self.tells_usage = self.plain_path in USAGE_PATHS
         self.may_generate = self.tells_usage or head.method not in _READING
-        # An embedding's length says nothing of tokens.
-        self.answers_text = self.may_generate and self.plain_path != b"/v1/embeddings"
+        self.answers_text = self.may_generate and self.plain_path not in _NUMBERS
         # What an event that tells tokens holds; None where engines have words of their own.
-        self.hint = b'"usage"' if self.plain_path in USAGE_PATHS else None
+        self.hint = b'"usage"' if self.tells_usage else None
         self.passed = head.passed
         if self.may_generate:
             # What it uses has to be read.
@@ -52,7 +62,9 @@ class Call:
     `counts`: tokens are estimated where an answer tells none. `counts_all`: wherever something may be generated.
     """
 
-    __slots__ = ("allowance", "caller", "counts", "counts_all", "hint", "is_spent", "parties", "target")
+    __slots__ = (
+        "allowance", "caller", "counts", "counts_all", "hint", "is_spent", "parties", "served_at_once", "served_by", "target",
+    )  # fmt: skip
 
     def __init__(self, plan: Plan, caller: Caller, target: Target, limiter: Limiter) -> None:
         snapshot = plan.snapshot
@@ -66,14 +78,24 @@ class Call:
         generates = plan.may_generate and not target.is_free(plan.plain_path)
         self.counts = plan.tells_usage or (self.counts_all and generates)
         self.is_spent = self.counts and caller.organization_id in snapshot.spent
+        # Who serves, and how many milliseconds the request had to wait for it.
+        named = f"{target.api_id}; version={target.version_number}".encode()
+        self.served_by = b"\r\nx-slipway-served-by: %b\r\nx-slipway-queue-ms: " % named
+        self.served_at_once = self.served_by + b"0"
         self.hint = b'"%b"' % target.streams_tell.encode() if target.streams_tell else plan.hint
+
+    def served(self, waited_s: float) -> bytes:
+        """The lines that say it, each begun by the end of the one before."""
+        return self.served_at_once if waited_s < 0.001 else b"%b%d" % (self.served_by, waited_s * 1000)
 
 
 def plan_of(snapshot: Snapshot, head: RequestHead, caller: Caller) -> Plan:
     """The plan for a request of `caller`, remembered with its head for as long as the snapshot is the same."""
     path = path_of(head)
-    if path.startswith(OPENAI_PREFIX):
-        plan = Plan(snapshot, None, path, head)
+    place = model_paths.of(path)
+    # An endpoint may have had a name of Azure's before there were such paths.
+    if place is not None and prefix_of(path) not in snapshot.by_prefix:
+        plan = Plan(snapshot, None, place[0], head, place[1])
     else:
         target, path = resolve(snapshot, path, caller)
         plan = Plan(snapshot, target, path, head)

@@ -1,9 +1,11 @@
 """What a body that was read whole tells: its deployment, whether its stream has to be asked for usage, how long an answer."""
 
+from dataclasses import dataclass
+
 from gateway.access.callers import Caller
 from gateway.bodies import json_fields
 from gateway.bodies.json_fields import RequestFields
-from gateway.bodies.model import model_of
+from gateway.bodies.model import model_of, renamed
 from gateway.bodies.stream_options import ask_for_usage
 from gateway.errors import GatewayError
 from gateway.exchange.plan import Plan
@@ -15,32 +17,44 @@ RESERVED_ANSWER = 1024
 _NO_FIELDS = RequestFields()
 
 
-def read(
-    snapshot: Snapshot, plan: Plan, head: RequestHead, caller: Caller, body: bytes
-) -> tuple[Target, bytes | None, int]:
-    """(deployment, the body that asks for usage where the client's doesn't and has to, tokens to reserve for the answer).
+@dataclass(frozen=True, slots=True)
+class Read:
+    """`body` as it goes to the instance, `asking` what goes in its place where its stream has to be asked for usage. `asked_name` of
+    a model that the instance serves under another one. `answer_tokens` to reserve."""
 
-    Raises GatewayError.
-    """
-    target = plan.target
-    fields = _NO_FIELDS
+    target: Target
+    body: bytes
+    asking: bytes | None = None
+    answer_tokens: int = 0
+    asked_name: str = ""
+
+
+def read(snapshot: Snapshot, plan: Plan, target: Target | None, head: RequestHead, caller: Caller, body: bytes) -> Read:
+    """`target` where the head names it. Raises GatewayError."""
+    fields, asked_name = _NO_FIELDS, ""
     if target is None:
         if not body:
             raise GatewayError(400, "model_missing", "This path needs a JSON body with the field “model”.")
         model, fields = model_of(body, head.content_type)
         target = snapshot.by_model(model, caller)
-    elif plan.tells_usage:
+        if target.served_name not in ("", model):
+            asked_name = model
+    elif plan.tells_usage or plan.model is not None:
         try:
             fields = json_fields.of_request(body)
         except ValueError:
             # Its engine says what is wrong with it.
             fields = _NO_FIELDS
-    if not plan.tells_usage:
-        return target, None, 0
-    answer_tokens = longest_answer(fields) if plan.answers_text else 0
-    if b"completions" in plan.plain_path and not target.streams_tell:
-        return target, ask_for_usage(body, fields), answer_tokens
-    return target, None, answer_tokens
+        if plan.model is not None and target.served_name not in ("", json_fields.value_of(fields.model)):
+            asked_name = plan.model
+    asking = None
+    if b"completions" in plan.plain_path and plan.tells_usage and not target.streams_tell:
+        asking = ask_for_usage(body, fields)
+    if asked_name:
+        body = renamed(body, head.content_type, target.served_name)
+        asking = asking and renamed(asking, head.content_type, target.served_name)
+    answer_tokens = longest_answer(fields) if plan.tells_usage and plan.answers_text else 0
+    return Read(target, body, asking, answer_tokens, asked_name)
 
 
 def longest_answer(fields: RequestFields) -> int:

@@ -4,6 +4,7 @@ import logging
 from time import monotonic
 
 from common.request_outcomes import CANCELLED, COMPLETED, FAILED, REJECTED
+from gateway.bodies import apis
 from gateway.books.journal import NO_INSTANCE
 from gateway.books.tokens import BYTES_PER_TOKEN, Tokens
 from gateway.errors import GatewayError
@@ -52,7 +53,8 @@ def fail(exchange: ExchangeState, error: GatewayError, *, outcome: int = REJECTE
         lines += exchange.allowance.headers(monotonic(), hit)
     if error.status == 401:
         lines.append((b"www-authenticate", b"Bearer"))
-    reply(exchange, error.status, error.body(exchange.request_id.decode()), error.retry_after_s, lines=lines)
+    told = apis.of(exchange.head.target).body(error, exchange.request_id.decode())
+    reply(exchange, error.status, told, error.retry_after_s, lines=lines)
 
 
 def reply(

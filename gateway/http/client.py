@@ -1,11 +1,14 @@
 """The gateway's client side: one protocol object per connection."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from time import monotonic
 from typing import Protocol, cast
 
 import httptools
+import orjson
 
 from gateway.errors import GatewayError, bad_request
 from gateway.http import framing, half_closed
@@ -19,6 +22,7 @@ WRITE_LIMIT = 64 << 10
 AHEAD_LIMIT = 64 << 10
 LINGER_S = 2.0
 _END = b"\r\n\r\n"
+_RESET = struct.pack("ii", 1, 0)
 _BEFORE_CHUNKS = b"POST / HTTP/1.1\r\nHost: -\r\nTransfer-Encoding: chunked\r\n\r\n"
 _KNOWN_HEADS: HeadMemory[RequestHead] = HeadMemory()
 
@@ -403,6 +407,14 @@ class ClientConnection(asyncio.Protocol):
     def abort(self) -> None:
         self.transport.abort()
 
+    def cut(self, *, hard: bool) -> None:
+        """End it behind what has been written, though the answer is not whole. `hard` where its end would else pass for one."""
+        self._exchange, self._closing = None, True
+        if hard and (found := self.transport.get_extra_info("socket")) is not None:
+            # A reset instead of an end (RFC 9112, 9.6: a torn answer must not look whole).
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.close()
+
     def pause_reading(self) -> None:
         self._is_paused = True
         if not self.transport.is_closing():
@@ -507,7 +519,13 @@ def _answer_to_all(error: GatewayError) -> bytes:
     lines = [(b"content-type", b"application/json")]
     if error.retry_after_s:
         lines.append((b"retry-after", b"%d" % error.retry_after_s))
-    return framing.own_answer(error.status, lines, error.body("-"), close=True)
+    return framing.own_answer(error.status, lines, _body(error), close=True)
+
+
+def _body(error: GatewayError) -> bytes:
+    """What was sent can't be read, so nobody knows which API it was meant for."""
+    told = {"message": error.message, "type": "invalid_request_error", "code": error.code, "request_id": "-"}
+    return orjson.dumps({"error": told})
 
 
 def _head_too_large() -> GatewayError:

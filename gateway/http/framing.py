@@ -30,8 +30,8 @@ _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.en
 # What a header means to a gateway. PASS is everything that it only hands on.
 (
     PASS, HOP, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, IDENTITY, REQUEST_ID, COOKIE, AUTHORIZATION,
-    CONTENT_TYPE, API_KEY, OPTION, SET_COOKIE, FORWARDED_FOR, SUBPROTOCOLS, ACCEPT_CODING, CONTENT_CODING,
-) = range(20)  # fmt: skip
+    CONTENT_TYPE, API_KEY, OPTION, SET_COOKIE, FORWARDED_FOR, SUBPROTOCOLS, ACCEPT_CODING, CONTENT_CODING, RATE_LIMIT,
+) = range(21)  # fmt: skip
 _KIND_OF_NAME = {
     b"host": HOST, b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION,
     b"upgrade": UPGRADE, b"expect": EXPECT, identity_token.HEADER: IDENTITY, b"x-request-id": REQUEST_ID,
@@ -40,6 +40,9 @@ _KIND_OF_NAME = {
     b"accept-encoding": ACCEPT_CODING, b"content-encoding": CONTENT_CODING,
     b"keep-alive": HOP, b"proxy-connection": HOP, b"proxy-authenticate": HOP, b"proxy-authorization": HOP,
     b"set-cookie": SET_COOKIE, b"x-forwarded-for": FORWARDED_FOR, b"te": HOP, b"trailer": HOP, b"x-slipway-instance": HOP,
+    b"x-slipway-served-by": HOP, b"x-slipway-queue-ms": HOP,
+    **dict.fromkeys((b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests",
+                     b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"), RATE_LIMIT),
     **dict.fromkeys((b"x-slipway-async", b"x-slipway-async-priority", b"x-slipway-async-max-queue-seconds",
                      b"x-slipway-async-webhook", b"x-slipway-async-retries"), OPTION),
 }  # fmt: skip

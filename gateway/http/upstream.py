@@ -17,6 +17,7 @@ from gateway.http.framing import (
     KINDS,
     LENGTH,
     PASS,
+    RATE_LIMIT,
     SET_COOKIE,
     SUBPROTOCOLS,
     HeadMemory,
@@ -46,12 +47,20 @@ class AnswerTaker(Protocol):
 class AnswerHead:
     """The head of an answer whose length it tells: `passed` are the header lines to hand on, the status line included."""
 
-    __slots__ = ("coding", "content_type", "keeps_alive", "length", "passed", "status", "with_length")
+    __slots__ = ("coding", "content_type", "keeps_alive", "length", "limits", "passed", "status", "with_length")
 
     def __init__(
-        self, status: int, passed: bytes, length: int, content_type: bytes, coding: bytes, *, keeps_alive: bool
+        self,
+        status: int,
+        passed: bytes,
+        length: int,
+        content_type: bytes,
+        coding: bytes,
+        limits: bytes,
+        *,
+        keeps_alive: bool,
     ) -> None:
-        self.coding = coding
+        self.coding, self.limits = coding, limits
         self.status = status
         self.passed = passed
         self.with_length = b"%bcontent-length: %d\r\nx-request-id: " % (passed, length)
@@ -67,7 +76,8 @@ class UpstreamConnection(asyncio.Protocol):
     """Reads one answer after another for whichever exchange holds the connection.
 
     The fields from `status` on are the running answer: its head when `has_head`, and in `body` what has come since the
-    taker last emptied it. `passed` is the head to hand on, status line first, `coding` the body's in lower case. `length` is None when it isn't announced.
+    taker last emptied it. `passed` is the head to hand on, status line first, `coding` the body's in lower case, `limits` the lines that
+    tell of rate limits. `length` is None when it isn't announced.
     """
 
     def __init__(self, pool: "Pool", address: Address) -> None:
@@ -86,7 +96,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _clear(self) -> None:
         self.status = 0
-        self.passed = self.content_type = self.coding = b""
+        self.passed = self.content_type = self.coding = self.limits = b""
         self.body: list[bytes] = []
         # Set by the taker when whole chunks may go on as they are.
         self.passes_on: Callable[[bytes], None] | None = None
@@ -177,7 +187,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Take the head's meaning from memory: these bytes have been read before."""
         self.answered = self.has_head = True
         self.status, self.passed, self.content_type = head.status, head.passed, head.content_type
-        self.coding = head.coding
+        self.coding, self.limits = head.coding, head.limits
         self.keeps_alive = head.keeps_alive
         self.length = self._left = head.length
         self._count_body(data[end:])
@@ -229,7 +239,13 @@ class UpstreamConnection(asyncio.Protocol):
         elif self._is_worth_keeping(data, is_first=is_first):
             assert self.length is not None  # noqa: S101
             head = AnswerHead(
-                self.status, self.passed, self.length, self.content_type, self.coding, keeps_alive=self.keeps_alive
+                self.status,
+                self.passed,
+                self.length,
+                self.content_type,
+                self.coding,
+                self.limits,
+                keeps_alive=self.keeps_alive,
             )
             _KNOWN_HEADS.keep(data[: data.find(_END) + 4], head)
         # Behind a chunk only its own end can have come: anything more would have been the next one's beginning.
@@ -284,6 +300,9 @@ class UpstreamConnection(asyncio.Protocol):
         elif kind == CONTENT_CODING:
             self.coding = self.coding + b", " + value.lower() if self.coding else value.lower()
             self._lines += (name, b": ", value, b"\r\n")
+        elif kind == RATE_LIMIT:
+            # For where the gateway has none of its own to tell.
+            self.limits += b"%b: %b\r\n" % (name, value)
         elif kind == SET_COOKIE:
             # Gateway and console may share a host: no instance signs anybody in or out there.
             if not value.startswith(framing.OWN_COOKIES):
@@ -306,7 +325,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._had_interim = True
             if status != 101:
                 self._lines, self.length, self.content_type, self._named = [], None, b"", None
-                self.coding = b""
+                self.coding = self.limits = b""
             return
         if self._named:
             framing.drop_named(self._lines, self._named)

@@ -7,8 +7,8 @@ from time import monotonic
 
 from common.byte_budget import network_of
 from gateway.access.callers import ANONYMOUS, Caller, by_key
-from gateway.bodies import request_coding
-from gateway.bodies.model import model_of
+from gateway.bodies import apis, request_coding
+from gateway.bodies.model import model_of, renamed
 from gateway.core import Gateway, Queue, QueueAnswer
 from gateway.errors import GatewayError, bad_request
 from gateway.http import framing
@@ -16,7 +16,7 @@ from gateway.http.bounds import UNCOUNTED_BODY, Holders
 from gateway.http.client import ClientConnection
 from gateway.http.framing import RequestHead
 from gateway.limits import limiter
-from gateway.routing import routes
+from gateway.routing import model_paths, routes
 from gateway.routing.target import Target
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class AsyncExchange:
         if self.head.coding and body:
             # Elsewhere: what is small here may be large there.
             body = await asyncio.to_thread(request_coding.opened, self.head.coding, body, MAX_BODY, _too_large())
-        deployment, path = self._place(target, body)
+        deployment, path, body = self._place(target, body)
         if self._caller.organization_id in self._gateway.snapshot.spent:
             # It would only be put back each minute until it expires.
             raise limiter.month_is_spent()
@@ -157,23 +157,28 @@ class AsyncExchange:
             raise GatewayError(503, "queue_unavailable", "This gateway keeps no queue.", 5)
         return self._gateway.queue
 
-    def _place(self, target: bytes, body: bytes) -> tuple[Target, bytes]:
-        """Which deployment it is for, and what its instance will be asked."""
+    def _place(self, target: bytes, body: bytes) -> tuple[Target, bytes, bytes]:
+        """Which deployment it is for, what its instance will be asked, and with which body."""
         snapshot = self._gateway.snapshot
         if target.startswith(_PREFIX + b"/"):
             target = target[len(_PREFIX) :]
-        if target.startswith(routes.OPENAI_PREFIX):
-            if not body:
-                raise GatewayError(400, "model_missing", "This path needs a JSON body with the field “model”.")
-            model, _ = model_of(body, self.head.content_type)
-            return snapshot.by_model(model, self._caller), target
+        if (place := model_paths.of(target)) is not None and routes.prefix_of(target) not in snapshot.by_prefix:
+            path, model = place
+            if model is None:
+                if not body:
+                    raise GatewayError(400, "model_missing", "This path needs a JSON body with the field “model”.")
+                model, _ = model_of(body, self.head.content_type)
+            found = snapshot.by_model(model, self._caller)
+            if found.served_name not in ("", model):
+                body = renamed(body, self.head.content_type, found.served_name)
+            return found, path, body
         deployment, path = routes.resolve(snapshot, target, self._caller)
         if path == _PREFIX or path.startswith((_PREFIX + b"/", _PREFIX + b"?")):
             path = path[len(_PREFIX) :]
-        return deployment, path if path.startswith(b"/") else b"/" + path
+        return deployment, path if path.startswith(b"/") else b"/" + path, body
 
     def fail(self, error: GatewayError) -> None:
-        body = error.body(self.request_id.decode())
+        body = apis.of(self.head.target).body(error, self.request_id.decode())
         lines = ((b"retry-after", b"%d" % error.retry_after_s),) if error.retry_after_s else ()
         self._reply(QueueAnswer(error.status, body, lines=lines))
 

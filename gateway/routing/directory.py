@@ -32,6 +32,7 @@ from gateway.routing.snapshot import Snapshot
 from gateway.routing.target import Target
 from runtimes.engines.registry import UnknownEngineError, engine
 from runtimes.observation import READY
+from runtimes.specification import Specification
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +177,8 @@ def read_snapshot() -> Snapshot:
                 is_shared_with_all=deployment.sharing == Deployment.Sharing.ALL,
                 shared_with=tuple(sorted(item.pk for item in deployment.shared_with.all())),
                 counts_tokens=_counts_tokens(deployment),
-                **_of_engine(found.specification.engine if found else ""),
+                version_number=found.number if found else 0,
+                **_of_engine(found.specification if found else None),
                 limits=tuple(
                     (item.level, item.requests_per_minute or 0, item.tokens_per_minute or 0)
                     for item in deployment.rate_limits.all()
@@ -190,13 +192,16 @@ def read_snapshot() -> Snapshot:
     return Snapshot.of(version, targets, metered=metered, spent=spent)
 
 
-def _of_engine(name: str) -> dict[str, Any]:
-    """What the gateway goes by of an engine."""
+def _of_engine(specification: Specification | None) -> dict[str, Any]:
+    """What the gateway goes by of a version's engine."""
     try:
-        found = engine(name)
+        found = engine(specification.engine) if specification is not None else None
     except UnknownEngineError:
+        found = None
+    if found is None or specification is None:
         return {}
-    return {"free_paths": found.free_paths, "streams_tell": found.streams_tell}
+    served_name = specification.served_model_name if found.names_model else ""
+    return {"free_paths": found.free_paths, "streams_tell": found.streams_tell, "served_name": served_name}
 
 
 def _counts_tokens(deployment: Deployment) -> bool:

@@ -8,6 +8,7 @@ import orjson
 from gateway.access.callers import Caller
 from gateway.errors import GatewayError
 from gateway.http.framing import RequestHead
+from gateway.routing import model_paths
 from gateway.routing.snapshot import Snapshot
 from gateway.routing.target import RUNNING, Target
 
@@ -18,9 +19,11 @@ class OwnAnswer:
     content_type: bytes = b"application/json"
 
 
-HEALTH, MODELS, MODEL = b"/healthz", b"/v1/models", b"/v1/models/"
+# What load balancers ask, and what load tools do.
+HEALTH = (b"/healthz", b"/health")
+MODELS, MODEL = b"/v1/models", b"/v1/models/"
 # All that the gateway answers itself; everything else is a deployment's.
-PATHS = (HEALTH, MODELS, MODEL)
+PATHS = (*HEALTH, MODELS, MODEL)
 _HEALTHY = OwnAnswer(b"ok\n", b"text/plain")
 
 
@@ -28,8 +31,10 @@ def to(head: RequestHead, snapshot: Snapshot, caller: Caller) -> OwnAnswer | Non
     """The gateway's own answer to a request; None for one that a deployment answers. Raises a 404 for no such model,
     a 405 for what isn't reading."""
     path = head.target.partition(b"?")[0]
-    if path == HEALTH:
+    if path in HEALTH:
         return _HEALTHY
+    if path.startswith(b"/openai/") and (place := model_paths.of(path)) is not None:
+        path = place[0]
     if path != MODELS and not path.startswith(MODEL):
         return None
     if head.method not in (b"GET", b"HEAD"):

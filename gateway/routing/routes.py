@@ -9,7 +9,6 @@ from gateway.http.framing import RequestHead
 from gateway.routing.snapshot import Snapshot
 from gateway.routing.target import Target
 
-OPENAI_PREFIX = b"/v1/"
 _SLASHES = re.compile(b"/+")
 
 
@@ -34,16 +33,21 @@ def _unknown(snapshot: Snapshot, address: str, caller: Caller) -> GatewayError:
     return snapshot.unknown(f"deployment at {address}", caller, "deployment_not_found")
 
 
+def prefix_of(target: bytes) -> bytes:
+    """A path's first two segments: of a deployment's own address."""
+    end = target.find(b"/", target.find(b"/", 1) + 1)
+    query = target.find(b"?")
+    if end <= 0 or -1 < query < end:
+        end = query if query >= 0 else len(target)
+    return target[:end]
+
+
 def resolve(snapshot: Snapshot, target: bytes, caller: Caller) -> tuple[Target, bytes]:
     """(deployment, what its instance is asked, query included) for a path below a deployment's own address.
 
     Raises an error that says how addresses look, or for a deployment that isn't there for this caller.
     """
-    end = target.find(b"/", target.find(b"/", 1) + 1)
-    query = target.find(b"?")
-    if end <= 0 or -1 < query < end:
-        end = query if query >= 0 else len(target)
-    prefix = target[:end]
+    prefix = prefix_of(target)
     found = snapshot.by_prefix.get(prefix)
     if found is None:
         if prefix.count(b"/") < 2 or not prefix.startswith(b"/"):
@@ -52,7 +56,7 @@ def resolve(snapshot: Snapshot, target: bytes, caller: Caller) -> tuple[Target, 
             )
         raise _unknown(snapshot, prefix.decode("latin-1"), caller)
     check_access(snapshot, found, caller)
-    rest = target[end:]
+    rest = target[len(prefix) :]
     return found, rest if rest.startswith(b"/") else b"/" + rest
 
 

@@ -35,6 +35,9 @@ class Target:
     free_paths: tuple[str, ...] = ()
     # What the event of a stream holds that tells its tokens without being asked; empty where it has to be asked.
     streams_tell: str = ""
+    # What its instances call the model; empty where that is not known.
+    served_name: str = ""
+    version_number: int = 0
 
     def to_json(self) -> dict[str, object]:
         values = {item.name: getattr(self, item.name) for item in fields(self)}

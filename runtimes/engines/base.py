@@ -115,6 +115,8 @@ class Engine(ABC):
     cache_path: ClassVar[str] = ""
     # What can be posted there generates nothing: it uses up no tokens.
     free_paths: ClassVar[tuple[str, ...]] = ()
+    # Whether it is told by what name to serve its model.
+    names_model: ClassVar[bool] = True
     # Whether each of its streams tells the tokens used in an event that holds this, asked for or not.
     streams_tell: ClassVar[str] = ""
     # The setting that says how many requests one instance works on at once, and what holds where none does.

@@ -17,6 +17,7 @@ _PORT_VARIABLE = re.compile(r"\$(?:PORT\b|\{PORT\})")
 class CustomCommand(Engine):
     name = "custom_command"
     title = "Custom command"
+    names_model = False
     image_user_reason = "Nobody knows which user the image needs."
     summary = "Any program that serves HTTP, by its command."
     order = 40

@@ -36,7 +36,7 @@ from deployments.websocket_urls import websocket_urlpatterns as deployments_sock
 from gateway.access.key_ring import KeyRing
 from gateway.core import Gateway
 from gateway.listener import accept
-from gateway.routing import own_answers, routes
+from gateway.routing import own_answers
 from gateway.routing.directory import read_snapshot
 from monitoring.websocket_urls import websocket_urlpatterns as monitoring_sockets
 from tests.control.test_sockets import connect
@@ -259,9 +259,15 @@ async def _reached(socket: Any, route: str) -> str:
 # How the gateway is entered: its own paths, and the two ways to a deployment.
 GATEWAY = {
     "/healthz": ("GET", "/healthz", None),
+    "/health": ("GET", "/health", None),
     "/v1/models": ("GET", "/v1/models", None),
     "/v1/models/{model}": ("GET", "/v1/models/acme/chat", None),
     "/v1/": ("POST", "/v1/chat/completions", {"model": "acme/chat", "messages": []}),
+    "/{path}": ("POST", "/rerank", {"model": "acme/chat"}),
+    "/v2/": ("POST", "/v2/rerank", {"model": "acme/chat"}),
+    "/v1/realtime?model=": ("GET", "/v1/realtime?model=acme%2Fchat", None),
+    "/openai/": ("POST", "/openai/v1/responses", {"model": "acme/chat"}),
+    "/openai/deployments/{model}": ("POST", "/openai/deployments/acme/chat/chat/completions", {"messages": []}),
     "/{endpoint}/{deployment}": ("GET", "/main/chat/anything", None),
     "/async/requests": ("GET", "/async/requests", None),
     "/async/v1/": ("POST", "/async/v1/chat/completions", {"model": "acme/chat", "messages": []}),
@@ -274,7 +280,8 @@ def test_every_entry_of_the_gateway_is_reached_by_whom_the_table_says(world, tmp
     table = {route: letters for (method, route), letters in expected().items() if method == "GATEWAY"}
     own = {path.decode() + ("{model}" if path == own_answers.MODEL else "") for path in own_answers.PATHS}
     queued = {"/async/requests", "/async/v1/", "/{endpoint}/{deployment}/async/"}
-    assert own | queued | {routes.OPENAI_PREFIX.decode(), "/{endpoint}/{deployment}"} == set(GATEWAY)
+    named = {"/v1/", "/v2/", "/{path}", "/v1/realtime?model=", "/openai/", "/openai/deployments/{model}"}
+    assert own | queued | named | {"/{endpoint}/{deployment}"} == set(GATEWAY)
     for kind, access, sharing in (
         ("closed", "key_only", "none"), ("shared", "key_only", "specific"), ("for all", "key_only", "all"), ("public", "public", "none"),
     ):  # fmt: skip
