@@ -7,7 +7,9 @@ MAX_LENGTH = 63
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 # A path prefix of this name would hide the gateway's own routes.
-RESERVED_ENDPOINT_NAMES = frozenset({"v1", "metrics", "healthz", "readyz", "async", "api", "static", "slipway", "openai", "v2"})
+RESERVED_ENDPOINT_NAMES = frozenset(
+    {"v1", "metrics", "healthz", "readyz", "async", "api", "static", "slipway", "openai", "v2"}
+)
 # The console's page for new deployments would hide those of such an organization.
 RESERVED_ORGANIZATION_NAMES = frozenset({"new"})
 
