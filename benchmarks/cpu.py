@@ -12,17 +12,23 @@ import psutil
 class Spent:
     """CPU and wall-clock seconds, filled in when the measured block ends."""
 
-    cpu_s: float = 0.0
+    user_s: float = 0.0
+    system_s: float = 0.0
     wall_s: float = 0.0
+
+    @property
+    def cpu_s(self) -> float:
+        return self.user_s + self.system_s
 
 
 @contextmanager
 def spent_by(pid: int) -> Iterator[Spent]:
     """Measure what the process `pid` and its children spend while the block runs."""
     spent = Spent()
-    before, started = _cpu_seconds(pid), time.monotonic()
+    (user, system), started = _cpu_seconds(pid), time.monotonic()
     yield spent
-    spent.cpu_s, spent.wall_s = _cpu_seconds(pid) - before, time.monotonic() - started
+    spent.wall_s = time.monotonic() - started
+    spent.user_s, spent.system_s = (now - before for now, before in zip(_cpu_seconds(pid), (user, system), strict=True))
 
 
 def memory_of(pid: int) -> int:
@@ -30,9 +36,10 @@ def memory_of(pid: int) -> int:
     return sum(process.memory_full_info().uss for process in _tree(pid))
 
 
-def _cpu_seconds(pid: int) -> float:
+def _cpu_seconds(pid: int) -> tuple[float, float]:
+    """In user space, and in the kernel."""
     times = [process.cpu_times() for process in _tree(pid)]
-    return sum(item.user + item.system for item in times)
+    return sum(item.user for item in times), sum(item.system for item in times)
 
 
 def _tree(pid: int) -> list[psutil.Process]:

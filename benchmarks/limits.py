@@ -9,8 +9,7 @@ from pathlib import Path
 
 from benchmarks import peers
 from benchmarks.gateway_cost import COMPLETION, COMPLETIONS, ROUNDS, paired_costs
-from benchmarks.installation import Installation, gateway
-from benchmarks.keys import until_served
+from benchmarks.installation import Installation, gateway, until_served
 from benchmarks.load import header_script, post_script
 from benchmarks.report import Row
 
@@ -33,7 +32,7 @@ def run() -> Iterator[Row]:
         # Limits of a size that is leased, and never reached.
         installation.limit("chat", {level: (HUGE, HUGE) for level in LEVELS})
         for port, _ in gateways:
-            until_served(port, path, secret)
+            until_served(port, path, bearer)
         script = header_script(folder, bearer)
         what = "CPU per request with a key, three levels of limits, metered"
         yield paired_costs(what, gateways[0], nginx, path, script, ROUNDS, 1.5)

@@ -120,6 +120,19 @@ def stream_source() -> Iterator[int]:
         process.wait()
 
 
+@contextmanager
+def bare_forwarder(upstream_port: int) -> Iterator[tuple[int, int]]:
+    """(port, pid)."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.bare_forwarder", str(port), str(upstream_port)])
+    try:
+        await_port(port)
+        yield port, process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

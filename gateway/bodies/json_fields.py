@@ -54,6 +54,38 @@ class EventFields(AnswerFields, gc=False):
     message: Raw = _NOTHING
 
 
+class PlainRequest(msgspec.Struct, gc=False):
+    """RequestFields as nearly all requests have them: each of its own type."""
+
+    model: str = ""
+    stream: bool | None = None
+    max_completion_tokens: int | None = None
+    max_tokens: int | None = None
+    max_output_tokens: int | None = None
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    audio_tokens: int | None = None
+
+
+class PlainUsage(msgspec.Struct, gc=False):
+    """The tokens of an answer as nearly all tell them."""
+
+    prompt_tokens: int = -1
+    completion_tokens: int = -1
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    prompt_cache_hit_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+
+
+class _PlainAnswer(msgspec.Struct, gc=False):
+    usage: PlainUsage | None = None
+
+
 class NotAnObjectError(ValueError):
     """It is JSON, but no object: nothing is missing from it that it could have had."""
 
@@ -61,6 +93,7 @@ class NotAnObjectError(ValueError):
 _request, _event = msgspec.json.Decoder(RequestFields), msgspec.json.Decoder(EventFields)
 _options = msgspec.json.Decoder(OptionFields)
 _answer, _answers = msgspec.json.Decoder(AnswerFields), msgspec.json.Decoder(list[AnswerFields])
+_plain_request, _plain_answer = msgspec.json.Decoder(PlainRequest), msgspec.json.Decoder(_PlainAnswer)
 _ANSWER_NAMES = AnswerFields.__struct_fields__
 
 
@@ -100,6 +133,22 @@ def of_options(options: bytes) -> Raw:
 def of_event(payload: bytes) -> EventFields | None:
     try:
         return _event.decode(payload)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def plain_request(body: bytes) -> PlainRequest | None:
+    """The quick way; None where something is written differently."""
+    try:
+        return _plain_request.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def plain_usage(document: bytes) -> PlainUsage | None:
+    """The quick way; None where it is told in another way, or not at all."""
+    try:
+        return _plain_answer.decode(document).usage
     except (msgspec.DecodeError, RecursionError):
         return None
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from gateway.bodies import json_fields
 from gateway.bodies.top_level import TopLevel
-from gateway.books.tokens import BYTES_PER_TOKEN, NAMES, Tokens, told
+from gateway.books.tokens import BYTES_PER_TOKEN, NAMES, Tokens, plainly_told, told
 
 # Up to this size an answer is kept and read at its end; larger ones are read as they pass.
 KEPT_BYTES = 64 << 10
@@ -67,6 +67,9 @@ class AnswerUsage:
 
 def of_document(document: bytes) -> Tokens | None:
     """What a whole answer tells: an object, or a list of them, as for prompts that were sent together."""
+    plain = json_fields.plain_usage(document)
+    if plain is not None and (tokens := plainly_told(plain)) is not None:
+        return tokens
     if document.lstrip()[:1] == b"[":
         parts = [told(item) for item in json_fields.of_answers(document)]
         known = [part for part in parts if part is not None]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.bodies.json_fields import PlainUsage
+
 # A rough figure where nothing was told: four bytes a token.
 BYTES_PER_TOKEN = 4
 # The names at the top of an answer, or of an event, below which tokens are told.
@@ -36,6 +38,24 @@ class Tokens:
             self.units + other.units,
             self.estimated or other.estimated,
         )
+
+
+def plainly_told(usage: PlainUsage) -> Tokens | None:
+    """What the usual words say; None where there are others beside them."""
+    prompt, output = usage.prompt_tokens, usage.completion_tokens
+    if not (0 <= prompt < _MOST and 0 <= output < _MOST) or usage.prompt_cache_hit_tokens is not None:
+        return None
+    if usage.cache_read_input_tokens is not None or usage.cache_creation_input_tokens is not None:
+        return None
+    before, made = usage.prompt_tokens_details, usage.completion_tokens_details
+    if before is None and made is None:
+        return Tokens(prompt, output)
+    counts = (
+        before.cached_tokens if before else 0, made.reasoning_tokens if made else 0,
+        before.audio_tokens if before else 0, made.audio_tokens if made else 0,
+    )  # fmt: skip
+    cached, reasoning, heard, said = (value if value and 0 < value < _MOST else 0 for value in counts)
+    return Tokens(prompt, output, min(cached, prompt), min(reasoning, output), heard + said)
 
 
 def told(found: dict[str, Any]) -> Tokens | None:

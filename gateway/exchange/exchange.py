@@ -29,9 +29,12 @@ class Exchange(ExchangeState):
 
     # From the client
 
-    def begin(self) -> None:
-        """Find out who asks for what; forward as far as the request is there."""
+    def begin(self, body: bytes = b"") -> None:
+        """Find out who asks for what; forward as far as the request is there. `body` where all of it came with the head."""
         gateway, head = self.gateway, self.head
+        if body:
+            self.body = HeldBody(gateway.bodies)
+            self.body.add(body)
         self.started = now = monotonic()
         if not self.request_done:
             self.deadline = now + gateway.timeouts.body_idle_s
@@ -72,7 +75,10 @@ class Exchange(ExchangeState):
             admission.admit(self, now)
             admission.pass_limits(self, now)
         elif self.request_done:
-            admission.read_body(self, now)
+            if self.body is not None:
+                admission.count_held(self, self.body)
+            if not self.is_over:
+                admission.read_body(self, now)
         else:
             if self.call is not None and not self.call.target.addresses:
                 # Known before the body: it need not be sent.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from gateway.access.callers import Caller
 from gateway.bodies import json_fields
-from gateway.bodies.json_fields import RequestFields
+from gateway.bodies.json_fields import PlainRequest, RequestFields
 from gateway.bodies.model import model_of, renamed
 from gateway.bodies.stream_options import ask_for_usage
 from gateway.errors import GatewayError
@@ -31,6 +31,13 @@ class Read:
 
 def read(snapshot: Snapshot, plan: Plan, target: Target | None, head: RequestHead, caller: Caller, body: bytes) -> Read:
     """`target` where the head names it. Raises GatewayError."""
+    plain = json_fields.plain_request(body)
+    if target is None and plain is not None and plain.model and not plain.stream:
+        # As most are: one look at the body.
+        target = snapshot.by_model(plain.model, caller)
+        if target.served_name in ("", plain.model):
+            return Read(target, body, None, _longest_plainly(plain) if plan.tells_usage and plan.answers_text else 0)
+        target = None
     fields, asked_name = _NO_FIELDS, ""
     if target is None:
         if not body:
@@ -55,6 +62,11 @@ def read(snapshot: Snapshot, plan: Plan, target: Target | None, head: RequestHea
         asking = asking and renamed(asking, head.content_type, target.served_name)
     answer_tokens = longest_answer(fields) if plan.tells_usage and plan.answers_text else 0
     return Read(target, body, asking, answer_tokens, asked_name)
+
+
+def _longest_plainly(plain: PlainRequest) -> int:
+    given = plain.max_completion_tokens or plain.max_tokens or plain.max_output_tokens
+    return min(given, RESERVED_ANSWER) if given and given > 0 else RESERVED_ANSWER
 
 
 def longest_answer(fields: RequestFields) -> int:

@@ -54,7 +54,7 @@ class Exchange(Protocol):
     def is_queuing(self) -> bool: ...
     @property
     def admitted_deployment(self) -> int | None: ...
-    def begin(self) -> None: ...
+    def begin(self, body: bytes = b"") -> None: ...
     def request_body(self, data: bytes) -> None: ...
     def request_complete(self) -> None: ...
     def client_data(self, data: bytes) -> None: ...
@@ -204,8 +204,7 @@ class ClientConnection(asyncio.Protocol):
         """Read a head once it is whole; what came behind it."""
         last = self._last_raw
         if last and data.startswith(last) and not self._held:
-            self._begin(self._last_head)  # type: ignore[arg-type]
-            return data[len(last) :]
+            return self._begin(self._last_head, data, len(last))  # type: ignore[arg-type]
         held = self._held
         if held:
             # Only what is new is looked at: a head may come byte by byte.
@@ -230,9 +229,7 @@ class ClientConnection(asyncio.Protocol):
             head = self._read_head(raw)
         else:
             self._last_raw, self._last_head = raw, head
-        if head is not None:
-            self._begin(head)
-        return data[end:]
+        return data[end:] if head is None else self._begin(head, data, end)
 
     def _check_held(self, since: int) -> None:
         """A part of a head is here: it may be neither too large nor too slow, and must look like one."""
@@ -274,18 +271,25 @@ class ClientConnection(asyncio.Protocol):
                     self._last_raw, self._last_head = raw, head
         return head
 
-    def _begin(self, head: RequestHead) -> None:
+    def _begin(self, head: RequestHead, data: bytes, end: int) -> bytes:
+        """Open an exchange; what comes behind its head, or behind its body where that has come with it, from `end` on."""
         if self.transport.is_closing():
-            return
+            return b""
         self._exchange = exchange = self._open_exchange(self, head)
-        if not head.length:
+        length = head.length
+        if not length:
             self._parser = None
             exchange.request_done = True
             exchange.begin()
-            return
-        self._in_body = True
-        self._body_left = head.length
-        exchange.begin()
+        elif 0 < length <= len(data) - end:
+            exchange.request_done = True
+            exchange.begin(data[end : end + length])
+            end += length
+        else:
+            self._in_body = True
+            self._body_left = length
+            exchange.begin()
+        return data[end:]
 
     def _count_body(self, data: bytes) -> bytes:
         """Hand on a body of known length; what came behind it. Nobody may take it any more: it was answered before."""

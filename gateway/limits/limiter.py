@@ -26,7 +26,7 @@ class Allowance:
     """The buckets that one caller's requests to one deployment are taken from."""
 
     __slots__ = (
-        "_ending", "_lines_at", "_until", "api_id", "deployment_id", "is_current", "limits", "requests", "tokens",
+        "_ending", "_lines_at", "_until", "api_id", "deployment_id", "is_current", "limits", "owed", "requests", "smallest", "tokens",
     )  # fmt: skip
 
     def __init__(self, target: Target, requests: tuple[Bucket, ...], tokens: tuple[Bucket, ...]) -> None:
@@ -36,6 +36,9 @@ class Allowance:
         self.limits = target.limits
         self.requests = requests
         self.tokens = tokens
+        # What no token bucket's limit is below; and what all of them are owed.
+        self.smallest = min((bucket.per_minute for bucket in tokens), default=0)
+        self.owed = 0
         # False when its buckets have been forgotten: others may have been made since.
         self.is_current = True
         # Until when all leases hold, at least.
@@ -136,6 +139,8 @@ class Limiter:
         self._buckets: dict[tuple[int, bytes], Bucket] = {}
         # Buckets of which the shared counters have to be told something.
         self._owing: set[Bucket] = set()
+        # Allowances of whose token buckets all are owed the same.
+        self._owing_together: set[Allowance] = set()
         self._settling: asyncio.TimerHandle | None = None
 
     @property
@@ -158,12 +163,14 @@ class Limiter:
 
     def forget_allowances(self) -> None:
         """Limits may have changed."""
+        self._spread()
         for allowance in self._allowances.values():
             allowance.is_current = False
         self._allowances.clear()
 
     def forget_full(self, now: float) -> None:
         """Drop what nothing has to be remembered of. Called once a second."""
+        self._spread()
         full = {place for place, bucket in self._buckets.items() if bucket.is_full(now)}
         if full:
             gone = {self._buckets.pop(place) for place in full}
@@ -207,6 +214,14 @@ class Limiter:
 
     def settle(self, allowance: Allowance, reserved: int, used: int) -> None:
         """Correct what was taken from the token buckets. They may go below nothing, and block until they refill."""
+        if reserved <= allowance.smallest and allowance.is_current and not self.is_alone and self._counters is not None:
+            # The same for each bucket: told to them together.
+            if used != reserved:
+                if not allowance.owed:
+                    self._owing_together.add(allowance)
+                    self._settle_soon()
+                allowance.owed += used - reserved
+            return
         now = monotonic()
         for reserved_from in allowance.tokens:
             difference = used - reserved_from.price(reserved)
@@ -301,12 +316,25 @@ class Limiter:
             bucket.alone = 0
             return
         self._owing.add(bucket)
+        self._settle_soon()
+
+    def _settle_soon(self) -> None:
         if self._settling is None:
             self._settling = self._loop.call_later(SETTLE_S, self._tell)
+
+    def _spread(self) -> None:
+        """To each bucket what is owed to all of an allowance's."""
+        for allowance in self._owing_together:
+            owed, allowance.owed = allowance.owed, 0
+            for bucket in allowance.tokens if owed else ():
+                bucket.owed += owed
+                self._owing.add(bucket)
+        self._owing_together.clear()
 
     def _tell(self) -> None:
         """Settle with the shared counters; while they are away what is owed is kept."""
         self._settling = None
+        self._spread()
         if self._counters is None or self._counters.is_away:
             self._settling = self._loop.call_later(SETTLE_S * 10, self._tell)
             return

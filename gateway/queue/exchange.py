@@ -49,8 +49,8 @@ class AsyncExchange:
     def is_queuing(self) -> bool:
         return self.request_done
 
-    def begin(self) -> None:
-        """Check who it is; the rest needs the body."""
+    def begin(self, body: bytes = b"") -> None:
+        """Check who it is; the rest needs the body, which may have come with the head."""
         now, gateway = monotonic(), self._gateway
         self._began = now
         self.deadline = now + gateway.timeouts.body_idle_s
@@ -65,6 +65,10 @@ class AsyncExchange:
                 raise _too_large()
         except GatewayError as error:
             self.fail(error)
+            return
+        if body:
+            self.request_body(body)
+        if self.done:
             return
         if self.request_done:
             self._work()
