@@ -16,7 +16,7 @@ USAGE_PATHS = frozenset({
 # Their answers are numbers, whose length says nothing of tokens.
 _NUMBERS = frozenset({
     b"/v1/embeddings", b"/embeddings", b"/embedding", b"/v1/rerank", b"/v2/rerank", b"/rerank", b"/v1/reranking", b"/reranking",
-    b"/v1/score", b"/score", b"/v1/classify", b"/classify", b"/pooling", b"/v1/moderations", b"/embed", b"/predict",
+    b"/v1/score", b"/score", b"/v1/classify", b"/classify", b"/pooling", b"/v1/moderations", b"/embed",
 })  # fmt: skip
 # With these nothing is generated. Any other method may, at whatever path an engine has for it.
 _READING = frozenset({b"GET", b"HEAD", b"OPTIONS", b"DELETE"})

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from django.utils import timezone
 from accounts.models import Organization
 from apikeys import directory as key_directory
 from common.postgresql.attempts import closed_on_failure
-from deployments.models import Cluster, Deployment, DirectoryVersion, GatewayProcess, Instance, Quota, Status
+from deployments.models import Cluster, Deployment, DirectoryVersion, GatewayProcess, Instance, Price, Quota, Status
 from deployments.selectors import current_versions, serving_versions, visible_deployments
 from gateway.access.key_ring import KeyRing
 from gateway.http.address import Address
@@ -178,6 +179,7 @@ def read_snapshot() -> Snapshot:
                 shared_with=tuple(sorted(item.pk for item in deployment.shared_with.all())),
                 counts_tokens=_counts_tokens(deployment),
                 version_number=found.number if found else 0,
+                price=_price(deployment),
                 **_of_engine(found.specification if found else None),
                 limits=tuple(
                     (item.level, item.requests_per_minute or 0, item.tokens_per_minute or 0)
@@ -201,7 +203,22 @@ def _of_engine(specification: Specification | None) -> dict[str, Any]:
     if found is None or specification is None:
         return {}
     served_name = specification.served_model_name if found.names_model else ""
-    return {"free_paths": found.free_paths, "streams_tell": found.streams_tell, "served_name": served_name}
+    return {
+        "free_paths": found.free_paths, "streams_tell": found.streams_tell, "served_name": served_name,
+        "context_length": found.context_of(specification) or 0, "kinds": found.kinds,
+    }  # fmt: skip
+
+
+def _price(deployment: Deployment) -> tuple[str, ...]:
+    now = timezone.now()
+    current = max((item for item in deployment.prices.all() if item.since <= now), key=_begins, default=None)
+    if current is None or not current.currency:
+        return ()
+    return current.currency, f"{current.input_price.normalize():f}", f"{current.output_price.normalize():f}"
+
+
+def _begins(price: Price) -> tuple[datetime, int]:
+    return price.since, price.pk
 
 
 def _counts_tokens(deployment: Deployment) -> bool:

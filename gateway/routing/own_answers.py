@@ -5,7 +5,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from gateway.access.callers import Caller
+from gateway.access.callers import ANONYMOUS, Caller
 from gateway.errors import GatewayError
 from gateway.http.framing import RequestHead
 from gateway.routing import model_paths
@@ -46,16 +46,26 @@ def to(head: RequestHead, snapshot: Snapshot, caller: Caller) -> OwnAnswer | Non
 
 def _models(snapshot: Snapshot, caller: Caller) -> OwnAnswer:
     running = [
-        _description(target) for target in snapshot.targets if target.status == RUNNING and caller.may_call(target)
+        _description(target, caller)
+        for target in snapshot.targets
+        if target.status == RUNNING and caller.may_call(target)
     ]
     return OwnAnswer(orjson.dumps({"object": "list", "data": running}))
 
 
 def _model(model: str, snapshot: Snapshot, caller: Caller) -> OwnAnswer:
-    return OwnAnswer(orjson.dumps(_description(snapshot.by_model(model, caller))))
+    return OwnAnswer(orjson.dumps(_description(snapshot.by_model(model, caller), caller)))
 
 
-def _description(target: Target) -> dict[str, object]:
-    """As OpenAI's API describes a model."""
+def _description(target: Target, caller: Caller) -> dict[str, object]:
+    """As OpenAI's API describes a model, with what clients read of others beside it: its context by both names for it, and
+    prices of a million tokens for who has a key."""
     owner = target.api_id.partition("/")[0]
-    return {"id": target.api_id, "object": "model", "created": target.created, "owned_by": owner}
+    told: dict[str, object] = {"id": target.api_id, "object": "model", "created": target.created, "owned_by": owner}
+    if target.context_length:
+        told |= {"max_model_len": target.context_length, "context_length": target.context_length}
+    if target.kinds:
+        told["kinds"] = target.kinds
+    if target.price and caller is not ANONYMOUS:
+        told["pricing"] = dict(zip(("currency", "input_per_million", "output_per_million"), target.price, strict=True))
+    return told

@@ -110,7 +110,7 @@ class Snapshot:
                 | {
                     "addresses": tuple(_usable(item["addresses"], keys)),
                     "shared_with": tuple(item["shared_with"]),
-                    "free_paths": tuple(item.get("free_paths", ())),
+                    **{name: tuple(item.get(name, ())) for name in ("free_paths", "kinds", "price")},
                     "limits": tuple(tuple(limit) for limit in item["limits"]),
                 }
             )

@@ -38,6 +38,10 @@ class Target:
     # What its instances call the model; empty where that is not known.
     served_name: str = ""
     version_number: int = 0
+    # Tokens of one request, 0 where only the model knows; what the model does; currency and prices of a million tokens.
+    context_length: int = 0
+    kinds: tuple[str, ...] = ()
+    price: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         values = {item.name: getattr(self, item.name) for item in fields(self)}

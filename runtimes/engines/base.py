@@ -115,6 +115,8 @@ class Engine(ABC):
     cache_path: ClassVar[str] = ""
     # What can be posted there generates nothing: it uses up no tokens.
     free_paths: ClassVar[tuple[str, ...]] = ()
+    # What its models do, as /v1/models tells.
+    kinds: ClassVar[tuple[str, ...]] = ("chat", "completion")
     # Whether it is told by what name to serve its model.
     names_model: ClassVar[bool] = True
     # Whether each of its streams tells the tokens used in an event that holds this, asked for or not.
@@ -126,6 +128,10 @@ class Engine(ABC):
     # those are for: another vendor's must never be sent there.
     credential_variables: ClassVar[tuple[str, ...]] = ()
     credential_sources: ClassVar[frozenset[str]] = frozenset({"hugging_face", "custom"})
+
+    def context_of(self, specification: Specification) -> int | None:
+        """How many tokens one request may have, prompt and answer together; None where the model's own figure holds."""
+        return specification.context_length
 
     def unavailable_reason(self, driver: str) -> str | None:
         """Why this engine can't run with that driver, with the remedy; None when it can."""

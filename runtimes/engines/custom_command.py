@@ -18,6 +18,7 @@ class CustomCommand(Engine):
     name = "custom_command"
     title = "Custom command"
     names_model = False
+    kinds = ()
     image_user_reason = "Nobody knows which user the image needs."
     summary = "Any program that serves HTTP, by its command."
     order = 40

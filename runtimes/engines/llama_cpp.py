@@ -29,6 +29,8 @@ def server_binary() -> str | None:
 
 IMAGES = {False: "ghcr.io/ggml-org/llama.cpp:server", True: "ghcr.io/ggml-org/llama.cpp:server-cuda"}
 _OF_CPU = re.compile(r"ggml-org/llama\.cpp:(server|full|light)(-b\d+)?$")
+# Of its memory for prompts that may come again; weights and the running requests take the rest.
+_CACHE_SHARE = 10
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
@@ -52,6 +54,10 @@ class LlamaCpp(Engine):
         Setting("gpu_layers", "Layers on the GPU", "integer", None, "Empty: all of them when a GPU is given.", 0, 1000),
         Setting("start_deadline_s", "Start deadline (s)", "integer", 900, "In pods weights are downloaded at the first start.", 30, 86_400),
     )  # fmt: skip
+
+    def context_of(self, specification: Specification) -> int | None:
+        length, parallel = specification.context_length, specification.engine_settings.get("parallel") or 2
+        return None if length is None else length // int(parallel)
 
     def unavailable_reason(self, driver: str) -> str | None:
         if driver != KUBERNETES and server_binary() is None:
@@ -125,7 +131,10 @@ class LlamaCpp(Engine):
             command=(*arguments, *specification.extra_arguments),
             behind_entrypoint=in_pod,
             image=specification.image,
-            environment=specification.environment,
+            # Else it keeps up to 8 GiB of earlier prompts, whatever memory it is given, and is killed for it. By its variable:
+            # releases that have no such cache don't know the argument.
+            environment={"LLAMA_ARG_CACHE_RAM": str(specification.memory // _CACHE_SHARE >> 20)}
+            | specification.environment,
             secret_environment=specification.secret_environment,
             metrics_path=self.metrics_path,
             start_deadline_s=float(settings.get("start_deadline_s") or 900),

@@ -16,6 +16,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 class Simulator(Engine):
     name = "simulator"
+    kinds = ("chat", "completion", "embedding")
     metrics_path = "/metrics"
     title = "Simulator"
     summary = "Not a model: made-up answers at a speed you set, to try everything without a GPU."

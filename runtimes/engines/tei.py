@@ -25,6 +25,7 @@ class Tei(Engine):
     takes_weights = True
     metrics_path = "/metrics"
     free_paths = ("/tokenize", "/decode")
+    kinds = ("embedding", "rerank")
     title = "Text Embeddings Inference"
     image_user_reason = "Its image keeps models in /data, which is root's."
     summary = "Embeddings and rerankers, on CPU or one GPU."

@@ -120,3 +120,19 @@ def test_a_price_outlives_its_deployment(people, deployment):
     deployment.versions.all().delete()
     deployment.delete()
     assert Price.objects.count() == 1, "what was running is booked after the deletion"
+
+
+def test_gateways_tell_the_price_in_force_and_what_serves(people, deployment):
+    (before,) = read_snapshot().targets
+    assert (
+        before.price == () and before.served_name == "acme/chat" and before.kinds == ("chat", "completion", "embedding")
+    )
+    Price.objects.create(
+        deployment=deployment, since=timezone.now() - timedelta(days=2), currency="EUR", input_price=1, output_price=2
+    )
+    Price.objects.create(
+        deployment=deployment, since=timezone.now() - timedelta(days=1), currency="USD", input_price="0.50"
+    )
+    Price.objects.create(deployment=deployment, since=timezone.now() + timedelta(days=1), currency="JPY", input_price=9)
+    (target,) = read_snapshot().targets
+    assert target.price == ("USD", "0.5", "0") and target.version_number == 1

@@ -235,3 +235,15 @@ async def test_answers_say_who_served_them_and_how_long_they_waited(gateway, ups
             assert answer.headers.get_list("x-ratelimit-limit-requests") == ["100"]
         assert (await http.get("/health")).text == "ok\n"
         assert (await http.get("/openai/models", headers=bearer(None))).json()["data"][0]["id"] == "acme/chat"
+
+
+async def test_a_model_tells_its_context_what_it_does_and_to_who_has_a_key_its_price(gateway, upstream):
+    await gateway.start(await upstream(json_answer(ANSWER)))
+    serving(gateway, context_length=8192, kinds=("chat",), price=("EUR", "0.5", "1.5"))
+    gateway.core.keys[digest("slk_one")] = Caller(3, 20, 40, organizations=frozenset({3}))
+    async with client(gateway) as http:
+        (public,) = (await http.get("/v1/models")).json()["data"]
+        known = (await http.get("/v1/models/chat", headers=bearer("slk_one"))).json()
+    assert public["max_model_len"] == public["context_length"] == 8192 and public["kinds"] == ["chat"]
+    assert "pricing" not in public
+    assert known == public | {"pricing": {"currency": "EUR", "input_per_million": "0.5", "output_per_million": "1.5"}}
