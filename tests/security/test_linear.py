@@ -59,6 +59,17 @@ def test_fields_of_forms_are_found():
     )
     assert multipart.field(body, FORM, b"model") == b"acme/chat"
     assert multipart.field(body, FORM, b"none") is None
+    odd = (
+        # Neither a file of that name, nor what a file is called or holds; nor a line that only begins like a boundary.
+        b'--x\r\nContent-Disposition: form-data; name="model"; filename="f"\r\n\r\nfile\r\n'
+        b'--x\r\nContent-Disposition: form-data; filename="a; name=model"; name="file"\r\n\r\n'
+        b'--xy\r\nContent-Disposition: form-data; name="model"\r\n\r\ninside\r\n--x y\r\n'
+        b'--x \t\r\nContent-Disposition: form-data; name="model"; size=3; x="\\"; name=b"\r\n\r\nright\r\n--x--\r\nname="model"'
+    )
+    assert multipart.field(odd, FORM, b"model") == b"right"
+    assert (
+        multipart.field(b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n\r\n--x--', FORM, b"model") == b""
+    )
     assert multipart.field(body, b'multipart/form-data; charset=a; BOUNDARY="x"', b"model") == b"acme/chat"
     with pytest.raises(GatewayError, match="boundary"):
         multipart.field(body, b"multipart/form-data", b"model")
