@@ -23,6 +23,7 @@ from gateway.http.bounds import Bodies, Bounds, Timeouts
 from gateway.http.client import ClientConnection
 from gateway.http.crowd import Crowd
 from gateway.http.framing import RequestHead
+from gateway.http.openers import Openers
 from gateway.http.upstream import Pool
 from gateway.limits.limiter import Limiter
 from gateway.routing.balancer import Balancer
@@ -94,6 +95,7 @@ class Gateway:
         # Versions that refuse streams when they are asked for the tokens used.
         self.strict_versions: set[int] = set()
         self.limiter = Limiter(self.loop)
+        self.openers = Openers(self.loop)
         self.pool = Pool(self.loop, most_idle=self.bounds.idle_upstream)
         # None where there is no database to keep it in.
         self.queue: Queue | None = None

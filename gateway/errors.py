@@ -18,3 +18,8 @@ class GatewayError(Exception):
 
 def bad_request(message: str, code: str = "bad_request") -> GatewayError:
     return GatewayError(400, code, message)
+
+
+def internal() -> GatewayError:
+    """Where the gateway is wrong itself. Its log has the rest."""
+    return GatewayError(500, "internal", "The gateway could not do this. Its log says why.")

@@ -10,6 +10,9 @@ import zstandard
 KNOWN = b"gzip, deflate, zstd"
 _ZLIB = frozenset({b"gzip", b"x-gzip", b"deflate"})
 _PIECE = 1 << 20
+# What lies behind the end of a member is copied: so much of it at most.
+_ZLIB_SLICE = 16 << 10
+_MOST_MEMBERS = 1000
 # Each four bytes of zstd may be a block of 128 KiB.
 _ZSTD_SLICE = 64
 _ZSTD_WINDOW = 8 << 20
@@ -30,6 +33,7 @@ class Opener:
         self._zstd = _zstd() if coding == b"zstd" else None
         self._zlib = _zlib()
         self._is_whole = False
+        self._members = 1
 
     @property
     def is_whole(self) -> bool:
@@ -38,15 +42,18 @@ class Opener:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """What comes of the next bytes, in pieces of a few MiB at most. Raises CodingError."""
+        width = _ZLIB_SLICE if self._zstd is None else _ZSTD_SLICE
         try:
-            yield from self._open_zlib(data) if self._zstd is None else self._open_zstd(data)
+            for start in range(0, len(data), width):
+                part = data[start : start + width]
+                yield from self._open_zlib(part) if self._zstd is None else self._open_zstd(part)
         except (zlib.error, zstandard.ZstdError) as error:
             raise CodingError(str(error)) from None
 
     def _open_zlib(self, data: bytes) -> Iterator[bytes]:
         while data:
             if self._zlib.eof:
-                # Members of gzip may stand behind each other.
+                self._next_member()
                 self._zlib = _zlib()
             if opened := self._zlib.decompress(data, _PIECE):
                 yield opened
@@ -55,16 +62,20 @@ class Opener:
 
     def _open_zstd(self, data: bytes) -> Iterator[bytes]:
         assert self._zstd is not None  # noqa: S101
-        for start in range(0, len(data), _ZSTD_SLICE):
-            part = data[start : start + _ZSTD_SLICE]
-            while part:
-                if self._zstd.eof:
-                    # So may frames.
-                    self._zstd = _zstd()
-                if opened := self._zstd.decompress(part):
-                    yield opened
-                part = self._zstd.unused_data
+        while data:
+            if self._zstd.eof:
+                self._next_member()
+                self._zstd = _zstd()
+            if opened := self._zstd.decompress(data):
+                yield opened
+            data = self._zstd.unused_data
         self._is_whole = self._zstd.eof
+
+    def _next_member(self) -> None:
+        """Several may stand behind each other; each costs more than the few bytes that an empty one has."""
+        self._members += 1
+        if self._members > _MOST_MEMBERS:
+            raise CodingError(f"it consists of more than {_MOST_MEMBERS} parts")
 
 
 def _zlib() -> Any:

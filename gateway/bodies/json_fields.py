@@ -4,6 +4,7 @@ What isn't asked for is skipped where it stands: a body of nothing but brackets 
 from that of text.
 """
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,8 @@ from gateway.bodies.top_level import TopLevel
 _NOTHING = Raw()
 # What a field of ours may be at most to be looked into, in bytes.
 LONGEST_VALUE = 4096
+# What is looked at more closely where it isn't quite JSON: that costs much more.
+MOST_BESIDE = 256 << 10
 
 
 class RequestFields(msgspec.Struct, gc=False):
@@ -111,8 +114,8 @@ def of_request(body: bytes) -> RequestFields:
         problem = str(error)
     except RecursionError:
         problem = "it is nested too deeply"
-    found = _beside(body)
-    if not is_given(found.model):
+    found = _beside(body) if len(body) <= MOST_BESIDE else None
+    if found is None or not is_given(found.model):
         raise ValueError(problem)
     return found
 
@@ -122,7 +125,12 @@ def _beside(body: bytes) -> RequestFields:
     reader = TopLevel(RequestFields.__struct_fields__)
     reader.feed(body)
     reader.finish()
-    return RequestFields(**{name: Raw(orjson.dumps(value)) for name, value in reader.found.items()})
+    fields = {}
+    for name, value in reader.found.items():
+        # What can't be written is none that anybody goes by: a number of a hundred digits, half of a character.
+        with contextlib.suppress(TypeError):
+            fields[name] = Raw(orjson.dumps(value))
+    return RequestFields(**fields)
 
 
 def of_options(options: bytes) -> Raw:

@@ -13,6 +13,7 @@ LONGEST_VALUE = 4096
 _AT_ONCE = 8192
 # Of each piece so much is looked at again with the next: longer than any key with its colon.
 _KEPT_BACK = 64
+_MOST_HITS = 200
 _QUOTE, _BACKSLASH = 34, 92
 # Brackets of both kinds, told apart from everything else by the bit that they don't share.
 _CASE, _OPENS, _CLOSES = 0x20, 0x7B, 0x7D
@@ -30,13 +31,15 @@ class TopLevel:
         self._depth = 0
         self._in_string = self._is_escaped = False
         self._collecting: tuple[str, bytearray] | None = None
+        self._hits = 0
 
     def feed(self, data: bytes) -> None:
         if self._collecting is not None:
             self._collect(data)
-        self._pending += data
-        if len(self._pending) >= _AT_ONCE:
-            self._look(len(self._pending) - _KEPT_BACK)
+        for start in range(0, len(data), _AT_ONCE):
+            self._pending += data[start : start + _AT_ONCE]
+            if len(self._pending) >= _AT_ONCE:
+                self._look(len(self._pending) - _KEPT_BACK)
 
     def finish(self) -> None:
         self._look(len(self._pending))
@@ -53,9 +56,13 @@ class TopLevel:
         inside = (np.searchsorted(quotes, brackets) + self._in_string) & 1
         brackets = brackets[inside == 0]
         depths = self._depth + np.cumsum(np.where(codes[brackets] | _CASE == _OPENS, 1, -1))
-        for key in self._key.finditer(data):
+        for key in self._key.finditer(data) if self._hits < _MOST_HITS else ():
             start = key.start()
             if start >= end:
+                break
+            self._hits += 1
+            if self._hits == _MOST_HITS:
+                # Nobody names that many; each costs more than the bytes around it.
                 break
             at = int(np.searchsorted(quotes, start))
             is_string = at < len(quotes) and quotes[at] == start and not (at + self._in_string) & 1

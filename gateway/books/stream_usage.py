@@ -11,8 +11,10 @@ from gateway.books.tokens import BYTES_PER_TOKEN, NAMES, Tokens, told
 MOST_EVENT_BYTES = 1 << 20
 # An event counts as one token where nothing is told; what goes beyond this holds more.
 USUAL_EVENT_BYTES = 1024
-# Two ends of lines, each of which may be CR LF, LF or CR. Atomic: half of a CR LF is none.
-_BLANK_LINE = re.compile(rb"(?>\r\n?|\n)(?>\r\n?|\n)")
+# Two ends of lines or more, each of which may be CR LF, LF or CR. Atomic: half of a CR LF is none.
+_BLANK_LINE = re.compile(rb"(?>\r\n?|\n){2,}+")
+_LINE_ENDS = re.compile(rb"(?>\r\n?|\n)++")
+_LINE_ENDERS = b"\r\n"
 _LINE_END = re.compile(rb"\r\n?|\n")
 # Of an event that stands in one line, or in two with its name.
 _BEGINNINGS = (b"data: {", b"event: ")
@@ -28,7 +30,7 @@ class StreamUsage:
         self, *, strip: bool, estimates: bool = True, hint: bytes | None = None, by_line: bool = False
     ) -> None:
         self._strip, self._estimates, self._hint = strip, estimates, hint
-        self._event_end = _LINE_END if by_line else _BLANK_LINE
+        self._event_end = _LINE_ENDS if by_line else _BLANK_LINE
         self._by_line = by_line
         # Of an event that isn't whole yet; and once it is too long to be kept, its last bytes and what reads it.
         self._held = bytearray()
@@ -110,7 +112,10 @@ class StreamUsage:
         while (found := self._event_end.search(source, searched)) is not None:
             searched = found.end()
             event = bytes(source[start:searched])
-            if self._keep(event):
+            if event[0] in _LINE_ENDERS and not event.strip(b"\r\n"):
+                # The rest of the line's end before.
+                passed.append(event)
+            elif self._keep(event):
                 passed.append(event)
             start = searched
         if held:

@@ -1,12 +1,13 @@
 """The first part of an exchange: what its body says, into the books, through the caller's limits."""
 
 import asyncio
+import logging
 from time import monotonic
 
 from common.byte_budget import network_of
 from gateway.bodies import request_coding
 from gateway.books.tokens import BYTES_PER_TOKEN
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, internal
 from gateway.exchange import request_body
 from gateway.exchange.held_body import MAX_BUFFERED_BODY, HeldBody, too_large
 from gateway.exchange.plan import Call, limits_of
@@ -16,6 +17,8 @@ from gateway.exchange.state import LIMITS, NOTHING, ExchangeState
 from gateway.limits import limiter
 from gateway.limits.buckets import Refusal
 
+log = logging.getLogger(__name__)
+
 
 def read_body(exchange: ExchangeState, now: float) -> None:
     """The whole body is here."""
@@ -23,25 +26,33 @@ def read_body(exchange: ExchangeState, now: float) -> None:
     if exchange.head.coding and body:
         # Elsewhere: what is small here may be large there, and nobody else shall wait for it.
         request_coding.check(exchange.head.coding)
-        opening = exchange.gateway.loop.run_in_executor(
-            None, request_coding.opened, exchange.head.coding, body, MAX_BUFFERED_BODY, too_large()
+        assert exchange.body is not None  # noqa: S101
+        opening = exchange.gateway.openers.run(
+            request_coding.opened, exchange.head.coding, body, MAX_BUFFERED_BODY, too_large()
         )
+        # Whoever leaves meanwhile still takes the memory.
+        exchange.body.keep()
         opening.add_done_callback(lambda opening: _body_opened(exchange, opening))
     else:
         _route(exchange, body, now)
 
 
 def _body_opened(exchange: ExchangeState, opening: "asyncio.Future[bytes]") -> None:
+    held = exchange.body
+    assert held is not None  # noqa: S101
+    held.keep_no_more()
     try:
         body = opening.result()
-        if exchange.waits_for != NOTHING:
-            assert exchange.body is not None  # noqa: S101
-            exchange.body.replace(body)
-            count_held(exchange, exchange.body)
-        if exchange.waits_for != NOTHING:
+        if not exchange.is_over:
+            held.replace(body)
+            count_held(exchange, held)
+        if not exchange.is_over:
             _route(exchange, body, monotonic())
     except GatewayError as error:
         fail(exchange, error)
+    except Exception:
+        log.exception("%s", exchange.request_id.decode())
+        fail(exchange, internal())
 
 
 def _route(exchange: ExchangeState, body: bytes, now: float) -> None:
@@ -53,14 +64,21 @@ def _route(exchange: ExchangeState, body: bytes, now: float) -> None:
     read = request_body.read(gateway.snapshot, plan, named, exchange.head, exchange.caller, body)
     target = read.target
     exchange.answer_tokens, exchange.asked_name = read.answer_tokens, read.asked_name
-    if target.version_id not in gateway.strict_versions:
-        exchange.asking = read.asking
-    if read.body is not body:
-        assert exchange.body is not None  # noqa: S101
-        exchange.body.replace(read.body)
-    call = plan.call
-    if call is None or call.caller is not exchange.caller or call.target is not target:
-        call = plan.call = Call(plan, exchange.caller, target, gateway.limiter)
+    held = exchange.body
+    if read.body is not body and held is not None:
+        held.replace(read.body)
+    if read.asking is not None and held is not None and target.version_id not in gateway.strict_versions:
+        exchange.asking, exchange.asks = read.asking, True
+        held.beside = len(read.asking)
+        count_held(exchange, held)
+        if exchange.is_over:
+            return
+    call, snapshot = plan.call, gateway.snapshot
+    if plan.picture is not snapshot.picture:
+        # The body took so long that its head's plan is of another time; limits are those of now.
+        call = Call(plan, exchange.caller, target, gateway.limiter, snapshot)
+    elif call is None or call.caller is not exchange.caller or call.target is not target:
+        call = plan.call = Call(plan, exchange.caller, target, gateway.limiter, snapshot)
     exchange.call = call
     exchange.length = len(read.body)
     admit(exchange, now)
@@ -125,6 +143,9 @@ def _limits_passed(exchange: ExchangeState, refusal: Refusal | None) -> None:
             forward(exchange, monotonic())
         except GatewayError as error:
             fail(exchange, error)
+        except Exception:
+            log.exception("%s", exchange.request_id.decode())
+            fail(exchange, internal())
 
 
 def count_held(exchange: ExchangeState, body: HeldBody) -> None:

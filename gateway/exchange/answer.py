@@ -25,13 +25,13 @@ class Answer:
     """Takes what the instance sends from the head on. `streams`: it comes piece by piece."""
 
     __slots__ = (
-        "_by_line", "_connection", "_exchange", "_is_chunked", "_paused_at", "_paused_s", "_renaming", "has_begun", "streams",
+        "_by_line", "_connection", "_exchange", "_is_chunked", "_paused_at", "_paused_s", "_renaming", "_strips", "has_begun", "streams",
     )  # fmt: skip
 
     def __init__(self, exchange: ExchangeState, connection: UpstreamConnection) -> None:
         self._exchange = exchange
         self._connection: UpstreamConnection | None = connection
-        self.has_begun = self._is_chunked = self.streams = self._by_line = False
+        self.has_begun = self._is_chunked = self.streams = self._by_line = self._strips = False
         self._renaming: Renaming | None = None
         self._paused_at = self._paused_s = 0.0
 
@@ -70,6 +70,8 @@ class Answer:
                 try:
                     data = exchange.usage.feed(data)
                 except CodingError:
+                    # Where the client has no head yet it gets another one.
+                    self.has_begun = self.has_begun and not out
                     connection.close()
                     self.upstream_lost(answered=True, ended_by_close=False)
                     return
@@ -199,13 +201,16 @@ class Answer:
             self.client_writable(False)
         self.streams = connection.content_type.startswith(_STREAMS)
         self._by_line = self.streams and not connection.content_type.startswith(_EVENTS)
-        strips = exchange.asking is not None
+        # What only the gateway asked for is taken out, unless nobody here can see it.
+        self._strips = (
+            status == 200 and exchange.asks and (not connection.coding or codings.is_known(connection.coding))
+        )
+        is_opened = self._strips and bool(connection.coding)
         if exchange.asked_name and exchange.call is not None and not connection.coding:
             self._renaming = Renaming(exchange.call.target.served_name, exchange.asked_name, is_stream=self.streams)
         if status == 200 and exchange.plan is not None and exchange.plan.may_generate:
             exchange.usage = self._usage_of(connection.content_type, connection.coding)
-            if connection.coding and strips:
-                # It goes on opened, else what only the gateway asked for could not be taken out.
+            if is_opened:
                 connection.passed = _CODING_LINE.sub(b"", connection.passed)
         if not exchange.request_done:
             # An answer before the request's end: nothing may be read as a next request from this connection.
@@ -219,7 +224,7 @@ class Answer:
             else (exchange.allowance.ending(monotonic())[:-2],)
         )
         has_no_body = head.method == b"HEAD" or status in framing.NO_BODY_STATUS
-        changes = (strips and connection.content_type.startswith(_EVENTS)) or self._renaming is not None
+        changes = (self._strips and self.streams) or is_opened or self._renaming is not None
         if connection.length is not None and not changes:
             out.append(b"content-length: %d\r\n" % connection.length)
         elif not has_no_body:
@@ -257,12 +262,12 @@ class Answer:
         exchange = self._exchange
         usage: AnswerUsage | StreamUsage
         if self.streams:
-            call, strips = exchange.call, exchange.asking is not None
+            call = exchange.call
             assert call is not None  # noqa: S101
-            usage = StreamUsage(strip=strips, estimates=call.counts, hint=call.hint, by_line=self._by_line)
+            usage = StreamUsage(strip=self._strips, estimates=call.counts, hint=call.hint, by_line=self._by_line)
         else:
             usage = whole_usage(exchange)
-        return OpenedUsage(usage, coding, replaces=exchange.asking is not None) if codings.is_known(coding) else usage
+        return OpenedUsage(usage, coding, replaces=self._strips) if codings.is_known(coding) else usage
 
 
 def whole_usage(exchange: ExchangeState) -> AnswerUsage:

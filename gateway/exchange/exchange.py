@@ -44,7 +44,7 @@ class Exchange(ExchangeState):
             elif head.key:
                 self.caller = by_key(gateway.keys, head.key, now + gateway.wall_offset)
             plan = head.plan
-            if type(plan) is not Plan or plan.snapshot is not gateway.snapshot:
+            if type(plan) is not Plan or plan.picture is not gateway.snapshot.picture:
                 own = own_answers.to(head, gateway.snapshot, self.caller)
                 if own is not None:
                     settling.reply(self, 200, own.body, content_type=own.content_type)
@@ -67,10 +67,15 @@ class Exchange(ExchangeState):
         else:
             call = plan.call
             if call is None or call.caller is not self.caller:
-                call = plan.call = Call(plan, self.caller, self._target_of(plan), self.gateway.limiter)
+                call = plan.call = Call(
+                    plan, self.caller, self._target_of(plan), self.gateway.limiter, self.gateway.snapshot
+                )
             self.call = call
             reads = plan.tells_usage or plan.model is not None
             self.holds_body = reads and length is not None and 0 < length <= MAX_BUFFERED_BODY
+            if length == -1 and plan.model is not None:
+                # Its model has to become the one that is named outside it.
+                self.holds_body = True
         if not self.holds_body:
             admission.admit(self, now)
             admission.pass_limits(self, now)
@@ -187,7 +192,7 @@ class Exchange(ExchangeState):
             and self.keep_alive
             and self.client.is_writable
             and not self.head.identity
-            and not (self.head.is_1_0 or self.asking is not None or self.asked_name)
+            and not (self.head.is_1_0 or self.asks or self.asked_name)
             and not (head.coding or connection.address.api_server)
             and self.head.method != b"HEAD"
         ):
@@ -236,6 +241,8 @@ class Exchange(ExchangeState):
         self.waits_for = ANSWER_END
         answer = self.answer = Answer(self, connection)
         connection.hand_over(answer)
+        # The connection has it, as far as it is still to be sent.
+        self.asking = None
         if self.body is not None and self.body.is_counted and not connection.transport.get_write_buffer_size():
             # Nothing is sent again: what the instance has taken need not be held any more.
             self.body.let_go()

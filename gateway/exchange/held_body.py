@@ -10,14 +10,18 @@ class HeldBody:
     """`size` of all that has come, in bytes. Bodies that are held whole take memory from others: within bounds, for each and
     in all, from the size on at which that is worth counting."""
 
-    __slots__ = ("_bodies", "_counted", "_holders", "pieces", "size")
+    __slots__ = ("_bodies", "_counted", "_holders", "_is_kept", "beside", "pieces", "size")
 
     def __init__(self, bodies: Bodies) -> None:
         self._bodies = bodies
         self._holders: Holders = {}
         self._counted = 0
+        # Another one has it, for longer than its request may last.
+        self._is_kept = False
         self.pieces: list[bytes] = []
         self.size = 0
+        # Of what is held with it, in bytes.
+        self.beside = 0
 
     @property
     def is_counted(self) -> bool:
@@ -26,7 +30,7 @@ class HeldBody:
     @property
     def is_large(self) -> bool:
         """Whether it has to be counted, for `holders`."""
-        return self.size > UNCOUNTED_BODY
+        return self.size + self.beside > UNCOUNTED_BODY
 
     def add(self, data: bytes) -> None:
         self.size += len(data)
@@ -45,15 +49,24 @@ class HeldBody:
         if self.size > MAX_BUFFERED_BODY:
             raise too_large()
         self._holders = self._holders or holders
-        self._bodies.take(self._holders, self.size - self._counted)
-        self._counted = self.size
+        self._bodies.take(self._holders, self.size + self.beside - self._counted)
+        self._counted = self.size + self.beside
 
     def let_go(self) -> None:
         """Nothing of it is needed any more."""
         self.pieces = []
-        if self._counted:
+        if self._counted and not self._is_kept:
             self._bodies.give_back(self._holders, self._counted)
             self._counted = 0
+
+    def keep(self) -> None:
+        """Its memory is taken until `keep_no_more`, whatever becomes of its request."""
+        self._is_kept = True
+
+    def keep_no_more(self) -> None:
+        self._is_kept = False
+        if not self.pieces:
+            self.let_go()
 
 
 def too_large() -> GatewayError:

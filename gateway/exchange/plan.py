@@ -30,13 +30,14 @@ class Plan:
     """
 
     __slots__ = (
-        "answers_text", "call", "hint", "line", "may_generate", "model", "passed", "path", "plain_path", "snapshot", "target", "tells_usage",
+        "answers_text", "call", "hint", "line", "may_generate", "model", "passed", "path", "picture", "plain_path", "target", "tells_usage",
     )  # fmt: skip
 
     def __init__(
         self, snapshot: Snapshot, target: Target | None, path: bytes, head: RequestHead, model: str | None = None
     ) -> None:
-        self.snapshot = snapshot
+        # Not the snapshot itself: heads are remembered for longer than it lives.
+        self.picture = snapshot.picture
         self.target = target
         self.model = model
         self.path = path
@@ -66,8 +67,7 @@ class Call:
         "allowance", "caller", "counts", "counts_all", "hint", "is_spent", "parties", "served_at_once", "served_by", "target",
     )  # fmt: skip
 
-    def __init__(self, plan: Plan, caller: Caller, target: Target, limiter: Limiter) -> None:
-        snapshot = plan.snapshot
+    def __init__(self, plan: Plan, caller: Caller, target: Target, limiter: Limiter, snapshot: Snapshot) -> None:
         self.caller, self.target = caller, target
         self.parties = journal.parties(
             target.deployment_id, target.version_id,

@@ -107,7 +107,7 @@ def ask_without(exchange: ExchangeState, connection: UpstreamConnection) -> None
     assert exchange.address is not None  # noqa: S101
     connection.close()
     exchange.connection = exchange.asking = None
-    exchange.was_refused = True
+    exchange.asks, exchange.was_refused = False, True
     connect(exchange, exchange.address)
 
 

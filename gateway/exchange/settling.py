@@ -14,6 +14,8 @@ from gateway.limits.buckets import Bucket
 
 log = logging.getLogger(__name__)
 _NO_TOKENS = Tokens()
+# What a record holds.
+_MOST_TOKENS = 2**32 - 1
 
 
 def complete(exchange: ExchangeState, data: bytes, now: float) -> None:
@@ -119,7 +121,8 @@ def _record(exchange: ExchangeState, outcome: int, now: float, status: int, *, i
         tokens = Tokens(max(1, prompt // BYTES_PER_TOKEN), tokens.output, estimated=True)
     if exchange.reserved:
         gateway.limiter.settle(exchange.allowance, exchange.reserved, tokens.input + tokens.output)  # type: ignore[arg-type]
-    if exchange.was_refused and exchange.status == 200:
+    answer = exchange.answer
+    if exchange.was_refused and exchange.status == 200 and answer is not None and answer.streams:
         # Only what the gateway had asked for was wrong.
         gateway.strict_versions.add(call.target.version_id)
     if exchange.answer is None and first_byte:
@@ -131,7 +134,7 @@ def _record(exchange: ExchangeState, outcome: int, now: float, status: int, *, i
         file, outcome, status or exchange.status or (499 if outcome == CANCELLED else 502), tokens.estimated,
         exchange.sequence, now + gateway.wall_offset, call.parties,
         exchange.address.key if forwarded else NO_INSTANCE,  # type: ignore[union-attr]
-        *clocks, tokens.input, tokens.output,
+        *clocks, min(tokens.input, _MOST_TOKENS), min(tokens.output, _MOST_TOKENS),
     )  # fmt: skip
 
 

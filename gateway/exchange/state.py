@@ -50,13 +50,13 @@ class RunningAnswer(Protocol):
 
 class ExchangeState(ABC):
     """`holds_body`: the body is read whole before it goes on; `asking` then is what goes in its place, with a question for the
-    tokens used, and `was_refused` says that the instance did not take it. `asked_name` of a model
+    tokens used (`asks`), and `was_refused` says that the instance did not take it. `asked_name` of a model
     that the instance serves under another one. `is_blocked`: it takes no more of the body now.
     `tried` instances took no connection. Times on the monotonic clock, 0 for what has not been.
     """
 
     __slots__ = (
-        "address", "allowance", "answer", "answer_tokens", "asked_name", "asking", "body", "call", "caller", "client", "connecting", "connection",
+        "address", "allowance", "answer", "answer_tokens", "asked_name", "asking", "asks", "body", "call", "caller", "client", "connecting", "connection",
         "deadline", "file", "first_byte", "forwarded", "gateway", "head", "holds_body", "is_blocked", "keep_alive", "length", "load",
         "plan", "request_done", "request_id", "reserved", "sent_body", "sequence", "started", "status", "tried", "usage", "waits_for", "was_refused",
     )  # fmt: skip
@@ -75,7 +75,7 @@ class ExchangeState(ABC):
         self.call: Call | None = None
         self.body: HeldBody | None = None
         self.asking: bytes | None = None
-        self.was_refused = False
+        self.asks = self.was_refused = False
         self.asked_name = ""
         self.sent_body = 0
         self.allowance: Allowance | None = None

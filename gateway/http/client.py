@@ -1,6 +1,7 @@
 """The gateway's client side: one protocol object per connection."""
 
 import asyncio
+import logging
 import socket
 import struct
 from collections.abc import Callable
@@ -10,12 +11,14 @@ from typing import Protocol, cast
 import httptools
 import orjson
 
-from gateway.errors import GatewayError, bad_request
+from gateway.errors import GatewayError, bad_request, internal
 from gateway.http import framing, half_closed
 from gateway.http.bounds import Timeouts
 from gateway.http.credentials import KEY, TOKEN
 from gateway.http.crowd import Crowd
 from gateway.http.framing import KINDS, PASS, HeadMemory, RequestHead
+
+log = logging.getLogger(__name__)
 
 WRITE_LIMIT = 64 << 10
 # What a client may send ahead of an answer before it is read no further.
@@ -110,8 +113,8 @@ class ClientConnection(asyncio.Protocol):
         self._closing = self._lingering = False
         # By an exchange, which had nowhere to put what came.
         self._is_paused = False
-        # The client sends nothing any more.
-        self._has_eof = False
+        # The client sends nothing any more; what it sent ahead is being read.
+        self._has_eof = self._is_feeding = False
 
     # asyncio.Protocol
 
@@ -153,6 +156,14 @@ class ClientConnection(asyncio.Protocol):
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        try:
+            self._receive(data)
+        except Exception:
+            # Whatever it is: one request must not take the connection's others, or its own end, with it.
+            log.exception("a request could not be read")
+            self._refuse(internal())
+
+    def _receive(self, data: bytes) -> None:
         if self._lingering or self._closing:
             return
         exchange = self._exchange
@@ -187,6 +198,10 @@ class ClientConnection(asyncio.Protocol):
         """Read up to the end of one request; the rest waits for its answer."""
         while data and not (self._closing or self._lingering):
             exchange = self._exchange
+            if exchange is None and not self._in_body and not self.is_writable:
+                # Nobody who takes no answers gets more, however many requests are here already.
+                self._ahead = data
+                return
             if exchange is not None and exchange.request_done:
                 if exchange.is_tunnel:
                     exchange.client_data(data)
@@ -437,7 +452,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self.deadline = now + self.house.timeouts.keep_alive_s
         self._exchange = None
-        ends = self.house.draining or (self._has_eof and not self._ahead)
+        ends = self.house.draining or (self._has_eof and not (self._ahead or self._is_feeding))
         if ends or not exchange.keep_alive or not exchange.request_done:
             self._close(drained=exchange.request_done)
             return
@@ -452,10 +467,20 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange is None and not self._closing and not self.transport.is_closing():
             data, self._ahead = self._ahead, b""
             self.resume_reading()
-            self._feed(data)
-            if self._has_eof and not (self._exchange is not None and self._exchange.request_done):
-                # What is missing of it will never come.
-                self.transport.abort()
+            self._is_feeding = True
+            try:
+                self._feed(data)
+            finally:
+                self._is_feeding = False
+            if self._has_eof and not self._ahead:
+                self._end_behind_eof()
+
+    def _end_behind_eof(self) -> None:
+        """Nothing more will come: of a request that isn't whole the rest is missing for good."""
+        if self._exchange is None and not self._held:
+            self.transport.close()
+        elif self._exchange is None or not self._exchange.request_done:
+            self.transport.abort()
 
     # Deadlines and ends
 

@@ -305,7 +305,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.limits += b"%b: %b\r\n" % (name, value)
         elif kind == SET_COOKIE:
             # Gateway and console may share a host: no instance signs anybody in or out there.
-            if not value.startswith(framing.OWN_COOKIES):
+            # One without a name is sent back by what it says.
+            if not value.lstrip(b"= \t").startswith(framing.OWN_COOKIES):
                 self._lines += (name, b": ", value, b"\r\n")
         elif kind == CODING:
             # An instance is asked for no other coding, and without it the body could not be read.

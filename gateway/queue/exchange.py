@@ -148,7 +148,9 @@ class AsyncExchange:
         body = b"".join(self._body)
         if self.head.coding and body:
             # Elsewhere: what is small here may be large there.
-            body = await asyncio.to_thread(request_coding.opened, self.head.coding, body, MAX_BODY, _too_large())
+            body = await self._gateway.openers.run(
+                request_coding.opened, self.head.coding, body, MAX_BODY, _too_large()
+            )
         deployment, path, body = self._place(target, body)
         if self._caller.organization_id in self._gateway.snapshot.spent:
             # It would only be put back each minute until it expires.

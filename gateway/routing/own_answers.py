@@ -9,6 +9,7 @@ from gateway.access.callers import ANONYMOUS, Caller
 from gateway.errors import GatewayError
 from gateway.http.framing import RequestHead
 from gateway.routing import model_paths
+from gateway.routing.routes import path_of
 from gateway.routing.snapshot import Snapshot
 from gateway.routing.target import RUNNING, Target
 
@@ -30,7 +31,7 @@ _HEALTHY = OwnAnswer(b"ok\n", b"text/plain")
 def to(head: RequestHead, snapshot: Snapshot, caller: Caller) -> OwnAnswer | None:
     """The gateway's own answer to a request; None for one that a deployment answers. Raises a 404 for no such model,
     a 405 for what isn't reading."""
-    path = head.target.partition(b"?")[0]
+    path = path_of(head).partition(b"?")[0]
     if path in HEALTH:
         return _HEALTHY
     if path.startswith(b"/openai/") and (place := model_paths.of(path)) is not None:

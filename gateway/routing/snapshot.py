@@ -28,6 +28,8 @@ class Snapshot:
     # Organizations whose tokens of a month are bounded; those that have used them up.
     metered: frozenset[int] = frozenset()
     spent: frozenset[int] = frozenset()
+    # Stands for this one where it may not be kept.
+    picture: object = field(default_factory=object, compare=False, repr=False)
     by_prefix: dict[bytes, Target] = field(default_factory=dict, compare=False, repr=False)
     by_api_id: dict[str, Target] = field(default_factory=dict, compare=False, repr=False)
     by_name: dict[str, list[Target]] = field(default_factory=dict, compare=False, repr=False)

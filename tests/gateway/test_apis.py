@@ -60,6 +60,20 @@ async def test_paths_that_name_a_model(gateway, upstream, asked, gets):
     assert sent.path == gets and orjson.loads(sent.body) == body | {"model": "acme/chat"}
 
 
+async def test_azures_bodies_in_chunks_name_the_model_of_the_path(gateway, upstream):
+    server = await upstream(json_answer(ANSWER))
+    await gateway.start(server)
+    serving(gateway)
+
+    async def parts():
+        yield b'{"model":"x",'
+        yield b'"messages":[]}'
+
+    async with client(gateway) as http:
+        assert (await http.post("/openai/deployments/chat/chat/completions", content=parts())).status_code == 200
+    assert orjson.loads(server.requests[0].body) == {"model": "acme/chat", "messages": []}
+
+
 async def test_an_endpoint_that_is_called_openai_keeps_its_addresses(gateway, upstream):
     server = await upstream(json_answer(ANSWER))
     await gateway.start(server)

@@ -1,6 +1,9 @@
 """Bodies that come compressed: opened where they are read, counted where they are answers."""
 
+import asyncio
 import gzip
+import random
+import threading
 import zlib
 
 import httpx
@@ -8,6 +11,7 @@ import orjson
 import pytest
 import zstandard
 
+from gateway.bodies import request_coding
 from tests.gateway.conftest import json_answer
 from tests.gateway.test_passing import chunked, client
 
@@ -138,7 +142,98 @@ async def test_an_instances_bomb_takes_nothing_with_it(gateway, upstream, asks):
                 "POST", "/v1/chat/completions", json={"model": "chat", "stream": True, **options}
             ) as answer:
                 size = sum([len(part) async for part in answer.aiter_raw()])
-            assert not asks and size == len(bomb), "the client may open it"
+            if asks:
+                assert answer.status_code == 502 and "content-encoding" not in answer.headers
+            else:
+                assert size == len(bomb), "the client may open it"
         except httpx.RemoteProtocolError:
             assert asks, "it is cut: half of it can't be opened and the rest not"
+    assert len(await gateway.finished(1)) == 1
+
+
+@pytest.mark.parametrize(("kind", "body"), [("gzip", gzip.compress(b"")), ("zstd", WAYS["zstd"](b""))])
+async def test_nobody_opens_a_thousand_parts_of_nothing(gateway, upstream, kind, body):
+    server = await upstream(json_answer(ANSWER))
+    await gateway.start(server)
+    async with client(gateway) as http:
+        answer = await http.post("/v1/chat/completions", content=body * 50_000, headers=sent_as(kind))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "coding_broken")
+    assert not server.requests and gateway.core.bodies.held == 0
+
+
+async def test_a_body_that_is_opened_is_counted_though_its_sender_has_left(gateway, upstream, monkeypatch):
+    await gateway.start(await upstream(json_answer(ANSWER)))
+    release = threading.Event()
+    opened = request_coding.opened
+
+    def slow(*values):
+        release.wait(10)
+        return opened(*values)
+
+    monkeypatch.setattr(request_coding, "opened", slow)
+    body = gzip.compress(random.Random(1).randbytes(1 << 20))
+    head = b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    _, writer = await gateway.connect()
+    writer.write(head + body)
+    await writer.drain()
+    while gateway.core.bodies.held < len(body):
+        await asyncio.sleep(0.01)
+    writer.transport.abort()
+    while gateway.core.connections:
+        await asyncio.sleep(0.01)
+    assert gateway.core.bodies.held == len(body)
+    release.set()
+    async with asyncio.timeout(10):
+        while gateway.core.bodies.held:
+            await asyncio.sleep(0.01)
+
+
+async def test_only_so_many_wait_to_be_opened(gateway, upstream, monkeypatch):
+    await gateway.start(await upstream(json_answer(ANSWER)))
+    monkeypatch.setattr("gateway.http.openers._MOST_AT_ONCE", 0)
+    async with client(gateway) as http:
+        answer = await http.post("/v1/chat/completions", content=gzip.compress(ASKED), headers=sent_as("gzip"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "openers_busy")
+
+
+@pytest.mark.parametrize("way", ["opened", "lines", "unknown coding"])
+async def test_what_is_taken_out_changes_the_length_that_is_told(gateway, upstream, way):
+    """Else the rest of the answer would pass for the next one."""
+    long = orjson.dumps({"x": "HTTP/1.1 200 OK " * 300})
+    body, kind, coding = {
+        "opened": (gzip.compress(long), b"application/json", b"Content-Encoding: gzip\r\n"),
+        "lines": (
+            b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}\n{"done":true}\n',
+            b"application/x-ndjson",
+            b"",
+        ),
+        "unknown coding": (b"\x01" * 90, b"text/event-stream", b"Content-Encoding: br\r\n"),
+    }[way]
+
+    async def answer(request, writer):
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\n%bContent-Length: %d\r\n\r\n"
+        writer.write(head % (kind, coding, len(body)) + body)
+
+    await gateway.start(await upstream(answer))
+    async with client(gateway) as http:
+        for _ in range(2):
+            async with http.stream("POST", "/v1/chat/completions", json={"model": "chat", "stream": True}) as found:
+                raw = b"".join([part async for part in found.aiter_raw()])
+            if way == "unknown coding":
+                assert found.headers["content-encoding"] == "br" and raw == body
+            else:
+                assert raw == (long if way == "opened" else b'{"done":true}\n')
+                assert "content-length" not in found.headers and "content-encoding" not in found.headers
+
+
+async def test_an_answer_that_can_not_be_opened_is_told_from_its_head_on(gateway, upstream):
+    async def answer(request, writer):
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(head + b"4\r\nrubb\r\n")
+        await asyncio.sleep(1)
+
+    await gateway.start(await upstream(answer))
+    async with client(gateway) as http:
+        found = await http.post("/v1/chat/completions", json={"model": "chat", "stream": True})
+    assert (found.status_code, found.json()["error"]["code"]) == (502, "instance_closed")
     assert len(await gateway.finished(1)) == 1

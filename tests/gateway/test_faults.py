@@ -1,6 +1,9 @@
 """Faults on either side: the client gets a clear answer or a cut connection, the books get exactly one entry."""
 
 import asyncio
+import dataclasses
+import gc
+import gzip
 import json
 
 import httpx
@@ -8,6 +11,7 @@ import pytest
 
 from common import request_outcomes
 from gateway.http.bounds import Timeouts
+from gateway.routing.snapshot import Snapshot
 from tests.gateway.conftest import json_answer
 from tests.gateway.test_passing import EVENT, chunked, client
 
@@ -271,3 +275,118 @@ async def test_expect_continue_is_answered_only_for_what_is_taken(gateway, upstr
         b"POST /main/none/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
     )
     assert refused.startswith(b"HTTP/1.1 404 ")
+
+
+async def test_tokens_beyond_all_measure_end_a_request_like_any_other(gateway, upstream):
+    most = 2**31 - 1
+    usage = {
+        "input_tokens": most,
+        "output_tokens": 5,
+        "cache_read_input_tokens": most,
+        "cache_creation_input_tokens": most,
+    }
+    await gateway.start(await upstream(json_answer(json.dumps({"usage": usage}).encode())))
+    async with client(gateway) as http:
+        assert (await http.post("/v1/chat/completions", json={"model": "chat"})).status_code == 200
+    (entry,) = await gateway.finished(1)
+    assert (entry.input_tokens, entry.output_tokens) == (2**32 - 1, 5) and gateway.core.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"\\ud800","a":NaN}',
+        b'{"model":"acme/chat","max_tokens":99999999999999999999999,"a":NaN}',
+        b'{"model":"acme/chat","stream":' + b"[" * 300 + b"]" * 300 + b',"a":NaN}',
+        b"{" + b'"model":' * 20_000,
+        b"{" + b'"model":' * 200_000,
+        b'{"model":"acme/chat","a":' + b"[" * 300_000,
+    ],
+)
+async def test_whatever_is_not_quite_json_is_answered(gateway, upstream, body):
+    await gateway.start(await upstream(json_answer(b"{}")))
+    async with asyncio.timeout(10), client(gateway) as http:
+        for coding in ("identity", "gzip"):
+            content = gzip.compress(body) if coding == "gzip" else body
+            answer = await http.post("/v1/chat/completions", content=content, headers={"content-encoding": coding})
+            assert answer.status_code in (200, 400, 404)
+
+
+async def test_one_odd_request_does_not_make_a_version_strict(gateway, upstream):
+    async def vllm(request, writer):
+        body = json.loads(request.body)
+        if body.get("stream_options") and not body.get("stream"):
+            await json_answer(b'{"error":"stream_options without stream"}', "400 Bad Request")(request, writer)
+        else:
+            await json_answer(b'{"usage":{"prompt_tokens":1,"completion_tokens":1}}')(request, writer)
+
+    await gateway.start(await upstream(vllm))
+    async with client(gateway) as http:
+        assert (await http.post("/v1/chat/completions", json={"model": "chat", "stream": 0})).status_code == 200
+    assert not gateway.core.strict_versions
+
+
+async def test_limits_that_came_while_a_body_was_sent_hold_for_it(gateway, upstream):
+    await gateway.start(await upstream(json_answer(b"{}")))
+    body = b'{"model":"chat"}'
+    head = (
+        b"POST /main/chat/v1/embeddings HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        % len(body)
+    )
+    opened = [await gateway.connect() for _ in range(5)]
+    for _, writer in opened:
+        writer.write(head + body[:3])
+    await asyncio.sleep(0.1)
+    (target,) = gateway.core.snapshot.targets
+    gateway.core.set_snapshot(Snapshot.of(7, [dataclasses.replace(target, limits=(("public", 1, 0),))]))
+    statuses = []
+    for reader, writer in opened:
+        writer.write(body[3:])
+        statuses.append((await reader.read())[9:12])
+    assert sorted(statuses) == [b"200"] + [b"429"] * 4
+
+
+async def test_answers_of_our_own_wait_for_whoever_does_not_read(gateway, upstream):
+    await gateway.start(await upstream(json_answer(b"{}")))
+    (target,) = gateway.core.snapshot.targets
+    many = [dataclasses.replace(target, api_id=f"acme/m{number}", name=f"m{number}") for number in range(500)]
+    gateway.core.set_snapshot(Snapshot.of(7, many))
+    ask = b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n"
+    reader, writer = await gateway.connect()
+    writer.write(ask * 1000 + ask.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    await asyncio.sleep(0.5)
+    (connection,) = gateway.core.connections
+    assert connection.transport.get_write_buffer_size() < 1 << 20
+    async with asyncio.timeout(60):
+        count = 0
+        while part := await reader.read(1 << 20):
+            count += part.count(b"HTTP/1.1 200 OK")
+    assert count == 1001
+
+
+async def test_all_that_was_sent_ahead_of_an_end_is_answered(gateway, upstream):
+    await gateway.start(await upstream(json_answer(b"{}")))
+    health = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+    get = b"GET /main/chat/x HTTP/1.1\r\nHost: a\r\n\r\n"
+    reader, writer = await gateway.connect()
+    writer.write(get + health + health + get)
+    writer.write_eof()
+    async with asyncio.timeout(5):
+        assert (await reader.read()).count(b"HTTP/1.1 200 OK") == 4
+
+
+async def test_proxies_clients_reach_our_own_answers_too(gateway, upstream):
+    await gateway.start(await upstream(json_answer(b"{}")))
+    answer = await gateway.exchange(b"GET http://a/v1/models HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_what_is_remembered_of_heads_keeps_no_picture_of_before(gateway, upstream):
+    await gateway.start(await upstream(json_answer(b"{}")))
+    (target,) = gateway.core.snapshot.targets
+    async with client(gateway) as http:
+        for number in range(20):
+            gateway.core.set_snapshot(Snapshot.of(number, [target]))
+            assert (await http.get("/main/chat/x", headers={"x-number": str(number)})).status_code == 200
+    gc.collect()
+    assert sum(type(thing) is Snapshot for thing in gc.get_objects()) < 10

@@ -129,7 +129,7 @@ async def test_headers_that_are_ours_or_hop_by_hop_are_not_passed_on(gateway, up
 
 
 async def test_an_instance_signs_nobody_in_or_out_at_the_console(gateway, upstream):
-    extra = b"Set-Cookie: slipway_session=evil; Path=/\r\nSet-Cookie: theirs=1\r\nset-cookie: slipway_csrf=x\r\n"
+    extra = b"Set-Cookie: slipway_session=evil; Path=/\r\nSet-Cookie: theirs=1\r\nset-cookie: slipway_csrf=x\r\nSet-Cookie: =slipway_session=x\r\n"
     await gateway.start(await upstream(json_answer(b"{}", extra=extra)))
     async with client(gateway) as http:
         for _ in range(2):
