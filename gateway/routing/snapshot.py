@@ -77,6 +77,8 @@ class Snapshot:
         if caller is ANONYMOUS and self.has_private:
             message = f"There is no public {what}. If it wants a key, send one: {HOW}"
             return GatewayError(401, "key_missing", message)
+        if caller is ANONYMOUS:
+            return GatewayError(404, code, f"There is no {what}. GET /v1/models lists what there is.")
         message = f"There is no {what}, or this key may not use it. GET /v1/models lists what you may use."
         return GatewayError(404, code, message)
 
