@@ -128,7 +128,7 @@ class Answer:
         exchange.client.write(data)
 
     def upstream_lost(self, *, answered: bool, ended_by_close: bool) -> None:
-        exchange = self._exchange
+        exchange, connection = self._exchange, self._connection
         exchange.connection = self._connection = None
         if exchange.is_over:
             return
@@ -137,7 +137,7 @@ class Answer:
         elif ended_by_close and self.has_begun:
             self._complete(None, [], monotonic())
         else:
-            settling.instance_failed(exchange)
+            settling.instance_failed(exchange, connection)
 
     def upstream_writable(self, writable: bool) -> None:
         self._exchange.upstream_writable(writable)

@@ -235,7 +235,7 @@ class Exchange(ExchangeState):
             # It was closed while it lay idle: the instance never saw the request.
             sending.connect(self, self.address)
         else:
-            settling.instance_failed(self)
+            settling.instance_failed(self, connection)
 
     def _make_answer(self, connection: UpstreamConnection) -> Answer:
         self.waits_for = ANSWER_END

@@ -10,6 +10,7 @@ from gateway.books.tokens import BYTES_PER_TOKEN, Tokens
 from gateway.errors import GatewayError
 from gateway.exchange.state import NOTHING, TUNNEL_END, ExchangeState
 from gateway.http import framing
+from gateway.http.upstream import UpstreamConnection
 from gateway.limits.buckets import Bucket
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,13 @@ def complete(exchange: ExchangeState, data: bytes, now: float) -> None:
     exchange.client.finish_exchange(exchange, data, now)
 
 
-def instance_failed(exchange: ExchangeState) -> None:
+def instance_failed(exchange: ExchangeState, connection: UpstreamConnection | None) -> None:
+    """Its connection has ended, or had to."""
     end_upstream(exchange, failed=True)
-    message = "The instance closed the connection without an answer. Its log says why."
-    fail(exchange, GatewayError(502, "instance_closed", message), outcome=FAILED)
+    code, message = "instance_closed", "The instance closed the connection without an answer. Its log says why."
+    if connection is not None and connection.is_malformed:
+        code, message = "answer_invalid", "The instance's answer is not valid HTTP/1.1, so it can't be passed on."
+    fail(exchange, GatewayError(502, code, message), outcome=FAILED)
 
 
 def refused_for_instance(exchange: ExchangeState, error: GatewayError) -> None:

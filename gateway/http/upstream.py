@@ -108,7 +108,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._left = -1
         # What the parser works with.
         self._lines: list[bytes] = []
-        self._is_framed = self._is_malformed = False
+        self._is_framed = self.is_malformed = False
         self._chunk_ended = self._between_chunks = False
         self._named: set[bytes] | None = None
         self._head_bytes = self._unheard_bytes = self._heard = 0
@@ -212,24 +212,24 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            if self.status == 101 and not self._is_malformed:
+            if self.status == 101 and not self.is_malformed:
                 self._is_tunnel = True
                 self.passed = b"".join(self._lines)
                 taker.switched_protocols(self, data[upgrade.args[0] :])
                 return
-            self._is_malformed = True
+            self.is_malformed = True
         except httptools.HttpParserError:
-            self._is_malformed = True
+            self.is_malformed = True
         if had_head:
             # Of a line that doesn't end, a trailer or what a chunk says of itself, the parser tells only when it is whole.
             self._unheard_bytes = 0 if self._heard != heard else self._unheard_bytes + len(data)
-            self._is_malformed = self._is_malformed or self._unheard_bytes > framing.MAX_HEAD_BYTES
+            self.is_malformed = self.is_malformed or self._unheard_bytes > framing.MAX_HEAD_BYTES
         else:
             self._head_bytes += data.find(_END) if self.has_head else len(data)
             too_large = self._head_bytes > framing.MAX_HEAD_BYTES
             # Protocols are switched with an Upgrade header, on which the parser stops, or not at all.
-            self._is_malformed = self._is_malformed or too_large or self.status == 101
-        if self._is_malformed:
+            self.is_malformed = self.is_malformed or too_large or self.status == 101
+        if self.is_malformed:
             # Behind a whole answer it is surplus: the answer stands, the connection doesn't.
             self.keeps_alive = False
             if not self.is_complete:
@@ -287,12 +287,12 @@ class UpstreamConnection(asyncio.Protocol):
             kind = framing.kind_of(name)
         if self.has_head:
             # A trailer, or the head of an answer that nobody asked for.
-            self._is_malformed = self._is_malformed or self.is_complete
+            self.is_malformed = self.is_malformed or self.is_complete
         elif kind in (PASS, SUBPROTOCOLS, ACCEPT_CODING):
             self._lines += (name, b": ", value, b"\r\n")
         elif kind == LENGTH:
             # Two that differ end in the parser's error; a sign or a list would not.
-            self._is_malformed = self._is_malformed or not value.isdigit() or len(value) > 15
+            self.is_malformed = self.is_malformed or not value.isdigit() or len(value) > 15
             self.length = int(value) if value.isdigit() else 0
         elif kind == CONTENT_TYPE:
             self.content_type = value
@@ -310,19 +310,19 @@ class UpstreamConnection(asyncio.Protocol):
                 self._lines += (name, b": ", value, b"\r\n")
         elif kind == CODING:
             # An instance is asked for no other coding, and without it the body could not be read.
-            self._is_malformed = self._is_malformed or value.lower() != b"chunked"
+            self.is_malformed = self.is_malformed or value.lower() != b"chunked"
             self._is_framed = True
         elif kind == CONNECTION and value not in (b"keep-alive", b"close"):
             self._named = {item.strip().lower() for item in value.split(b",")}
 
     def on_headers_complete(self) -> None:
         if self.has_head:
-            self._is_malformed = True
+            self.is_malformed = True
             return
         self.status = status = self._parser.get_status_code()
         if status < 200 or status > 599:
             # An interim answer is not the answer; only the one that switches protocols ends in HttpParserUpgrade.
-            self._is_malformed = self._is_malformed or not 100 <= status <= 199
+            self.is_malformed = self.is_malformed or not 100 <= status <= 199
             self._had_interim = True
             if status != 101:
                 self._lines, self.length, self.content_type, self._named = [], None, b"", None
@@ -337,7 +337,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         if self.is_complete:
-            self._is_malformed = True
+            self.is_malformed = True
         elif self.has_head:
             self._heard += 1
             self.body.append(body)

@@ -86,8 +86,18 @@ async def test_an_instance_that_switches_protocols_unasked_is_502(gateway, upstr
         b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+        b"rubbish",
     ],
-    ids=["two lengths", "length and chunks", "negative length", "gzip", "a head of 70 KB"],
+    ids=[
+        "two lengths",
+        "length and chunks",
+        "negative length",
+        "gzip",
+        "a head of 70 KB",
+        "bare line feeds",
+        "no HTTP",
+    ],
 )
 async def test_an_answer_whose_frame_is_in_doubt_is_502(gateway, upstream, head):
     async def answer(request, writer):
@@ -97,7 +107,7 @@ async def test_an_answer_whose_frame_is_in_doubt_is_502(gateway, upstream, head)
     await gateway.start(await upstream(answer))
     async with client(gateway) as http:
         response = await http.get("/main/chat/x")
-    assert (response.status_code, response.json()["error"]["code"]) == (502, "instance_closed")
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "answer_invalid")
 
 
 async def test_what_an_interim_answer_hid_is_not_remembered_for_others(gateway, upstream):
