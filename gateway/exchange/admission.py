@@ -5,7 +5,7 @@ import logging
 from time import monotonic
 
 from common.byte_budget import network_of
-from gateway.bodies import request_coding
+from gateway.bodies import request_coding, text_size
 from gateway.books.tokens import BYTES_PER_TOKEN
 from gateway.errors import GatewayError, internal
 from gateway.exchange import request_body
@@ -65,6 +65,12 @@ def _route(exchange: ExchangeState, body: bytes, now: float) -> None:
     target = read.target
     exchange.answer_tokens, exchange.asked_name = read.answer_tokens, read.asked_name
     held = exchange.body
+    if (
+        held is not None
+        and len(body) >= text_size.LOOKED_AT
+        and not exchange.head.content_type.startswith(b"multipart/")
+    ):
+        held.text = text_size.of_body(body)
     if read.body is not body and held is not None:
         held.replace(read.body)
     if read.asking is not None and held is not None and target.version_id not in gateway.strict_versions:
@@ -119,7 +125,10 @@ def pass_limits(exchange: ExchangeState, now: float) -> None:
         # What streams in isn't read: it may ask for anything.
         answer = exchange.answer_tokens if reads or not plan.answers_text else request_body.RESERVED_ANSWER
         # At least one: what holds nothing would not be settled.
-        tokens = max(1, answer + max(exchange.length or 0, 0) // BYTES_PER_TOKEN)
+        prompt = text_size.of_kind(exchange.head.content_type, max(exchange.length or 0, 0))
+        if exchange.body is not None and exchange.body.text is not None:
+            prompt = exchange.body.text
+        tokens = max(1, answer + prompt // BYTES_PER_TOKEN)
     exchange.answer_tokens = tokens
     if allowance.take(tokens, now):
         exchange.reserved = tokens

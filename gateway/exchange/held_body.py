@@ -1,5 +1,6 @@
 """What has come of a request's body and isn't with the instance yet, and whose memory it takes."""
 
+from gateway.bodies import text_size
 from gateway.errors import GatewayError
 from gateway.http.bounds import UNCOUNTED_BODY, Bodies, Holders
 
@@ -10,7 +11,7 @@ class HeldBody:
     """`size` of all that has come, in bytes. Bodies that are held whole take memory from others: within bounds, for each and
     in all, from the size on at which that is worth counting."""
 
-    __slots__ = ("_bodies", "_counted", "_holders", "_is_kept", "beside", "pieces", "size")
+    __slots__ = ("_bodies", "_counted", "_holders", "_is_kept", "beside", "pieces", "size", "text")
 
     def __init__(self, bodies: Bodies) -> None:
         self._bodies = bodies
@@ -20,8 +21,9 @@ class HeldBody:
         self._is_kept = False
         self.pieces: list[bytes] = []
         self.size = 0
-        # Of what is held with it, in bytes.
+        # Of what is held with it, in bytes; and how much of it is text, where that has been looked at.
         self.beside = 0
+        self.text: int | None = None
 
     @property
     def is_counted(self) -> bool:
@@ -31,6 +33,10 @@ class HeldBody:
     def is_large(self) -> bool:
         """Whether it has to be counted, for `holders`."""
         return self.size + self.beside > UNCOUNTED_BODY
+
+    def text_size(self, content_type: bytes) -> int:
+        """In bytes: as far as its length tells something of tokens."""
+        return self.text if self.text is not None else text_size.of_kind(content_type, self.size)
 
     def add(self, data: bytes) -> None:
         self.size += len(data)

@@ -118,7 +118,7 @@ def _record(exchange: ExchangeState, outcome: int, now: float, status: int, *, i
     assert file is not None and call is not None  # noqa: S101
     exchange.file = None
     started, forwarded, first_byte = exchange.started, exchange.forwarded, exchange.first_byte
-    prompt = exchange.body.size if exchange.body is not None else 0
+    prompt = exchange.body.text_size(exchange.head.content_type) if exchange.body is not None else 0
     tokens = exchange.usage.tokens(prompt) if exchange.usage is not None else _NO_TOKENS
     if outcome == CANCELLED and forwarded and not tokens.input and call.counts:
         # The client left before anything was told, but the instance had the prompt.

@@ -1,6 +1,7 @@
 """Limits as a client meets them: the 429, the headers, and tokens that are settled however a request ends."""
 
 import asyncio
+import base64
 import dataclasses
 import re
 
@@ -429,3 +430,27 @@ async def test_a_websocket_is_refused_where_tokens_are_limited(gateway, limited)
 def counting(gateway, *free_paths: str) -> Snapshot:
     (target,) = gateway.core.snapshot.targets
     return Snapshot.of(3, [dataclasses.replace(target, counts_tokens=True, free_paths=free_paths)])
+
+
+@pytest.mark.parametrize("way", ["a picture", "a sound", "a form", "text"])
+async def test_pictures_and_sounds_do_not_count_as_text(gateway, limited, way):
+    client = await limited(json_answer(b'{"told":"nothing"}'), ("public", 0, 2_000_000))
+    blob = base64.b64encode(bytes(3 << 20)).decode()
+    content = {
+        "a picture": [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{blob}"}}, {"type": "text", "text": "x" * 400}],
+        "a sound": [{"type": "input_audio", "input_audio": {"data": blob, "format": "wav"}}, {"type": "text", "text": "y" * 400}],
+        "text": "some words " * 40_000,
+    }.get(way)  # fmt: skip
+    before = 2_000_000
+    if way == "a form":
+        answer = await client.post(
+            "/main/chat/v1/audio/transcriptions", data={"model": "x"}, files={"file": bytes(3 << 20)}
+        )
+    else:
+        answer = await client.post(CHAT, json={"messages": [{"role": "user", "content": content}], "max_tokens": 10})
+    assert answer.status_code == 200
+    (entry,) = await gateway.finished(1)
+    if way == "text":
+        assert entry.input_tokens > 100_000
+    else:
+        assert entry.input_tokens < 1000 and left(answer) > before - 2500
