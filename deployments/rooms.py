@@ -22,8 +22,8 @@ _AGAIN_S = 30.0
 _MOST_S = 3.0
 _KINDS = ("instances", "gpus", "cpu", "memory")
 _lock = threading.Lock()
-# What this process has seen to last, by cluster and organization, and when to look again.
-_seen_to: dict[tuple[int, str], tuple[tuple[Room, tuple[str, ...]], float]] = {}
+# What this process has seen to last, by cluster and organization, when, and whether it was refused.
+_seen_to: dict[tuple[int, str], tuple[tuple[Room, tuple[str, ...]], float, bool]] = {}
 
 
 def room_of(organization: str, organization_id: int) -> Room:
@@ -48,11 +48,11 @@ def keep(cluster: Cluster, driver: Driver, seen: Observation, versions: Iterable
         with _lock:
             known = _seen_to.get((cluster.pk, name))
         now = time.monotonic()
-        if known is not None and known[0] == wanted and now < known[1]:
+        if known is not None and known[0] == wanted and now - known[1] < (_AGAIN_S if known[2] else LOOK_S):
             continue
         if now - began > _MOST_S:
             return
-        again = LOOK_S
+        is_refused = False
         try:
             driver.prepare(room)
         except ClusterUnreachableError:
@@ -60,9 +60,9 @@ def keep(cluster: Cluster, driver: Driver, seen: Observation, versions: Iterable
             return
         except DriverError as error:
             log.warning("the namespace of %s on %s is not as it should be: %s", name, cluster, error)
-            again = _AGAIN_S
+            is_refused = True
         with _lock:
-            _seen_to[cluster.pk, name] = wanted, time.monotonic() + again
+            _seen_to[cluster.pk, name] = wanted, time.monotonic(), is_refused
 
 
 def _rooms(organizations: dict[str, int]) -> dict[str, Room]:
