@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Set as AbstractSet
+from time import monotonic
 
 from gateway.http.address import Address
 from gateway.routing.target import Target
@@ -46,22 +47,13 @@ class Balancer:
 
         Where all that are left rest, they are asked all the same: a few failures must not close what still serves.
         """
-        best = self._best(target, now, but) or self._best(target, math.inf, but)
-        if best is None:
-            return None
-        load = best[1]
-        load.in_flight += 1
-        load.used_at = now
-        return best
-
-    def _best(self, target: Target, now: float, but: AbstractSet[str]) -> tuple[Address, Load] | None:
         best: Address | None = None
         best_load: Load | None = None
         for address in target.addresses:
             load = self._loads.get(address.uid)
             if load is None:
                 load = self._loads[address.uid] = Load()
-            if load.open_until > now or address.uid in but:
+            if load.open_until > now or (but and address.uid in but):
                 continue
             # Among equals the one that rested longest, else the first in the list would get all light traffic.
             if (
@@ -70,7 +62,11 @@ class Balancer:
                 or (load.in_flight == best_load.in_flight and load.used_at < best_load.used_at)
             ):
                 best, best_load = address, load
-        return None if best is None or best_load is None else (best, best_load)
+        if best is None or best_load is None:
+            return None if now == math.inf else self.acquire(target, math.inf, but)
+        best_load.in_flight += 1
+        best_load.used_at = now if now != math.inf else monotonic()
+        return best, best_load
 
     def forget_absent(self, uids: set[str]) -> None:
         """Drop what is known of instances that are gone and have nothing in flight."""
