@@ -92,7 +92,7 @@ def by_key(keys: Keys, digest: bytes, now: float) -> Caller:
     """Whose key it is; `now` in seconds since the epoch. Raises a 401 that tells nothing about keys of others."""
     caller = keys.get(digest)
     if digest == TOKEN_SENT:
-        message = f"This is an API token, which manages deployments. Models are called with {HOW}"
+        message = f"This is an API token, which manages deployments. To call models, send {HOW}"
         raise GatewayError(401, "token_not_key", message)
     if caller is None:
         raise GatewayError(

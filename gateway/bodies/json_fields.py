@@ -22,6 +22,10 @@ LONGEST_VALUE = 4096
 MOST_BESIDE = 256 << 10
 
 
+# Answers in one list.
+MOST_TOGETHER = 1000
+
+
 class RequestFields(msgspec.Struct, gc=False):
     model: Raw = _NOTHING
     stream: Raw = _NOTHING
@@ -170,11 +174,12 @@ def of_answer(document: bytes) -> dict[str, Any]:
 
 
 def of_answers(document: bytes) -> list[dict[str, Any]]:
-    """The same of each in a list."""
+    """The same of each in a list; nothing where they are too many to be looked at."""
     try:
-        return [values_of(item, _ANSWER_NAMES) for item in _answers.decode(document)]
+        found = _answers.decode(document)
     except (msgspec.DecodeError, RecursionError):
         return []
+    return [values_of(item, _ANSWER_NAMES) for item in found] if len(found) <= MOST_TOGETHER else []
 
 
 def values_of(fields: msgspec.Struct, names: Iterable[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ def check(coding: bytes) -> None:
     """Raises a 415 that names what can be opened."""
     if not codings.is_known(coding):
         name, known = coding.decode("latin-1"), codings.KNOWN.decode()
-        message = f"The body comes as {name}, which is not understood. Use {known}, or none."
+        message = f"Content-Encoding {name} is not supported here. Use {known}, or none."
         raise GatewayError(415, "coding_unknown", message, headers=((b"accept-encoding", codings.KNOWN),))
 
 
@@ -18,7 +18,7 @@ def opened(coding: bytes, body: bytes, most: int, too_large: GatewayError) -> by
     try:
         found = codings.opened(body, coding, most)
     except codings.CodingError as error:
-        message = f"The body says that it is {coding.decode('latin-1')}, and can't be opened: {error}."
+        message = f"The body can't be decompressed as {coding.decode('latin-1')}: {error}."
         raise GatewayError(400, "coding_broken", message) from None
     if found is None:
         raise too_large

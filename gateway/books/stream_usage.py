@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.bodies import json_fields
 from gateway.bodies.top_level import TopLevel
-from gateway.books.tokens import BYTES_PER_TOKEN, NAMES, Tokens, told
+from gateway.books.tokens import BYTES_PER_TOKEN, KEYS, NAMES, Tokens, told
 
 # An event that is longer passes on as it comes, and is read as it passes.
 MOST_EVENT_BYTES = 1 << 20
@@ -30,6 +30,7 @@ class StreamUsage:
         self, *, strip: bool, estimates: bool = True, hint: bytes | None = None, by_line: bool = False
     ) -> None:
         self._strip, self._estimates, self._hint = strip, estimates, hint
+        self._null = (hint or b"") + b":null"
         self._event_end = _LINE_ENDS if by_line else _BLANK_LINE
         self._by_line = by_line
         # Of an event that isn't whole yet; and once it is too long to be kept, its last bytes and what reads it.
@@ -52,7 +53,7 @@ class StreamUsage:
             and not self._held
             and self._long is None
             and (
-                (raw.find(hint, start) < 0 or b'"usage":null' in raw)
+                ((at := raw.find(hint, start)) < 0 or (raw.startswith(self._null, at) and raw.find(hint, at + 1) < 0))
                 if hint is not None
                 else _MAY_TELL.search(raw, start) is None
             )
@@ -175,8 +176,9 @@ class StreamUsage:
         """Whether something was told. Some tell the prompt's first and the answer's last."""
         for name, value in found.items():
             before = self._found.get(name)
-            if isinstance(before, dict) and isinstance(value, dict):
-                self._found[name] = before | {key: item for key, item in value.items() if item is not None}
+            if isinstance(value, dict):
+                kept = {key: item for key, item in value.items() if key in KEYS and item is not None}
+                self._found[name] = before | kept if isinstance(before, dict) else kept
             elif value is not None:
                 self._found[name] = value
         return any(value is not None for value in found.values())

@@ -11,6 +11,14 @@ BYTES_PER_TOKEN = 4
 NAMES = (
     "usage", "meta", "meta_info", "timings", "tokens_evaluated", "tokens_predicted", "prompt_eval_count", "eval_count",
 )  # fmt: skip
+# What is read below those names: nothing else of a stream's events is kept, however many there are.
+KEYS = frozenset({
+    "prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens", "cached_tokens",
+    "prompt_tokens_details", "completion_tokens_details", "input_tokens_details", "output_tokens_details",
+    "input_token_details", "output_token_details", "prompt_token_details", "completion_token_details",
+    "prompt_cache_hit_tokens", "cache_read_input_tokens", "cache_creation_input_tokens",
+    "prompt_n", "cache_n", "predicted_n", "billed_units", "tokens",
+})  # fmt: skip
 _MOST = 2**31
 
 

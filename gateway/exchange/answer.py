@@ -72,6 +72,7 @@ class Answer:
                 except CodingError:
                     # Where the client has no head yet it gets another one.
                     self.has_begun = self.has_begun and not out
+                    connection.is_malformed = True
                     connection.close()
                     self.upstream_lost(answered=True, ended_by_close=False)
                     return

@@ -61,7 +61,7 @@ class Exchange(ExchangeState):
             self.holds_body = True
             if self.caller is ANONYMOUS and not self.gateway.snapshot.has_public:
                 # Before its body: nothing in it could name what this caller may call.
-                raise GatewayError(401, "key_missing", f"Every deployment here needs a key. Send one: {HOW}")
+                raise GatewayError(401, "key_missing", f"Every deployment here needs an API key. Send {HOW}")
             if length is not None and length > MAX_BUFFERED_BODY:
                 raise too_large()
         else:

@@ -31,7 +31,7 @@ class Read:
 
 def read(snapshot: Snapshot, plan: Plan, target: Target | None, head: RequestHead, caller: Caller, body: bytes) -> Read:
     """`target` where the head names it. Raises GatewayError."""
-    plain = json_fields.plain_request(body)
+    plain = json_fields.plain_request(body) if target is None else None
     if target is None and plain is not None and plain.model and not plain.stream:
         # As most are: one look at the body.
         target = snapshot.by_model(plain.model, caller)

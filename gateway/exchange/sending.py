@@ -1,14 +1,17 @@
 """The second part of an exchange: to an instance, and to another one where the first takes nothing."""
 
+import logging
 from time import monotonic
 
 from common.request_outcomes import FAILED
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, internal
 from gateway.exchange.settling import end_upstream, fail
 from gateway.exchange.state import ANSWER, CONNECTION, NOTHING, ExchangeState
 from gateway.http import api_server, framing
 from gateway.http.address import Address
 from gateway.http.upstream import UpstreamConnection
+
+log = logging.getLogger(__name__)
 
 # How many instances are tried for a request of which nothing has been sent yet.
 MOST_TRIED = 3
@@ -50,8 +53,13 @@ async def _connected(exchange: ExchangeState, address: Address) -> None:
     exchange.connecting = None
     if exchange.waits_for == NOTHING:
         connection.close()
-    else:
+        return
+    try:
         _send(exchange, connection, monotonic())
+    except Exception:
+        # Nobody else would hear of it, and the client would wait for its deadline.
+        log.exception("%s", exchange.request_id.decode())
+        fail(exchange, internal())
 
 
 def _try_another(exchange: ExchangeState, address: Address) -> None:

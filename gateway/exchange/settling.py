@@ -32,7 +32,10 @@ def instance_failed(exchange: ExchangeState, connection: UpstreamConnection | No
     end_upstream(exchange, failed=True)
     code, message = "instance_closed", "The instance closed the connection without an answer. Its log says why."
     if connection is not None and connection.is_malformed:
-        code, message = "answer_invalid", "The instance's answer is not valid HTTP/1.1, so it can't be passed on."
+        code, message = (
+            "answer_invalid",
+            "The instance's answer is not valid HTTP/1.1, or not compressed as it says, so it can't be passed on.",
+        )
     fail(exchange, GatewayError(502, code, message), outcome=FAILED)
 
 

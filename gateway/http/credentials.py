@@ -52,7 +52,9 @@ def holds_one(value: bytes) -> bool:
 def check_address(target: bytes) -> None:
     """Raises a 400 for a key in the address: logs and proxies keep it, and the instance would get it."""
     if holds_one(target) or (b"%" in target and holds_one(unquote_to_bytes(target))):
-        message = "An API key stands in the address, where logs keep it. Send it as “Authorization: Bearer …”, and rotate the key."
+        message = (
+            "The URL contains an API key, and logs keep URLs. Send it as “Authorization: Bearer …”, and rotate the key."
+        )
         raise bad_request(message, "key_in_address")
 
 

@@ -133,8 +133,6 @@ def read_head(
     head = RequestHead(method, target, is_1_0=is_1_0, keep_alive=keep_alive)
     credentials = Credentials()
     check_address(target)
-    if holds_ours:
-        _drop_ours(passed)
     hosts = 0
     named: set[bytes] = set()
     offers: set[bytes] = set()
@@ -208,6 +206,11 @@ def read_head(
         b"websocket" in offers and b"upgrade" in named and method == b"GET" and not head.length and not is_1_0
     )
     head.key = credentials.digest
+    if holds_ours:
+        _drop_ours(passed)
+        head.request_id, head.accepts, head.coding = (
+            b"" if holds_one(value) else value for value in (head.request_id, head.accepts, head.coding)
+        )
     if named:
         drop_named(passed, named)
     head.passed = b"".join(passed)

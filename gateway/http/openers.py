@@ -23,7 +23,7 @@ class Openers:
     def run(self, function: Callable[P, T], *values: P.args, **named: P.kwargs) -> "asyncio.Future[T]":
         """Call it in a thread. Raises a 503 where too many wait already."""
         if self._running >= _MOST_AT_ONCE:
-            message = "Too many compressed bodies wait to be opened. Send it again in a moment, or uncompressed."
+            message = "Too many compressed bodies are waiting. Try again in a moment, or send it uncompressed."
             raise GatewayError(503, "openers_busy", message, 2)
         self._running += 1
         opening = self._loop.run_in_executor(self._threads, lambda: function(*values, **named))

@@ -75,7 +75,7 @@ class Snapshot:
     def unknown(self, what: str, caller: Caller, code: str) -> GatewayError:
         """What is told of a deployment that isn't there, or isn't for this caller: the same words."""
         if caller is ANONYMOUS and self.has_private:
-            message = f"There is no public {what}. If it wants a key, send one: {HOW}"
+            message = f"There is no public {what}. If it needs a key, send {HOW}"
             return GatewayError(401, "key_missing", message)
         if caller is ANONYMOUS:
             return GatewayError(404, code, f"There is no {what}. GET /v1/models lists what there is.")

@@ -235,5 +235,5 @@ async def test_an_answer_that_can_not_be_opened_is_told_from_its_head_on(gateway
     await gateway.start(await upstream(answer))
     async with client(gateway) as http:
         found = await http.post("/v1/chat/completions", json={"model": "chat", "stream": True})
-    assert (found.status_code, found.json()["error"]["code"]) == (502, "instance_closed")
+    assert (found.status_code, found.json()["error"]["code"]) == (502, "answer_invalid")
     assert len(await gateway.finished(1)) == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import h11
 import pytest
 import websockets
 from websockets.asyncio.client import connect
@@ -327,3 +328,35 @@ async def test_a_body_that_streams_is_not_sent_twice(gateway, upstream):
         response = await http.post("/main/chat/x", content=body())
     assert response.status_code in (200, 502)
     assert sum(request.method == "POST" for request in server.requests) <= 1
+
+
+async def test_a_half_closed_reader_of_a_stream_gets_all_of_it(gateway, upstream):
+    """The zero that is written to learn whether it is there belongs to the next chunk's size."""
+    release = asyncio.Event()
+
+    async def stream(request, writer):
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n8\r\ndata: 1\n\r\n"
+        )
+        await release.wait()
+        writer.write(b"9\r\n\ndata: 2\n\r\n0\r\n\r\n")
+
+    await gateway.start(await upstream(stream))
+    reader, writer = await gateway.connect()
+    writer.write(GET)
+    found = await reader.readuntil(b"data: 1")
+    writer.write_eof()
+    found += await reader.readuntil(b"\r\n0")
+    release.set()
+    async with asyncio.timeout(5):
+        found += await reader.read()
+    parser = h11.Connection(h11.CLIENT)
+    parser.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
+    parser.send(h11.EndOfMessage())
+    parser.receive_data(found)
+    events = []
+    while not isinstance(event := parser.next_event(), h11.EndOfMessage):
+        assert event is not h11.NEED_DATA, found
+        events.append(event)
+    body = b"".join(bytes(event.data) for event in events if isinstance(event, h11.Data))
+    assert body == b"data: 1\n\ndata: 2\n"

@@ -157,6 +157,9 @@ BASIC = "Basic " + base64.b64encode(b"user:slk_member").decode()
         ({"cookie": "a=b; key=slk_member; c=d"}, False),
         ({"referer": "https://a.example/?key=slk_member"}, False),
         ({"x-token": "Bearer slt_something"}, False),
+        ({"x-request-id": "slk_member"}, False),
+        ({"accept-encoding": "slk_member"}, False),
+        ({"x-forwarded-for": "slk_member"}, False),
     ],
 )
 async def test_keys_are_read_as_clients_send_them_and_never_handed_on(http, headers, is_key):

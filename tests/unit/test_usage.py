@@ -281,3 +281,22 @@ def test_what_was_written_stays_as_it_was(before, after):
 def test_what_engines_take_names_its_model_all_the_same(odd):
     raw = b'{"messages":%b,"model":"acme/chat","stream":true}' % odd
     assert json_fields.value_of(json_fields.of_request(raw).model) == "acme/chat"
+
+
+def test_what_a_stream_makes_up_is_not_kept():
+    usage = StreamUsage(strip=False)
+    for number in range(5000):
+        usage.feed(b'data: {"usage":{"k%d":1,"prompt_tokens":3}}\n\n' % number)
+    assert usage.tokens(1) == Tokens(3) and len(usage._found["usage"]) == 1
+
+
+def test_a_null_beside_what_is_told_hides_nothing():
+    usage = StreamUsage(strip=False, hint=b'"usage"')
+    chunk = b'data: {"metadata":{"usage":null},"usage":{"prompt_tokens":3,"completion_tokens":1}}\n\n\r\n'
+    assert not usage.counted(chunk, 0)
+
+
+def test_a_list_of_nothing_is_not_read_item_by_item():
+    usage = AnswerUsage(is_text=True)
+    usage.feed(b"[" + b"{}," * 50_000 + b"{}]")
+    assert usage.tokens(4).estimated
