@@ -78,12 +78,20 @@ async function fillRates() {
   }
 }
 
+/** What the page shows was deleted, or may not be seen any more: the page itself says so, where a stale one would not.
+ *  @param {Event} event */
+function gone(event) {
+  const { elt, xhr } = /** @type {CustomEvent} */ (event).detail;
+  if (xhr.status === 404 && elt.dataset.live) location.reload();
+}
+
 startLive();
 setInterval(refreshAges, 1000);
 document.addEventListener("click", clicked);
 document.addEventListener("keydown", pressed);
 document.addEventListener("submit", confirmFirst);
 document.body.addEventListener("htmx:afterSettle", refreshAges);
+document.body.addEventListener("htmx:responseError", gone);
 find("[data-focus]")?.focus();
 // What succeeded need not be read; a refusal stays until it is closed.
 setTimeout(() => findAll(".messages .alert-success").forEach((alert) => alert.remove()), 6000);

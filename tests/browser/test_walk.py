@@ -5,6 +5,8 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.system.test_main_job import QUICK, becomes, create, remove
+
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
 
@@ -125,6 +127,17 @@ def test_the_whole_walk(signed_in, pictures):
     page.get_by_role("heading", name="Model Deployments").wait_for()
     expect(page.get_by_text("The deployment demo/walk is deleted.")).to_be_visible()
     expect(page.locator("#deployments-table")).not_to_contain_text("walk")
+
+
+def test_a_page_whose_deployment_another_deletes_says_so(open_page, signed_in, api):
+    create(api, "brief", {"engine": "simulator", "engine_settings": QUICK})
+    becomes(api, "brief", "running")
+    page = signed_in()
+    page.goto("/console/deployments/demo/brief/")
+    status_is(page, "Running")
+    remove(api, "brief")
+    expect(page.get_by_text("There is nothing at this address")).to_be_visible()
+    open_page.problems[:] = [text for text in open_page.problems if "404" not in text]
 
 
 def test_an_address_survives_sign_in(open_page, product):

@@ -81,6 +81,7 @@ def test_on_this_machine(signed_in, product, api, tmp_path):
     new(page, "models", name="Tiny of a file", uri=str(tmp_path / "tiny.gguf"))
     deploy(page, "tiny", "demo", "Tiny of a file")
     is_called_and_charted(page, product, "demo/tiny")
+    page.goto("/console/deployments/")
     remove(api, "tiny")
 
 
@@ -95,4 +96,5 @@ def test_in_a_pod(signed_in, product, api, cluster):
     deploy(page, "tiny-pod", "pods", "Tiny of an image", image=IMAGE)
     expect(page.get_by_text(f"in {namespace}-demo")).to_be_visible()
     is_called_and_charted(page, product, "demo/tiny-pod")
+    page.goto("/console/deployments/")
     remove(api, "tiny-pod")

@@ -12,7 +12,7 @@ from deployments.services import catalog, forget, strangers, versions
 from runtimes.claim import Claimant
 from runtimes.kubernetes import lease
 from runtimes.kubernetes.manifest import CLUSTER
-from tests.cluster.conftest import admin_kubeconfig, forget_lease
+from tests.cluster.conftest import PODS_END_S, admin_kubeconfig, forget_lease
 from tests.cluster.test_pods import deploy, place, simulator
 from tests.control.test_reconcile import becomes, live, look
 from tests.waiting import wait_for
@@ -191,7 +191,7 @@ def test_a_stranger_is_adopted_as_it_runs(deploy, place, people):
     versions.scale_version(adopted, 2, actor=people.operator)
     wait_for(lambda: look(adopted) and adopted.instances.filter(phase="ready").count() == 2, within_s=60)
     versions.stop_version(adopted, actor=people.operator)
-    becomes(adopted, Status.STOPPED, within_s=90)
+    becomes(adopted, Status.STOPPED, within_s=PODS_END_S)
     # Kubernetes removes a Deployment in the foreground: after the last of its pods.
     wait_for(lambda: not kubernetes_driver(Cluster.objects.get()).observe().workloads, within_s=60)
 
@@ -228,7 +228,7 @@ def test_a_database_that_is_older_than_what_runs_ends_nothing(deploy, people, pl
     """Started again since the copy was made, where it was stopped: a later start than any that it knows of."""
     version = becomes(deploy(simulator()), Status.RUNNING, within_s=90)
     versions.stop_version(version, actor=people.operator)
-    becomes(version, Status.STOPPED, within_s=90)
+    becomes(version, Status.STOPPED, within_s=PODS_END_S)
     versions.start_version(version, actor=people.operator)
     becomes(version, Status.RUNNING, within_s=90)
     before = live(version)
@@ -265,7 +265,7 @@ def test_labels_taken_away_by_hand_end_nothing_and_stop_all_the_same(deploy, peo
         assert live(version) == before
     api.patch(f"{path}/{name}", {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}})
     versions.stop_version(version, actor=people.operator)
-    becomes(version, Status.STOPPED, within_s=90)
+    becomes(version, Status.STOPPED, within_s=PODS_END_S)
 
 
 def test_pods_whose_deployment_was_deleted_without_them_are_taken_back_and_stopped(deploy, people, api, namespace):
@@ -287,7 +287,7 @@ def test_pods_whose_deployment_was_deleted_without_them_are_taken_back_and_stopp
     assert live(version) == before, "a Deployment of the same selectors takes them over"
     orphan()
     versions.stop_version(version, actor=people.operator)
-    becomes(version, Status.STOPPED, within_s=90)
+    becomes(version, Status.STOPPED, within_s=PODS_END_S)
 
 
 def test_what_says_that_it_is_anothers_is_not_touched(deploy, api, namespace, place):

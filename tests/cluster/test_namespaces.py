@@ -23,7 +23,7 @@ from runtimes.allowances import Allowances
 from runtimes.kubernetes.client import KubernetesClient, NotFoundError
 from runtimes.kubernetes.nodes import quantity
 from runtimes.kubernetes.places import HOME, NAMESPACES, TEMPLATE
-from tests.cluster.conftest import admin_kubeconfig, apply_recipe, clear
+from tests.cluster.conftest import PODS_END_S, admin_kubeconfig, apply_recipe, clear
 from tests.cluster.test_pods import IMAGE, cause_is, simulator
 from tests.control.test_reconcile import becomes, live, look
 from tests.waiting import wait_for
@@ -51,7 +51,9 @@ def cluster(people: SimpleNamespace, api: KubernetesClient, namespace: str, acco
         with contextlib.suppress(NotFoundError):
             api.delete(f"{NAMESPACES}/{name}")
     clear(api, namespace)
-    wait_for(lambda: not api.list(NAMESPACES, labelSelector=f"{HOME}={namespace}"), within_s=90, what="their end")
+    wait_for(
+        lambda: not api.list(NAMESPACES, labelSelector=f"{HOME}={namespace}"), within_s=PODS_END_S, what="their end"
+    )
 
 
 @pytest.fixture
@@ -101,10 +103,10 @@ def test_each_organizations_instances_run_in_its_own(deploy, people, cluster, ap
 
     before = live(mine)
     versions.scale_version(mine, 1, actor=people.operator)
-    wait_for(lambda: look(mine) and len(live(mine)) == 1, within_s=90, what="one instance")
+    wait_for(lambda: look(mine) and len(live(mine)) == 1, within_s=PODS_END_S, what="one instance")
     assert live(mine) < before
     versions.stop_version(mine, actor=people.operator)
-    becomes(mine, Status.STOPPED, within_s=90)
+    becomes(mine, Status.STOPPED, within_s=PODS_END_S)
     for path in ("/apis/apps/v1/namespaces/{}/deployments", "/api/v1/namespaces/{}/secrets", "/api/v1/namespaces/{}/pods"):  # fmt: skip
         found = api.list(path.format(place), labelSelector="app.kubernetes.io/managed-by=slipway")
         assert not [item for item in found if item["metadata"].get("deletionTimestamp") is None], path
@@ -198,7 +200,7 @@ def test_what_runs_stays_where_it_is_when_namespaces_come_later(people, api, nam
     wait_for(lambda: look(version) and len(live(version)) == 2, within_s=90, what="two instances")
     assert live(version) > before and {item.namespace for item in version.instances.all()} == {""}
     versions.stop_version(version, actor=people.operator)
-    becomes(version, Status.STOPPED, within_s=90)
+    becomes(version, Status.STOPPED, within_s=PODS_END_S)
     versions.start_version(version, actor=people.operator)
     becomes(version, Status.RUNNING, within_s=90)
     assert {item.namespace for item in version.instances.filter(ended_at=None)} == {f"{namespace}-acme"}

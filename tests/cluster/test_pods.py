@@ -25,7 +25,7 @@ from runtimes.kubernetes import nodes
 from runtimes.kubernetes.client import KubernetesClient
 from runtimes.launch_plan import LaunchPlan
 from runtimes.specification import PodAffinity, Specification, Toleration
-from tests.cluster.conftest import IMAGE, admin_kubeconfig, clear
+from tests.cluster.conftest import IMAGE, PODS_END_S, admin_kubeconfig, clear
 from tests.control.test_reconcile import becomes, live, look
 from tests.waiting import wait_for
 
@@ -104,7 +104,7 @@ def test_from_deploying_to_leaving_nothing_behind(deploy, people, place, api, na
     path = f"/api/v1/namespaces/{namespace}/secrets"
     assert any(item["metadata"]["name"].startswith("chat-v1") for item in api.list(path))
     versions.stop_version(version, actor=people.admin)
-    becomes(version, Status.STOPPED, within_s=90)
+    becomes(version, Status.STOPPED, within_s=PODS_END_S)
     for kind in (f"/apis/apps/v1/namespaces/{namespace}/deployments", path, f"/api/v1/namespaces/{namespace}/pods"):
         assert not [item for item in api.list(kind) if "slipway.dev/version" in (item["metadata"].get("labels") or {})]
 
@@ -286,7 +286,7 @@ def test_logs_are_stored_and_outlive_the_pod(deploy, people, place):
         (instance,) = version.instances.all()
         wait_for(lambda: log_store.scratch().xlen(log_store.tail_key(instance.uid)), within_s=30, what="a live line")
         versions.stop_version(version, actor=people.admin)
-        becomes(version, Status.STOPPED, within_s=90)
+        becomes(version, Status.STOPPED, within_s=PODS_END_S)
         wait_for(lambda: Instance.objects.get(pk=instance.pk).log_complete, within_s=30, what="the whole log")
     finally:
         watcher.stop()
