@@ -44,7 +44,7 @@ def index(request: HttpRequest) -> HttpResponse:
         except ServiceError as refused:
             error = refused
     after = request.GET.get("after", "")
-    # Anew, else the members counted would be those by which he manages them: himself.
+    # Anew, else the members counted would be the memberships by which the actor manages them.
     found = Organization.objects.filter(pk__in=managed.values("pk"), name__gt=after)
     rows = list(found.annotate(member_count=Count("members")).order_by("name")[: PAGE_SIZE + 1])
     context = {
@@ -166,7 +166,7 @@ def _context(request: HttpRequest, organization: Organization) -> dict[str, Any]
 
 
 def _back_to(request: HttpRequest, organization: Organization) -> HttpResponse:
-    """To its page, unless the user has just given it out of his hands."""
+    """To its page, unless the user has just handed it over."""
     if not may_manage(request.user, organization.pk):
         return redirect("deployments:list")
     return redirect("organization", organization.name)

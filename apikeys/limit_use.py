@@ -44,7 +44,7 @@ def gauges(deployment: Deployment, actor: User) -> list[Gauge]:
 
 
 def own_gauges(deployment: Deployment, user: User) -> list[Gauge]:
-    """Those of the user, his keys and his organizations."""
+    """Those of the user, their keys and organizations."""
     keys = set(ApiKey.objects.filter(user=user).values_list("pk", flat=True))
     own = {
         RateLimit.Level.ORGANIZATION: set(visible_organizations(user).values_list("pk", flat=True)),

@@ -11,7 +11,7 @@ from deployments.selectors import usable_deployments
 
 
 def visible_keys(actor: Actor) -> QuerySet[ApiKey]:
-    """The actor's own, those of the organizations that he manages, and all of them for operators."""
+    """The actor's own, those of the organizations that the actor manages, and all of them for operators."""
     # Of a key's deployments those that the actor may know of.
     known = Prefetch("deployments", usable_deployments(actor).select_related("organization"))
     keys = ApiKey.objects.select_related("user", "organization").prefetch_related(known)
@@ -41,7 +41,7 @@ def keys_for(deployment: Deployment) -> QuerySet[ApiKey]:
 
 
 def paying_organizations(user: User) -> QuerySet[Organization]:
-    """On whose account the user may call: his organizations, and any for operators."""
+    """On whose account the user may call: their organizations, and any for operators."""
     if is_operator(user):
         return Organization.objects.all()
     return Organization.objects.filter(members__user=user)

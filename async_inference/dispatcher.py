@@ -66,7 +66,7 @@ class Dispatcher:
         self._places: dict[int, Place] = {}
         self._places_at = 0.0
         self._asked: frozenset[int] = frozenset()
-        # By deployment and caller: until when nothing of his is claimed, on the monotonic clock.
+        # By deployment and caller: until when nothing of theirs is claimed, on the monotonic clock.
         self._held_back: dict[int, dict[str, float]] = {}
         self._closed_until: dict[int, float] = {}
 

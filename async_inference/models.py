@@ -162,7 +162,7 @@ class WebhookAttempt(models.Model):
 
 
 class WebhookSecret(models.Model):
-    """How often a user has changed the secret that his webhooks are signed with; it is made from that (signature.py)."""
+    """How often a user has changed the secret that their webhooks are signed with; it is made from that (signature.py)."""
 
     user = models.OneToOneField(User, models.CASCADE, primary_key=True, related_name="+")
     generation = models.IntegerField(default=1)

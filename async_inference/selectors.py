@@ -25,7 +25,7 @@ def unfinished_of(organization_id: int) -> QuerySet[AsyncRequest]:
 
 
 def own_requests(user: User) -> QuerySet[AsyncRequest]:
-    """All that the user sent himself, of deployments that are gone too."""
+    """All that the user sent, of deployments that are gone too."""
     return _shown().filter(user_id=user.pk)
 
 

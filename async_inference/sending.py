@@ -126,7 +126,7 @@ async def send(
         message = "Its headers were encrypted with a key that Slipway no longer has. Send it again."
         return Ended(states.FAILED, None, "secret_unreadable", message, reached=False)
     given = [_pair(line) for line in lines.split("\r\n") if line]
-    # What is kept must be readable by whoever asks for it later, whatever he understands.
+    # What is kept must be readable by whoever asks for it later, whatever they understand.
     given = [(name, value) for name, value in given if name.lower() != "accept-encoding"]
     names = {name.lower() for name, _ in given}
     own += [

@@ -49,7 +49,7 @@ def retry(request: AsyncRequest, *, actor: Actor) -> AsyncRequest:
     """Queue what has ended once more, in its sender's name: a new request, for an end stays an end."""
     _check(request, actor)
     if not may_send_again(request, actor):
-        raise ForbiddenError("It was another organization's: only its sender may send it again, at his expense.")
+        raise ForbiddenError("It was another organization's: only its sender may send it again, at their own expense.")
     if not request.is_final:
         raise ServiceError(
             f"The request is {request.shown_state}; it can be sent again when it has ended.", code="active"
@@ -178,7 +178,7 @@ def may_touch(request: AsyncRequest, actor: Actor) -> bool:
 
 
 def may_send_again(request: AsyncRequest, actor: Actor) -> bool:
-    """Its sender may; who manages the deployment, only what his own organization pays for."""
+    """Its sender may; who manages the deployment, only what their own organization pays for."""
     if actor is not None and actor.pk == request.user_id:
         return True
     return Deployment.objects.filter(pk=request.deployment_id, organization_id=request.organization_id).exists()

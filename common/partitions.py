@@ -77,7 +77,7 @@ def _drop(names: list[str]) -> list[str]:
     for name in names:
         try:
             with transaction.atomic(), connection.cursor() as cursor:
-                # Whoever waits for this lock holds up everybody behind himself.
+                # Whoever waits for this lock holds up everybody behind it.
                 cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'")
                 cursor.execute(f"DROP TABLE IF EXISTS {name}")
             dropped.append(name)

@@ -31,7 +31,7 @@ FULL = "Valkey is full and takes nothing new. Running models keep serving; Admin
 
 
 class SignInAgainMiddleware:
-    """Whoever was signed out meanwhile comes back to the page that he pressed on, and is told that nothing was done: the
+    """Whoever was signed out meanwhile comes back to the page where they pressed, and is told that nothing was done: the
     button's own address can't be read."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:

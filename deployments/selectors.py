@@ -54,20 +54,20 @@ def manageable_deployments(actor: Actor) -> QuerySet[Deployment]:
 
 
 def usable_deployments(actor: Actor) -> QuerySet[Deployment]:
-    """What the Developer Hub shows the actor and his keys may open: his organizations' own, and what they share."""
+    """What the Developer Hub shows the actor and the actor's keys may open: their organizations' own, and what they share."""
     if is_operator(actor):
         return Deployment.objects.all()
     if not actor.is_authenticated:
         return Deployment.objects.none()
-    his = visible_organizations(actor)
+    own = visible_organizations(actor)
     shared = Q(sharing=Deployment.Sharing.SPECIFIC) & Exists(
-        Deployment.shared_with.through.objects.filter(deployment=OuterRef("pk"), organization__in=his)
+        Deployment.shared_with.through.objects.filter(deployment=OuterRef("pk"), organization__in=own)
     )
-    return Deployment.objects.filter(Q(organization__in=his) | Q(sharing=Deployment.Sharing.ALL) | shared)
+    return Deployment.objects.filter(Q(organization__in=own) | Q(sharing=Deployment.Sharing.ALL) | shared)
 
 
 def calling_organization_id(user: User, deployment: Deployment) -> int:
-    """On whose account the user calls from the browser: the owner's where he belongs to it, else his own's."""
+    """On whose account the user calls from the browser: the owner's where the user belongs to it, else their own's."""
     mine = set(visible_organizations(user).values_list("pk", flat=True))
     if deployment.organization_id in mine or is_operator(user):
         return deployment.organization_id

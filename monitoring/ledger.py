@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from common.request_outcomes import OUTCOMES
+from common.request_outcomes import ESTIMATED, OUTCOMES, TOKENS
 from deployments.models import Deployment, Price
 from deployments.selectors import current_versions
 from monitoring.models import DeploymentName
@@ -14,7 +14,10 @@ TABLE = "monitoring_usage_minute"
 DAY_TABLE = "monitoring_usage_day"
 MILLION = Decimal(1_000_000)
 _KEY = ("deployment_id", "organization_id", "user_id", "key_id", "source")
-_SUMS = (*OUTCOMES, "input_tokens", "output_tokens", "estimated_tokens", "cost")
+SUMS = (*OUTCOMES, *TOKENS, *ESTIMATED)
+_SUMS = (*SUMS, "cost")
+# Batches of the release before, which waited on disk while it was replaced, lack some.
+_ABSENT = dict.fromkeys(SUMS, 0)
 
 
 def add(cursor: Any, rows: list[dict[str, Any]]) -> None:
@@ -22,7 +25,7 @@ def add(cursor: Any, rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
     note_names({row["deployment_id"] for row in rows})
-    priced = _priced(rows)
+    priced = _priced([_ABSENT | row for row in rows])
     minutes = [{**row, "minute": datetime.fromtimestamp(row["minute"], UTC)} for row in priced]
     _add(cursor, TABLE, (*_KEY, "minute"), ("key_label", "currency"), minutes)
     _add(cursor, DAY_TABLE, (*_KEY, "currency", "day"), ("key_label",), _by_day(priced))
@@ -67,9 +70,16 @@ def _priced(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         price = next((item for item in prices[row["deployment_id"]] if item.since <= at), None)
         cost = Decimal(0)
         if price is not None and price.currency:
-            cost = (row["input_tokens"] * price.input_price + row["output_tokens"] * price.output_price) / MILLION
+            cost = _cost(row, price)
         priced.append({**row, "currency": price.currency if price else "", "cost": cost})
     return priced
+
+
+def _cost(row: dict[str, Any], price: Price) -> Decimal:
+    """What the tokens of a row cost. Those that the engine had cached cost as other input does where nothing else is set."""
+    cached = min(row["cached_tokens"], row["input_tokens"]) if price.cached_price is not None else 0
+    cost = (row["input_tokens"] - cached) * price.input_price + row["output_tokens"] * price.output_price
+    return (cost + cached * (price.cached_price or 0)) / MILLION
 
 
 def note_names(deployment_ids: set[int]) -> None:

@@ -25,7 +25,7 @@ FRESH = "monitoring_fresh"
 # Queue times of asynchronous requests are a RequestFrame with those alone.
 REQUESTS, SYSTEM, QUEUE_TIMES = 1, 2, 3
 _BATCHES = "monitoring_ingestedbatch"
-# So that nobody has to make one while he stores, mostly.
+# Made ahead, so that storing rarely has to make one.
 _AHEAD_S = 7200
 
 

@@ -12,8 +12,8 @@ from django.db.models import Q
 
 from accounts.models import Organization, User
 from accounts.permissions import Actor, is_operator, managed_organizations, visible_organizations
-from common.request_outcomes import OUTCOMES
-from monitoring.ledger import DAY_TABLE
+from common.request_outcomes import ESTIMATED, OUTCOMES, TOKENS
+from monitoring.ledger import DAY_TABLE, SUMS
 from monitoring.models import DeploymentName
 
 # What usage is told by, and the column of the ledger that decides it.
@@ -25,6 +25,9 @@ LONGEST_DAYS = 366
 CURVES = 8
 OTHERS = "others"
 FOREIGN = "users of other organizations"
+# Of the ledger's sums by reason, in their order.
+REASONS = ("the engine told none", "the caller left before the end", "the instance broke off")
+UNKNOWN_REASON = "booked before reasons were kept"
 
 
 @dataclass(frozen=True)
@@ -70,27 +73,48 @@ class Question:
 
 @dataclass
 class Line:
-    """What one deployment, user, day … used. `costs` by currency; without a price there is none."""
+    """What one deployment, user, day … used, each of TOKENS and ESTIMATED as the ledger sums them.
+
+    `costs` by currency; without a price there is none.
+    """
 
     name: str
     requests: int = 0
     refused: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_tokens: int = 0
+    search_units: int = 0
     estimated_tokens: int = 0
+    estimated_untold: int = 0
+    estimated_cancelled: int = 0
+    estimated_failed: int = 0
     costs: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
 
     @property
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
+    @property
+    def estimated_share(self) -> float:
+        """Of all tokens, in percent."""
+        return 100 * self.estimated_tokens / self.tokens if self.tokens else 0.0
+
+    @property
+    def estimates(self) -> list[tuple[str, int]]:
+        """Why tokens were estimated, in words, and how many; those from before reasons were kept last."""
+        by_reason = [getattr(self, name) for name in ESTIMATED[1:]]
+        found = [*zip(REASONS, by_reason, strict=True), (UNKNOWN_REASON, self.estimated_tokens - sum(by_reason))]
+        return [(words, amount) for words, amount in found if amount > 0]
+
     def add(self, row: dict[str, Any]) -> None:
         # Refused requests have cost nobody anything and would look like use.
         self.requests += sum(row[name] for name in OUTCOMES if name != "rejected")
         self.refused += row["rejected"]
-        self.input_tokens += row["input_tokens"]
-        self.output_tokens += row["output_tokens"]
-        self.estimated_tokens += row["estimated_tokens"]
+        for name in (*TOKENS, *ESTIMATED):
+            setattr(self, name, getattr(self, name) + row[name])
         if row["currency"]:
             self.costs[row["currency"]] += row["cost"]
 
@@ -178,9 +202,7 @@ def _sums(scope: Scope, question: Question, column: str, *, daily: bool = False)
     columns = list(dict.fromkeys([column, "currency", *(["day"] if daily else [])]))
     # A key has one organization; its name may have changed.
     more = ", max(key_label) AS key_label, max(organization_id) AS organization_id" if column == "key_id" else ""
-    sums = ", ".join(
-        f"sum({name})::bigint AS {name}" for name in (*OUTCOMES, "input_tokens", "output_tokens", "estimated_tokens")
-    )
+    sums = ", ".join(f"sum({name})::bigint AS {name}" for name in SUMS)
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT {', '.join(columns)}, {sums}, sum(cost) AS cost{more} FROM {DAY_TABLE} "  # noqa: S608 (our own constants)
@@ -194,7 +216,7 @@ def _sums(scope: Scope, question: Question, column: str, *, daily: bool = False)
 class Subjects:
     """What rows are about, told apart by key and not by name: two that are called the same stay two.
 
-    Only what its reader may not tell apart is one: users of organizations that he doesn't see.
+    Only what its reader may not tell apart is one: users of organizations that the reader does not see.
     """
 
     def __init__(self, question: Question, rows: list[dict[str, Any]], reader: Actor) -> None:

@@ -12,6 +12,7 @@ from django.shortcuts import render
 from django.utils.dateparse import parse_date
 
 from accounts.permissions import may_administer
+from common.request_outcomes import ESTIMATED, TOKENS
 from monitoring import usage
 from monitoring.charts import stacked_days
 from monitoring.numbers_json import numbers
@@ -91,12 +92,10 @@ def _csv(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: str
         f'attachment; filename="usage-{question.first}-{question.last}-by-{question.by}.csv"'
     )
     writer = csv.writer(answer)
-    writer.writerow(
-        [question.by, "requests", "refused", "input_tokens", "output_tokens", "estimated_tokens", *_cost_heads(found)]
-    )
+    writer.writerow([question.by, "requests", "refused", *TOKENS, *ESTIMATED, *_cost_heads(found)])
     for line in found.lines:
         costs = [f"{line.costs[currency]:f}" if currency in line.costs else "" for currency in found.currencies]
-        numbers = [line.requests, line.refused, line.input_tokens, line.output_tokens, line.estimated_tokens]
+        numbers = [line.requests, line.refused, *(getattr(line, name) for name in (*TOKENS, *ESTIMATED))]
         writer.writerow([_plain(line.name), *numbers, *costs])
     return answer
 

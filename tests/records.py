@@ -11,7 +11,7 @@ FIELDS = tuple(name for name in RECORD.names if name not in ("kind", "_", "_2"))
 DEFAULTS: dict[str, Any] = {
     "outcome": 0, "status": 200, "source": 1, "estimated": 0, "sequence": 1, "deployment": 1, "version": 2, "instance": b"\x01" * 16,
     "organization": 3, "user": 4, "key": 0, "at": 1000.5, "end_to_end": 0.5, "inference": 0.25, "queue": 0.125, "first_token": -1.0,
-    "input_tokens": 7, "output_tokens": 9,
+    "input_tokens": 7, "output_tokens": 9, "cached_tokens": 0, "reasoning_tokens": 0, "audio_tokens": 0, "search_units": 0,
 }  # fmt: skip
 
 

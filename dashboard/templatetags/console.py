@@ -145,6 +145,12 @@ def thousands(value: int) -> str:
 
 
 @register.filter
+def share(percent: float) -> str:
+    """Of all: 3.2 %, and never 0 % for what there is."""
+    return f"{percent:.1f} %" if percent >= 0.1 else "below 0.1 %"
+
+
+@register.filter
 def amount(costs: dict[str, Decimal], currency: str) -> str:
     """A cost in its currency, with as many digits as tell something: 12.40 EUR, 0.000153 EUR."""
     value = costs.get(currency)

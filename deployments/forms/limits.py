@@ -20,6 +20,12 @@ UNITS = ("requests", "tokens")
 class LimitsForm(forms.Form):
     def __init__(self, data: Any = None, *, deployment: Deployment) -> None:
         super().__init__(data)
+        self.fields["leave_cached_out"] = forms.BooleanField(
+            label="Leave cached input tokens out",
+            required=False,
+            initial=deployment.limits_leave_cached_out,
+            help_text="Cached are those that the engine knew from earlier requests and need not compute.",
+        )
         known = limits_of(deployment)
         for level, label in RateLimit.Level.choices:
             for index, unit in enumerate(UNITS):

@@ -19,6 +19,14 @@ class PriceForm(forms.Form):
     input_price = forms.DecimalField(
         label="A million input tokens", required=False, min_value=0, max_digits=14, decimal_places=6
     )
+    cached_price = forms.DecimalField(
+        label="A million cached input tokens",
+        required=False,
+        min_value=0,
+        max_digits=14,
+        decimal_places=6,
+        help_text="Empty: as other input tokens. Cached are those that the engine knew from earlier requests.",
+    )
     output_price = forms.DecimalField(
         label="A million output tokens", required=False, min_value=0, max_digits=14, decimal_places=6
     )
@@ -32,9 +40,8 @@ class PriceForm(forms.Form):
 
     def __init__(self, data: Any = None, *, price: Price | None = None) -> None:
         shown = price if price and price.currency else None
-        amounts = (
-            {name: f"{getattr(shown, name).normalize():f}" for name in ("input_price", "output_price")} if shown else {}
-        )
+        known = {name: getattr(shown, name, None) for name in ("input_price", "cached_price", "output_price")}
+        amounts = {name: f"{amount.normalize():f}" for name, amount in known.items() if amount is not None}
         super().__init__(data, initial={"currency": shown.currency if shown else "", **amounts})
 
     def clean(self) -> dict[str, Any]:
@@ -44,6 +51,7 @@ class PriceForm(forms.Form):
             self.add_error("input_price", "Write at least one amount; 0 where a kind of token costs nothing.")
         return values
 
-    def amounts(self) -> tuple[Decimal, Decimal]:
+    def amounts(self) -> tuple[Decimal, Decimal, Decimal | None]:
+        """Of a million input, output and cached input tokens."""
         values = self.cleaned_data
-        return values["input_price"] or Decimal(0), values["output_price"] or Decimal(0)
+        return values["input_price"] or Decimal(0), values["output_price"] or Decimal(0), values["cached_price"]

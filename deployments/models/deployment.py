@@ -38,6 +38,8 @@ class Deployment(models.Model):
     access = models.CharField(max_length=16, choices=Access.choices, default=default_access)
     sharing = models.CharField(max_length=16, choices=Sharing.choices, default=Sharing.NONE)
     shared_with = models.ManyToManyField(Organization, related_name="shared_deployments", blank=True)
+    # Whether input tokens that the engine had cached leave limits as they are.
+    limits_leave_cached_out = models.BooleanField(default=False, db_default=False)
     # Whether a start that failed through a cause outside of the version is tried again by itself.
     starts_again = models.BooleanField(default=True)
     # The number of the last version, be it deleted: what charts, logs and scripts call by its number stays that.

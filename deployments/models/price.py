@@ -20,6 +20,8 @@ class Price(models.Model):
     currency = models.CharField(max_length=3, blank=True)
     input_price = models.DecimalField(max_digits=14, decimal_places=6, default=0)
     output_price = models.DecimalField(max_digits=14, decimal_places=6, default=0)
+    # Of input tokens that the engine had cached; null: they cost what other input does.
+    cached_price = models.DecimalField(max_digits=14, decimal_places=6, null=True)
     created_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True)
 
     class Meta:
@@ -27,4 +29,7 @@ class Price(models.Model):
         constraints = [models.UniqueConstraint(fields=["deployment", "since"], name="price_once_per_moment")]
 
     def __str__(self) -> str:
-        return f"{self.input_price} / {self.output_price} {self.currency}" if self.currency else "free"
+        if not self.currency:
+            return "free"
+        cached = "" if self.cached_price is None else f" (cached {self.cached_price})"
+        return f"{self.input_price}{cached} / {self.output_price} {self.currency}"

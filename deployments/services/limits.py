@@ -19,8 +19,8 @@ def limits_of(deployment: Deployment) -> Limits:
     }
 
 
-def set_limits(deployment: Deployment, limits: Limits, *, actor: Actor) -> None:
-    """Replace all limits; in force when the gateways have acknowledged it. What was used already stays used."""
+def set_limits(deployment: Deployment, limits: Limits, *, leave_cached_out: bool = False, actor: Actor) -> None:
+    """Replace all limits, and whether cached input tokens leave them as they are; in force when the gateways have acknowledged it. What was used already stays used."""
     if not may_manage(actor, deployment.organization_id):
         raise ForbiddenError("You may not change this deployment.")
     wanted = {level: values for level, values in limits.items() if any(values)}
@@ -30,11 +30,13 @@ def set_limits(deployment: Deployment, limits: Limits, *, actor: Actor) -> None:
                 message = f"A limit is a whole number from 1 to {RateLimit.MOST:,}; leave it empty for none."
                 raise ServiceError(message, field=f"{level}_{name}")
     with change():
-        if not Deployment.objects.select_for_update(no_key=True).filter(pk=deployment.pk).exists():
+        locked = Deployment.objects.select_for_update(no_key=True).filter(pk=deployment.pk).first()
+        if locked is None:
             raise ServiceError("The deployment was deleted meanwhile.", code="conflict")
         before = limits_of(deployment)
-        if before == wanted:
+        if before == wanted and locked.limits_leave_cached_out == leave_cached_out:
             return
+        Deployment.objects.filter(pk=deployment.pk).update(limits_leave_cached_out=leave_cached_out)
         RateLimit.objects.filter(deployment=deployment).delete()
         RateLimit.objects.bulk_create(
             RateLimit(deployment=deployment, level=level, requests_per_minute=requests, tokens_per_minute=tokens)
@@ -48,6 +50,7 @@ def set_limits(deployment: Deployment, limits: Limits, *, actor: Actor) -> None:
             for level in RateLimit.Level.values
             for index, name in enumerate(("requests", "tokens"))
         }
+        changes["limits_leave_cached_out"] = [locked.limits_leave_cached_out, leave_cached_out]
         changes = {name: [old, new] for name, (old, new) in changes.items() if old != new}
         audit.record(
             actor=actor, action="update", thing=deployment, organization_id=deployment.organization_id, changes=changes

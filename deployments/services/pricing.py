@@ -35,22 +35,25 @@ def set_price(
     currency: str,
     input_price: Decimal,
     output_price: Decimal,
+    cached_price: Decimal | None = None,
     *,
     actor: Actor,
     since: datetime | None = None,
 ) -> Price:
     """A price from `since` on, rounded up to a full minute; the next one when it is None.
 
-    One that begins at the same minute is replaced: it has not begun either. Past costs never change.
+    Without a `cached_price` cached input costs what other input does. One that begins at the same minute is replaced: it
+    has not begun either. Past costs never change.
     """
     if not may_manage(actor, deployment.organization_id):
         raise ForbiddenError("You may not change this deployment.")
     if currency and not _is_currency(currency):
         raise ServiceError(f"“{currency[:20]}” is no currency of ISO 4217, as EUR or USD are.", field="currency")
-    for name, amount in (("input_price", input_price), ("output_price", output_price)):
-        if not 0 <= amount <= Price.MOST:
+    amounts = {"input_price": input_price, "output_price": output_price, "cached_price": cached_price}
+    for name, amount in amounts.items():
+        if amount is not None and not 0 <= amount <= Price.MOST:
             raise ServiceError(f"A price is at least 0 and at most {Price.MOST:,}.", field=name)
-    if not currency and (input_price or output_price):
+    if not currency and any(amounts.values()):
         raise ServiceError("Choose the currency of these amounts.", field="currency")
     with change():
         locked = _locked(deployment.pk)
@@ -68,8 +71,7 @@ def set_price(
             since=begins,
             defaults={
                 "currency": currency,
-                "input_price": input_price,
-                "output_price": output_price,
+                **amounts,
                 "created_by": actor if actor and actor.is_authenticated else None,
             },
         )

@@ -1,4 +1,4 @@
-"""How views find what a request names: what the actor may not see does not exist for him."""
+"""How views find what a request names: what the actor may not see does not exist for them."""
 
 from typing import Any
 

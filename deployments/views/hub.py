@@ -26,7 +26,7 @@ def models(request: HttpRequest) -> HttpResponse:
     usable = usable_deployments(request.user)
     found = Model.objects.filter(deployments__in=usable).select_related("organization")
     if search:
-        # Of deployments only those that he may call: else others' names could be guessed letter by letter.
+        # Of deployments only those that the user may call: else others' names could be guessed letter by letter.
         named = Exists(usable.filter(model=OuterRef("pk"), name__icontains=search))
         found = found.filter(Q(name__icontains=search) | Q(description__icontains=search) | named)
     after = request.GET.get("after", "").replace("\0", "")
@@ -51,7 +51,7 @@ def model(request: HttpRequest, pk: int) -> HttpResponse:
     usable = usable_deployments(request.user).filter(model=pk).select_related("organization", "endpoint", "model")
     rows = list(usable.order_by("name", "pk")[:PAGE_SIZE])
     if not rows:
-        # What nobody lets him call isn't there for him.
+        # What the user may not call isn't there for them.
         raise Http404
     attach_current_versions(rows)
     prices = current_prices(rows)

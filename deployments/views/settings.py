@@ -93,7 +93,12 @@ def limits(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     form = LimitsForm(request.POST, deployment=deployment)
 
     def save() -> str:
-        set_limits(deployment, form.chosen(), actor=request.user)
+        set_limits(
+            deployment,
+            form.chosen(),
+            leave_cached_out=form.cleaned_data["leave_cached_out"],
+            actor=request.user,
+        )
         return "Saved. Gateways apply it within a second."
 
     return _save_card(request, deployment, "limits", form, save)

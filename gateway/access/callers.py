@@ -1,4 +1,4 @@
-"""Who sends a request, as far as the gateway knows, and which deployments he may call."""
+"""Who sends a request, as far as the gateway knows, and which deployments they may call."""
 
 import time
 from collections.abc import Sequence

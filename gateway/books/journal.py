@@ -13,12 +13,33 @@ from pathlib import Path
 
 import numpy as np
 
+from common.request_outcomes import TOKENS
+
 ADMITTED, FINISHED, FOLDED = 1, 2, 3
 # The number changes with the records' layout: those of another release would be read as nonsense.
-_NAME = "journal2"
+_NAME = "journal3"
 RECORDS_PER_FILE = 65_536
 # One finished request: times in seconds, `at` since the epoch, durations below 0 were never reached.
 RECORD = np.dtype(
+    [
+        ("sequence", "<u8"), ("at", "<f8"), ("deployment", "<u4"), ("version", "<u4"),
+        ("organization", "<u4"), ("user", "<u4"), ("key", "<u4"), ("source", "u1"), ("_", "V3"), ("instance", "V16"),
+        ("end_to_end", "<f4"), ("inference", "<f4"), ("queue", "<f4"), ("first_token", "<f4"),
+        *((name, "<u4") for name in TOKENS),
+        ("status", "<u2"), ("outcome", "u1"), ("estimated", "u1"), ("_2", "V3"), ("kind", "u1"),
+    ]
+)  # fmt: skip
+SIZE = RECORD.itemsize
+# The kind stands last, and is written last: a record that a kill tore apart has none, and the reading ends there.
+_FINISHED = struct.Struct("<Qd24s16sffffIIIIIIHBBxxxB")
+_ADMITTED = struct.Struct("<Qd24s63xB")
+# From `deployment` to `source`: what a request's records say of whose it is.
+_PARTIES = struct.Struct("<IIIIIBxxx")
+_FOLDED = struct.Struct("<Q95xB")
+NO_INSTANCE = b"\0" * 16
+# The layout of the release before: what it left behind, killed before an upgrade, is still read.
+_EARLIER_NAME = "journal2"
+_EARLIER = np.dtype(
     [
         ("kind", "u1"), ("outcome", "u1"), ("status", "<u2"), ("estimated", "u1"), ("_", "V3"),
         ("sequence", "<u8"), ("at", "<f8"), ("deployment", "<u4"), ("version", "<u4"),
@@ -27,14 +48,6 @@ RECORD = np.dtype(
         ("input_tokens", "<u4"), ("output_tokens", "<u4"),
     ]
 )  # fmt: skip
-SIZE = RECORD.itemsize
-# The kind is written last: a record that a kill tore apart has none, and the reading ends there.
-_FINISHED = struct.Struct("<xBHBxxxQd24s16sffffII")
-_ADMITTED = struct.Struct("<xxxxxxxxQd24s16s")
-# From `deployment` to `source`: what a request's records say of whose it is.
-_PARTIES = struct.Struct("<IIIIIBxxx")
-_FOLDED = struct.Struct("<xxxxxxxxQ")
-NO_INSTANCE = b"\0" * 16
 
 
 def parties(deployment: int, version: int, organization: int, user: int, key: int, source: int) -> bytes:
@@ -72,29 +85,23 @@ class Journal:
         """Note an admission; the returned file is handed back to `finished`. `parties` is what `parties` packs."""
         position = self.position
         file = self._current if position != self._end else self._turn()
-        offset = (position - file.first) * SIZE
-        _ADMITTED.pack_into(file.map, offset, sequence, at, parties, NO_INSTANCE)
-        file.map[offset] = ADMITTED
+        _ADMITTED.pack_into(file.map, (position - file.first) * SIZE, sequence, at, parties, ADMITTED)
         self.position = position + 1
         file.unfinished += 1
         return file
 
     def finished(self, file: File, *values: object) -> None:
-        """Note an end; `values` are RECORD's fields from `outcome` on, those of the parties packed into one."""
+        """Note an end; `values` are RECORD's fields up to `estimated`, those of the parties packed into one."""
         position = self.position
         current = self._current if position != self._end else self._turn()
-        offset = (position - current.first) * SIZE
-        _FINISHED.pack_into(current.map, offset, *values)
-        current.map[offset] = FINISHED
+        _FINISHED.pack_into(current.map, (position - current.first) * SIZE, *values, FINISHED)
         self.position = position + 1
         file.unfinished -= 1
 
     def folded(self, position: int) -> None:
         """Note that everything before `position` is in a batch that lies on disk."""
         file = self._current if self.position != self._end else self._turn()
-        offset = (self.position - file.first) * SIZE
-        _FOLDED.pack_into(file.map, offset, position)
-        file.map[offset] = FOLDED
+        _FOLDED.pack_into(file.map, (self.position - file.first) * SIZE, position, FOLDED)
         self.position += 1
 
     def records(self, start: int) -> np.ndarray:
@@ -131,7 +138,7 @@ class Journal:
 
 
 def earlier_epochs(folder: Path, current: int) -> list[int]:
-    epochs = {int(path.name.split("-")[1]) for path in folder.glob(f"{_NAME}-*")}
+    epochs = {int(path.name.split("-")[1]) for name in (_NAME, _EARLIER_NAME) for path in folder.glob(f"{name}-*")}
     return sorted(epochs - {current})
 
 
@@ -148,8 +155,9 @@ def replay(folder: Path, epoch: int, folded: int) -> tuple[np.ndarray, np.ndarra
 
 
 def remove_epoch(folder: Path, epoch: int) -> None:
-    for path in sorted(folder.glob(f"{_NAME}-{epoch}-*")):
-        path.unlink(missing_ok=True)
+    for name in (_NAME, _EARLIER_NAME):
+        for path in sorted(folder.glob(f"{name}-{epoch}-*")):
+            path.unlink(missing_ok=True)
 
 
 def _read(folder: Path, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -161,10 +169,22 @@ def _read(folder: Path, epoch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _files(folder: Path, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for path in sorted(folder.glob(f"{_NAME}-{epoch}-*")):
-        data = path.read_bytes()
-        records = np.frombuffer(data[: len(data) // SIZE * SIZE], RECORD)
-        blank = np.flatnonzero(records["kind"] == 0)
-        records = records[: blank[0]] if len(blank) else records
-        first = int(path.name.rsplit("-", 1)[1])
-        yield np.arange(first, first + len(records)), records
+    for name, layout in ((_EARLIER_NAME, _EARLIER), (_NAME, RECORD)):
+        for path in sorted(folder.glob(f"{name}-{epoch}-*")):
+            data = path.read_bytes()
+            records = np.frombuffer(data[: len(data) // layout.itemsize * layout.itemsize], layout)
+            blank = np.flatnonzero(records["kind"] == 0)
+            records = records[: blank[0]] if len(blank) else records
+            first = int(path.name.rsplit("-", 1)[1])
+            yield np.arange(first, first + len(records)), _of_today(records)
+
+
+def _of_today(records: np.ndarray) -> np.ndarray:
+    """Records of the release before in this one's layout: it kept no other tokens, and no reason of estimates."""
+    if records.dtype == RECORD:
+        return records
+    found = np.zeros(len(records), RECORD)
+    for name in RECORD.names or ():
+        if name in (_EARLIER.names or ()) and not name.startswith("_"):
+            found[name] = records[name]
+    return found

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from common import sketch
-from common.request_outcomes import LATENCIES, OUTCOMES, REJECTED, SOURCES
+from common.request_outcomes import ESTIMATED, ESTIMATES, LATENCIES, OUTCOMES, REJECTED, SOURCES, TOKENS
 from gateway.books.journal import ADMITTED, FINISHED, NO_INSTANCE
 
 BUCKET_S = 10
@@ -151,18 +151,23 @@ class Meter:
         for indexes in _groups([minute, *(records[name] for name in _USAGE_KEY)]):
             group = _pick(records, indexes)
             key = (int(minute[indexes[0]]), *(int(group[name][0]) for name in _USAGE_KEY))
-            sums = self._usage.setdefault(
-                key, dict.fromkeys((*OUTCOMES, "input_tokens", "output_tokens", "estimated_tokens"), 0)
-            )
+            sums = self._usage.setdefault(key, dict.fromkeys((*OUTCOMES, *TOKENS, *ESTIMATED), 0))
             ended = np.bincount(group["outcome"], minlength=len(OUTCOMES))
             books = self._books.setdefault(key[1], Counter())
             for index, name in enumerate(OUTCOMES):
                 sums[name] += int(ended[index])
                 books[name] += int(ended[index])
-            tokens = group["input_tokens"].astype(np.int64), group["output_tokens"].astype(np.int64)
-            sums["input_tokens"] += int(tokens[0].sum())
-            sums["output_tokens"] += int(tokens[1].sum())
-            sums["estimated_tokens"] += int(((tokens[0] + tokens[1]) * group["estimated"]).sum())
+            for name in TOKENS:
+                sums[name] += int(group[name].sum(dtype=np.int64))
+            if group["estimated"].any():
+                self._add_estimated(sums, group)
+
+    def _add_estimated(self, sums: dict[str, int], group: np.ndarray) -> None:
+        tokens = group["input_tokens"].astype(np.int64) + group["output_tokens"]
+        for reason in range(1, len(ESTIMATES)):
+            amount = int(tokens[group["estimated"] == reason].sum())
+            sums["estimated_tokens"] += amount
+            sums[ESTIMATED[reason]] += amount
 
 
 def _groups(columns: list[np.ndarray]) -> list[np.ndarray]:

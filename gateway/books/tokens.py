@@ -20,6 +20,8 @@ KEYS = frozenset({
     "prompt_n", "cache_n", "predicted_n", "billed_units", "tokens",
 })  # fmt: skip
 _MOST = 2**31
+# What a record holds: an answer may add up many that are told.
+_MOST_KEPT = 2**32 - 1
 
 
 @dataclass(slots=True)
@@ -35,6 +37,11 @@ class Tokens:
     audio: int = 0
     units: int = 0
     estimated: bool = False
+
+    def counts(self) -> tuple[int, int, int, int, int, int]:
+        """As records hold them, in the order of TOKENS."""
+        kinds = self.input, self.output, self.cached, self.reasoning, self.audio, self.units
+        return kinds if max(kinds) <= _MOST_KEPT else tuple(min(kind, _MOST_KEPT) for kind in kinds)  # type: ignore[return-value]
 
     def __add__(self, other: "Tokens") -> "Tokens":
         return Tokens(

@@ -3,7 +3,7 @@
 import logging
 from time import monotonic
 
-from common.request_outcomes import CANCELLED, COMPLETED, FAILED, REJECTED
+from common.request_outcomes import BROKEN, CANCELLED, COMPLETED, FAILED, LEFT, NOT_ESTIMATED, REJECTED, UNTOLD
 from gateway.bodies import apis
 from gateway.books.journal import NO_INSTANCE
 from gateway.books.tokens import BYTES_PER_TOKEN, Tokens
@@ -15,8 +15,8 @@ from gateway.limits.buckets import Bucket
 
 log = logging.getLogger(__name__)
 _NO_TOKENS = Tokens()
-# What a record holds.
-_MOST_TOKENS = 2**32 - 1
+# Why its tokens had to be estimated, by how a request ended.
+_REASONS = {CANCELLED: LEFT, FAILED: BROKEN}
 
 
 def complete(exchange: ExchangeState, data: bytes, now: float) -> None:
@@ -127,7 +127,8 @@ def _record(exchange: ExchangeState, outcome: int, now: float, status: int, *, i
         # The client left before anything was told, but the instance had the prompt.
         tokens = Tokens(max(1, prompt // BYTES_PER_TOKEN), tokens.output, estimated=True)
     if exchange.reserved:
-        gateway.limiter.settle(exchange.allowance, exchange.reserved, tokens.input + tokens.output)  # type: ignore[arg-type]
+        used = tokens.input + tokens.output - (tokens.cached if call.target.limits_leave_cached_out else 0)
+        gateway.limiter.settle(exchange.allowance, exchange.reserved, used)  # type: ignore[arg-type]
     answer = exchange.answer
     if exchange.was_refused and exchange.status == 200 and answer is not None and answer.streams:
         # Only what the gateway had asked for was wrong.
@@ -138,10 +139,11 @@ def _record(exchange: ExchangeState, outcome: int, now: float, status: int, *, i
         clocks = _clocks(exchange, now, is_tunnel=is_tunnel)
     gateway.in_flight -= 1
     gateway.journal.finished(
-        file, outcome, status or exchange.status or (499 if outcome == CANCELLED else 502), tokens.estimated,
-        exchange.sequence, now + gateway.wall_offset, call.parties,
+        file, exchange.sequence, now + gateway.wall_offset, call.parties,
         exchange.address.key if forwarded else NO_INSTANCE,  # type: ignore[union-attr]
-        *clocks, min(tokens.input, _MOST_TOKENS), min(tokens.output, _MOST_TOKENS),
+        *clocks, *tokens.counts(),
+        status or exchange.status or (499 if outcome == CANCELLED else 502), outcome,
+        _REASONS.get(outcome, UNTOLD) if tokens.estimated else NOT_ESTIMATED,
     )  # fmt: skip
 
 

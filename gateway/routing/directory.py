@@ -180,6 +180,7 @@ def read_snapshot() -> Snapshot:
                 counts_tokens=_counts_tokens(deployment),
                 version_number=found.number if found else 0,
                 price=_price(deployment),
+                limits_leave_cached_out=deployment.limits_leave_cached_out,
                 **_of_engine(found.specification if found else None),
                 limits=tuple(
                     (item.level, item.requests_per_minute or 0, item.tokens_per_minute or 0)
@@ -214,7 +215,10 @@ def _price(deployment: Deployment) -> tuple[str, ...]:
     current = max((item for item in deployment.prices.all() if item.since <= now), key=_begins, default=None)
     if current is None or not current.currency:
         return ()
-    return current.currency, f"{current.input_price.normalize():f}", f"{current.output_price.normalize():f}"
+    amounts = [current.input_price, current.output_price]
+    if current.cached_price is not None:
+        amounts.append(current.cached_price)
+    return current.currency, *(f"{amount.normalize():f}" for amount in amounts)
 
 
 def _begins(price: Price) -> tuple[datetime, int]:

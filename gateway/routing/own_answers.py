@@ -58,6 +58,9 @@ def _model(model: str, snapshot: Snapshot, caller: Caller) -> OwnAnswer:
     return OwnAnswer(orjson.dumps(_description(snapshot.by_model(model, caller), caller)))
 
 
+_PRICES = ("currency", "input_per_million", "output_per_million", "cached_input_per_million")
+
+
 def _description(target: Target, caller: Caller) -> dict[str, object]:
     """As OpenAI's API describes a model, with what clients read of others beside it: its context by both names for it, and
     prices of a million tokens for who has a key."""
@@ -68,5 +71,5 @@ def _description(target: Target, caller: Caller) -> dict[str, object]:
     if target.kinds:
         told["kinds"] = target.kinds
     if target.price and caller is not ANONYMOUS:
-        told["pricing"] = dict(zip(("currency", "input_per_million", "output_per_million"), target.price, strict=True))
+        told["pricing"] = dict(zip(_PRICES, target.price, strict=False))
     return told

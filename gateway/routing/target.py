@@ -28,8 +28,9 @@ class Target:
     is_public: bool = True
     is_shared_with_all: bool = False
     shared_with: tuple[int, ...] = ()
-    # (whose, requests a minute, tokens a minute), 0 for no limit.
+    # (whose, requests a minute, tokens a minute), 0 for no limit; and whether cached input tokens leave them as they are.
     limits: tuple[tuple[str, int, int], ...] = ()
+    limits_leave_cached_out: bool = False
     # Whether tokens cost something here or are limited: then each request counts some, whatever its path. But for those paths.
     counts_tokens: bool = False
     free_paths: tuple[str, ...] = ()
@@ -38,7 +39,8 @@ class Target:
     # What its instances call the model; empty where that is not known.
     served_name: str = ""
     version_number: int = 0
-    # Tokens of one request, 0 where only the model knows; what the model does; currency and prices of a million tokens.
+    # Tokens of one request, 0 where only the model knows; what the model does; currency and prices of a million input, output and
+    # perhaps cached input tokens.
     context_length: int = 0
     kinds: tuple[str, ...] = ()
     price: tuple[str, ...] = ()

@@ -120,7 +120,7 @@ def test_tests_from_the_browser_go_on_the_right_account(people, deployment, frie
     set_access(deployment, "key_only", "specific", [friends], actor=people.admin)
     add_member(people.theirs, friend, Member.Role.MEMBER)
     deployment.refresh_from_db()
-    assert calling_organization_id(friend, deployment) == friends.pk, "not another one of his"
+    assert calling_organization_id(friend, deployment) == friends.pk, "not another of the caller's"
     set_access(deployment, "key_only", "all", [], actor=people.admin)
     deployment.refresh_from_db()
     assert calling_organization_id(friend, deployment) in (friends.pk, people.theirs.pk)

@@ -136,7 +136,7 @@ def test_who_leaves_an_organization_or_is_deactivated_loses_its_deployments_with
     _, secret = services.create_key(people.member, people.ours, "notebook")
     version = DirectoryVersion.objects.get(pk=1).v
     Member.objects.get(user=people.member).delete()
-    assert caller(secret) is None, "nobody calls on the account of an organization that he has left"
+    assert caller(secret) is None, "nobody calls on the account of an organization that they have left"
     add_member(people.ours, people.member, "member")
     assert caller(secret) is not None
     people.member.is_active = False

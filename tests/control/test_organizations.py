@@ -129,7 +129,7 @@ def test_roles_change_and_the_last_admin_stays(client, people):
     assert role_of(people.admin, people.ours) == "admin", "a role that is missing removes nobody"
     client.post(reverse("organization-member-remove", args=["acme", admin.pk]))
     assert role_of(people.member, people.ours) == "admin" and role_of(people.admin, people.ours) is None
-    assert client.get(reverse("organization", args=["acme"])).status_code == 404, "he is no admin of it any more"
+    assert client.get(reverse("organization", args=["acme"])).status_code == 404, "this user is no admin of it any more"
     with pytest.raises(ServiceError, match="last admin"):
         services.remove_member(Member.objects.get(user=people.member), actor=people.member)
     services.remove_member(Member.objects.get(user=people.member), actor=people.operator)

@@ -136,7 +136,7 @@ OPEN_TO_ALL_SIGNED_IN = {
     "own-usage-chart",
     "own-usage-csv",
 }
-# A stranger is an admin of another organization: these exist for him, with his own things only.
+# A stranger is an admin of another organization: these exist for that admin, with their own things only.
 OWN_FOR_ADMINS = {
     "new",
     "model-new",

@@ -11,6 +11,7 @@ from deployments.services.quotas import set_quota
 from gateway.routing.directory import read_snapshot
 from gateway.routing.snapshot import Snapshot
 from monitoring import token_quotas
+from monitoring.ledger import SUMS
 from monitoring.models import UsageDay
 
 pytestmark = pytest.mark.django_db
@@ -23,10 +24,10 @@ def _empty_ledger(db):
 
 
 def used(organization, day: date, tokens: int, *, deployment: int = 1) -> None:
-    zeros = dict.fromkeys(("completed", "failed", "cancelled", "rejected", "expired", "estimated_tokens", "cost"), 0)
+    sums = dict.fromkeys(SUMS, 0) | {"input_tokens": tokens // 2, "output_tokens": tokens - tokens // 2}
     UsageDay.objects.create(
         deployment_id=deployment, organization_id=organization.pk, user_id=1, key_id=1, source="api", currency="", day=day,
-        key_label="", input_tokens=tokens // 2, output_tokens=tokens - tokens // 2, **zeros,
+        key_label="", cost=0, **sums,
     )  # fmt: skip
 
 

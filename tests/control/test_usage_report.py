@@ -13,12 +13,15 @@ from django.urls import reverse
 from accounts.models import Member, User
 from accounts.services import add_member, create_organization
 from apikeys.services import create_key
+from common.request_outcomes import API, BROKEN, CANCELLED, FAILED, LEFT, UNTOLD
 from deployments.models import Deployment, Price, Version
 from deployments.services.deployments import delete_deployment
+from gateway.books.meter import Meter
 from monitoring import ingest, usage
 from monitoring.models import DeploymentName, UsageDay, UsageMinute
 from monitoring.usage import Question, Scope
 from tests.conftest import sign_in, simulator
+from tests.records import records
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)
@@ -72,6 +75,49 @@ def test_costs_are_exact_and_of_the_minute_in_which_the_tokens_were_used(deploym
     days = {row.currency: (row.completed, row.cost) for row in UsageDay.objects.all()}
     assert days["EUR"] == (2, Decimal("0.0027")) and days[""][0] == 2
     assert days["USD"] == (2, Decimal("200000.000000002") - Decimal("0.00000000")), "no digit of it is rounded away"
+
+
+def test_cached_input_costs_its_own_price_and_as_other_input_where_it_has_none(deployment):
+    priced(deployment, "EUR", ("10", "0"), NOON)
+    Price.objects.create(
+        deployment=deployment, since=NOON + timedelta(minutes=1), currency="EUR", input_price=10, cached_price=1
+    )
+    Price.objects.create(
+        deployment=deployment, since=NOON + timedelta(minutes=2), currency="EUR", input_price=10, cached_price=0
+    )
+    store(*[used(deployment, at=NOON + timedelta(minutes=number), cached_tokens=600) for number in range(3)])
+    costs = [row.cost for row in UsageMinute.objects.order_by("minute")]
+    assert costs == [Decimal("0.01"), Decimal("0.0046"), Decimal("0.004")]
+    assert [row.cached_tokens for row in UsageMinute.objects.all()] == [600] * 3
+
+
+def test_kinds_of_tokens_and_why_some_were_estimated(client, people, deployment):
+    """From the gateway's records to the page and the CSV. The first batch is one of the release before."""
+    store(used(deployment, estimated_tokens=300))
+    meter = Meter()
+    whose = {"deployment": deployment.pk, "organization": 0, "user": 0, "source": API, "at": NOON.timestamp()}
+    meter.fold(
+        records(
+            whose | {"cached_tokens": 3, "reasoning_tokens": 4, "audio_tokens": 2, "search_units": 1},
+            whose | {"estimated": UNTOLD},
+            whose | {"estimated": LEFT, "outcome": CANCELLED},
+            whose | {"estimated": BROKEN, "outcome": FAILED},
+        )
+    )
+    ingest.store("gw", "kinds", [], meter.usage(), [])
+    (row,) = UsageDay.objects.all()
+    assert (row.input_tokens, row.output_tokens, row.estimated_tokens) == (1028, 2036, 348)
+    assert (row.cached_tokens, row.reasoning_tokens, row.audio_tokens, row.search_units) == (3, 4, 2, 1)
+    assert (row.estimated_untold, row.estimated_cancelled, row.estimated_failed) == (16, 16, 16)
+    sign_in(client, people.operator)
+    asked = {"since": str(WEEK.first), "until": str(WEEK.last), "by": "day"}
+    page = client.get(reverse("monitoring:usage"), asked).content.decode()
+    for text in ("11.4 %", "16: the caller left before the end", "300: booked before reasons were kept", "3 cached"):
+        assert text in page, text
+    head, *lines = client.get(reverse("monitoring:usage-csv"), asked).content.decode().splitlines()
+    (day,) = [line for line in lines if line.startswith(str(NOON.date()))]
+    told = dict(zip(head.split(","), day.split(","), strict=True))
+    assert (told["cached_tokens"], told["search_units"], told["estimated_cancelled"]) == ("3", "1", "16")
 
 
 def test_a_new_price_changes_nothing_that_was(deployment):
@@ -151,10 +197,12 @@ class TestReport:
     def test_who_sees_what(self, people):
         assert self.lines("deployment", people.stranger) == {}
         assert set(self.lines("organization", people.admin)) == {"Acme", "Friends", "public"}, (
-            "of his deployments: all callers"
+            "of their deployments: all callers"
         )
         assert set(self.lines("user", people.admin)) == {"member", usage.FOREIGN, "public"}
-        assert set(self.lines("deployment", self.friend)) == {"acme/embed"}, "what his organization used elsewhere"
+        assert set(self.lines("deployment", self.friend)) == {"acme/embed"}, (
+            "what the friend's organization used elsewhere"
+        )
         assert set(self.lines("deployment", people.member, Scope.of_user(people.member))) == {"acme/chat"}
 
     def test_two_of_the_same_name_stay_two(self, people):

@@ -27,7 +27,7 @@ def test_whoever_is_deactivated_is_out_everywhere_and_comes_back_with_everything
     headers = {"authorization": f"Bearer {token}"}
     assert client.get("/api/v1/models/", headers=headers).status_code == 200
     set_active(people.member, False, actor=people.operator)
-    assert client.get(reverse("deployments:list")).status_code == 302, "his session ended"
+    assert client.get(reverse("deployments:list")).status_code == 302, "the session ended"
     client.logout()
     assert client.get("/api/v1/models/", headers=headers).status_code == 401
     assert directory.count() == 0

@@ -92,7 +92,7 @@ async def test_a_client_that_leaves_mid_stream_stops_the_instance_and_is_settled
     async with asyncio.timeout(5):
         await server.lost.wait()
     (entry,) = await gateway.finished(1)
-    assert (entry.outcome, entry.estimated) == (request_outcomes.CANCELLED, True)
+    assert (entry.outcome, entry.estimated) == (request_outcomes.CANCELLED, request_outcomes.LEFT)
     assert entry.output_tokens >= 1
 
 

@@ -1,4 +1,4 @@
-"""Who may call what: keys, public and key-only deployments, sharing. What a caller may not use isn't there for him."""
+"""Who may call what: keys, public and key-only deployments, sharing. What a caller may not use isn't there for them."""
 
 import asyncio
 import base64

@@ -132,6 +132,21 @@ async def settled(client: httpx.AsyncClient, used: int, per_minute: int = 10_000
             await asyncio.sleep(0.02)
 
 
+async def test_cached_tokens_are_kept_and_left_out_of_limits_where_that_is_set(gateway, limited):
+    """The same request, once as a limit counts it by itself and once without what the engine had cached."""
+    told = b'{"usage":{"prompt_tokens":3000,"completion_tokens":20,"prompt_tokens_details":{"cached_tokens":2500}}}'
+    client = await limited(json_answer(told), ("public", 0, 10_000))
+    await client.post(CHAT, json=BODY)
+    (entry,) = await gateway.finished(1)
+    assert (entry.input_tokens, entry.cached_tokens, entry.output_tokens) == (3000, 2500, 20)
+    await settled(client, 3020)
+    (target,) = gateway.core.snapshot.targets
+    other = dataclasses.replace(target, deployment_id=8, limits_leave_cached_out=True)
+    gateway.core.set_snapshot(Snapshot.of(3, [other]))
+    await client.post(CHAT, json=BODY)
+    await settled(client, 520)
+
+
 async def test_tokens_that_were_not_used_are_given_back(limited):
     client = await limited(
         json_answer(b'{"usage":{"prompt_tokens":600,"completion_tokens":400}}'), ("public", 0, 10_000)

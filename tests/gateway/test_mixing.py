@@ -174,7 +174,7 @@ async def test_replay_knows_positions_after_the_first_file_is_gone(tmp_path, mon
     journal.folded(journal.position)
     finish(journal, admit(journal, 3), 3)
     journal.forget_before(4)
-    assert len(list(tmp_path.glob("journal2-5-*"))) == 1
+    assert len(list(tmp_path.glob("journal3-5-*"))) == 1
     rows, unfinished = replay(tmp_path, 5, 0)
     assert [item.sequence for item in ended(rows)] == [3] and not len(unfinished)
 

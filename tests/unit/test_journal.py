@@ -1,6 +1,18 @@
 """The journal: what a killed gateway had in its books is counted once."""
 
-from gateway.books.journal import FINISHED, RECORDS_PER_FILE, SIZE, Journal, earlier_epochs, remove_epoch, replay
+import numpy as np
+
+from gateway.books.journal import (
+    _EARLIER,
+    ADMITTED,
+    FINISHED,
+    RECORDS_PER_FILE,
+    SIZE,
+    Journal,
+    earlier_epochs,
+    remove_epoch,
+    replay,
+)  # fmt: skip
 from tests.records import admit, ended, finish
 
 
@@ -28,15 +40,40 @@ def test_what_is_read_back_is_what_was_written(tmp_path):
     assert (entry.input_tokens, entry.output_tokens) == (7, 9)
 
 
+def test_what_the_release_before_left_behind_is_read(tmp_path):
+    """A process of it was killed, and an upgrade followed."""
+    rows = np.zeros(8, _EARLIER)
+    for row, kind in ((rows[0], ADMITTED), (rows[1], FINISHED), (rows[2], ADMITTED)):
+        for name, value in {
+            "deployment": 1,
+            "version": 2,
+            "sequence": 1,
+            "input_tokens": 7,
+            "output_tokens": 9,
+        }.items():
+            row[name] = value
+        row["kind"] = kind
+    rows[2]["sequence"] = 2
+    (tmp_path / f"journal2-4-{0:012d}").write_bytes(rows.tobytes())
+    assert earlier_epochs(tmp_path, 5) == [4]
+    records, unfinished = replay(tmp_path, 4, 0)
+    (entry,) = ended(records)
+    assert (entry.deployment, entry.input_tokens, entry.output_tokens, entry.cached_tokens) == (1, 7, 9, 0)
+    assert unfinished["sequence"].tolist() == [2]
+    remove_epoch(tmp_path, 4)
+    assert earlier_epochs(tmp_path, 5) == []
+
+
 def test_a_record_torn_by_a_kill_is_not_read(tmp_path):
     journal = Journal(tmp_path, 5)
     file = admit(journal, 1)
     finish(journal, file, 1)
     journal.close()
-    path = next(tmp_path.glob("journal2-5-*"))
+    path = next(tmp_path.glob("journal3-5-*"))
     data = bytearray(path.read_bytes())
-    assert data[SIZE] == FINISHED
-    data[SIZE] = 0  # the kind is written last
+    kind = 2 * SIZE - 1
+    assert data[kind] == FINISHED
+    data[kind] = 0  # it is written last
     path.write_bytes(data)
     records, unfinished = replay(tmp_path, 5, 0)
     assert ended(records) == [] and unfinished["sequence"].tolist() == [1]
@@ -64,12 +101,12 @@ def test_files_go_when_folded_and_finished(tmp_path):
     kept_open = admit(journal, 1)
     for sequence in range(2, RECORDS_PER_FILE // 2 + 3):
         finish(journal, admit(journal, sequence), sequence)
-    assert len(list(tmp_path.glob("journal2-5-*"))) == 2
+    assert len(list(tmp_path.glob("journal3-5-*"))) == 2
     journal.forget_before(journal.position)
-    assert len(list(tmp_path.glob("journal2-5-*"))) == 2
+    assert len(list(tmp_path.glob("journal3-5-*"))) == 2
     finish(journal, kept_open, 1)
     journal.forget_before(journal.position)
-    assert len(list(tmp_path.glob("journal2-5-*"))) == 1
+    assert len(list(tmp_path.glob("journal3-5-*"))) == 1
 
 
 def test_epochs(tmp_path):

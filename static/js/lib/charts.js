@@ -173,7 +173,7 @@ export class Charts {
   }
 
   /** Draw what news have changed, in sight and due. What somebody reads by hovering or by keyboard would vanish: it waits
-   *  until he leaves. */
+   *  until they leave. */
   drawDue() {
     for (const section of this.inSight) {
       const isDue = performance.now() - (this.drawnAt.get(section) || 0) >= (section.dataset.chart === PROMPT ? PROMPT_MS : UNHURRIED_MS);
