@@ -12,6 +12,7 @@ from accounts import organizations, own_account, users
 from accounts.audit_log import audit_log
 from dashboard import quota_pages
 from dashboard.administration import administration
+from deployments.views import aliases
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
@@ -52,6 +53,8 @@ urlpatterns = [
     path("console/organizations/", organizations.index, name="organizations"),
     path("console/organizations/<slug:name>/", organizations.detail, name="organization"),
     path("console/organizations/<slug:name>/quota/", quota_pages.of_organization, name="organization-quota"),
+    path("console/organizations/<slug:name>/aliases/", aliases.of_organization, name="organization-aliases"),
+    path("console/organizations/<slug:name>/aliases/remove/", aliases.remove, name="organization-alias-remove"),
     path("console/clusters/<int:pk>/quota/", quota_pages.of_cluster, name="cluster-quota"),
     path("console/organizations/<slug:name>/invite/", organizations.invite, name="organization-invite"),
     path(

@@ -18,7 +18,7 @@ from django.db.models import (
 )
 from django.db.models.functions import Coalesce, Now
 
-from accounts.models import User
+from accounts.models import Organization, User
 from accounts.permissions import (
     Actor,
     is_operator,
@@ -64,6 +64,15 @@ def usable_deployments(actor: Actor) -> QuerySet[Deployment]:
         Deployment.shared_with.through.objects.filter(deployment=OuterRef("pk"), organization__in=own)
     )
     return Deployment.objects.filter(Q(organization__in=own) | Q(sharing=Deployment.Sharing.ALL) | shared)
+
+
+def callable_deployments(organization: Organization) -> QuerySet[Deployment]:
+    """What keys of the organization may open: its own, those shared with it or with all, and public ones."""
+    shared = Q(sharing=Deployment.Sharing.SPECIFIC) & Exists(
+        Deployment.shared_with.through.objects.filter(deployment=OuterRef("pk"), organization=organization)
+    )
+    open_to_all = Q(sharing=Deployment.Sharing.ALL) | Q(access=Deployment.Access.PUBLIC)
+    return Deployment.objects.filter(Q(organization=organization) | open_to_all | shared)
 
 
 def calling_organization_id(user: User, deployment: Deployment) -> int:

@@ -7,7 +7,7 @@ from rest_framework import serializers
 from accounts.models import Organization
 from accounts.permissions import managed_organizations
 from deployments import cluster_health
-from deployments.models import Cluster, Deployment, Endpoint, Event, Instance, Model, Rollout, Status, Version
+from deployments.models import Alias, Cluster, Deployment, Endpoint, Event, Instance, Model, Rollout, Status, Version
 from deployments.models.cluster import default_allowances
 from deployments.models.deployment import default_access
 from deployments.selectors import deployable_endpoints, manageable_models, usable_clusters
@@ -37,6 +37,13 @@ class OrganizationSerializer(serializers.ModelSerializer):
     class Meta:
         model = Organization
         fields = ("name", "title")
+
+
+class AliasSerializer(_Strict):
+    """Another name, as gpt-4o, for the deployment with this API id, as acme/llama."""
+
+    name = serializers.CharField(max_length=Alias.LONGEST)
+    deployment = serializers.CharField(max_length=130)
 
 
 class QuotaSerializer(_Strict):

@@ -14,13 +14,14 @@ from rest_framework.response import Response
 from accounts.models import Organization
 from accounts.permissions import may_use_driver, visible_organizations
 from common.numbers import whole
-from common.service_error import ForbiddenError
+from common.service_error import ForbiddenError, ServiceError
 from deployments import log_store
 from deployments.api import serializers
 from deployments.models import Cluster, Deployment, Endpoint, Model, Version
 from deployments.selectors import (
     DeploymentFilter,
     attach_current_versions,
+    callable_deployments,
     filtered_deployments,
     manageable_deployments,
     manageable_endpoints,
@@ -34,6 +35,7 @@ from deployments.selectors import (
 from deployments.services import catalog, quotas
 from deployments.services import deployments as deployment_services
 from deployments.services import versions as version_services
+from deployments.services.aliases import check_manager, remove_alias, set_alias
 
 READING = ("list", "retrieve")
 
@@ -62,6 +64,36 @@ class OrganizationViewSet(_WithQuota, viewsets.ReadOnlyModelViewSet):
 
     def get_queryset(self) -> Any:
         return visible_organizations(self.request.user)
+
+    @extend_schema(request=serializers.AliasSerializer, responses={200: serializers.AliasSerializer(many=True)})
+    @action(detail=True, methods=["get", "post"], url_path="aliases", pagination_class=None)
+    def aliases(self, request: Request, **kwargs: Any) -> Response:
+        """The names by which its keys call deployments beside their own; POST adds one, or points it elsewhere."""
+        organization = self.get_object()
+        if request.method == "POST":
+            check_manager(organization, request.user)
+            given = serializers.AliasSerializer(data=request.data)
+            given.is_valid(raise_exception=True)
+            deployment = _callable(organization, given.validated_data["deployment"])
+            set_alias(organization, given.validated_data["name"], deployment, actor=request.user)
+        found = organization.aliases.select_related("deployment__organization")
+        return Response([{"name": item.name, "deployment": item.deployment.api_id} for item in found])
+
+    @extend_schema(responses={204: None})
+    @action(detail=True, methods=["delete"], url_path=r"aliases/(?P<alias>.+)", pagination_class=None)
+    def alias(self, request: Request, alias: str, **kwargs: Any) -> Response:
+        """Removes it; one that isn't there is fine."""
+        remove_alias(self.get_object(), alias, actor=request.user)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+def _callable(organization: Organization, api_id: str) -> Deployment:
+    owner, _, name = api_id.partition("/")
+    found = callable_deployments(organization).filter(organization__name=owner, name=name).first()
+    if found is None:
+        message = f"There is no deployment {api_id} that keys of {organization.name} may call."
+        raise ServiceError(message, field="deployment")
+    return found
 
 
 class _CatalogViewSet(viewsets.ModelViewSet):

@@ -1,5 +1,6 @@
 """The nouns of deploying, one file each."""
 
+from deployments.models.alias import Alias
 from deployments.models.cluster import Cluster
 from deployments.models.deployment import Deployment
 from deployments.models.directory_version import DirectoryVersion
@@ -20,6 +21,7 @@ from deployments.models.stranger import Stranger
 from deployments.models.version import DesiredState, Status, Version
 
 __all__ = [
+    "Alias",
     "Cluster",
     "Deployment",
     "DesiredState",

@@ -8,6 +8,7 @@ from django.db.models import Exists, OuterRef, Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 
+from accounts.permissions import visible_organizations
 from common.numbers import whole
 from deployments import samples
 from deployments.models import Deployment, Model, Version
@@ -67,6 +68,9 @@ def deployment(request: HttpRequest, organization: str, name: str) -> HttpRespon
     examples = examples_of(found)
     context = _context(found) | {
         "price": current_price(found),
+        "aliases": sorted(
+            {item.name for item in found.aliases.filter(organization__in=visible_organizations(request.user))}
+        ),
         "limits": list(found.rate_limits.all()),
         "samples": samples.samples(
             examples, gateway_url=settings.GATEWAY_URL, api_id=found.api_id, address=address_of(found)

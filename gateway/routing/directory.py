@@ -24,7 +24,17 @@ from django.utils import timezone
 from accounts.models import Organization
 from apikeys import directory as key_directory
 from common.postgresql.attempts import closed_on_failure
-from deployments.models import Cluster, Deployment, DirectoryVersion, GatewayProcess, Instance, Price, Quota, Status
+from deployments.models import (
+    Alias,
+    Cluster,
+    Deployment,
+    DirectoryVersion,
+    GatewayProcess,
+    Instance,
+    Price,
+    Quota,
+    Status,
+)
 from deployments.selectors import current_versions, serving_versions, visible_deployments
 from gateway.access.key_ring import KeyRing
 from gateway.http.address import Address
@@ -192,7 +202,8 @@ def read_snapshot() -> Snapshot:
     bounded = Quota.objects.filter(tokens__isnull=False, organization__isnull=False)
     metered = dict(bounded.values_list("organization_id", "tokens_spent_in"))
     spent = [organization for organization, month in metered.items() if month == this_month]
-    return Snapshot.of(version, targets, metered=metered, spent=spent)
+    aliases = Alias.objects.values_list("organization_id", "name", "deployment_id")
+    return Snapshot.of(version, targets, metered=metered, spent=spent, aliases=aliases)
 
 
 def _of_engine(specification: Specification | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the gateway answers itself: its health, and which models there are."""
 
 from dataclasses import dataclass
+from operator import itemgetter
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -46,26 +47,33 @@ def to(head: RequestHead, snapshot: Snapshot, caller: Caller) -> OwnAnswer | Non
 
 
 def _models(snapshot: Snapshot, caller: Caller) -> OwnAnswer:
+    aliases = snapshot.by_alias.get(caller.organization_id, {})
+    named = [*((target.api_id, target) for target in snapshot.targets), *sorted(aliases.items(), key=itemgetter(0))]
     running = [
-        _description(target, caller)
-        for target in snapshot.targets
+        _description(name, target, caller)
+        for name, target in named
         if target.status == RUNNING and caller.may_call(target)
     ]
     return OwnAnswer(orjson.dumps({"object": "list", "data": running}))
 
 
 def _model(model: str, snapshot: Snapshot, caller: Caller) -> OwnAnswer:
-    return OwnAnswer(orjson.dumps(_description(snapshot.by_model(model, caller), caller)))
+    target = snapshot.by_model(model, caller)
+    aliases = snapshot.by_alias.get(caller.organization_id, {})
+    name = model if aliases.get(model) is target else target.api_id
+    return OwnAnswer(orjson.dumps(_description(name, target, caller)))
 
 
 _PRICES = ("currency", "input_per_million", "output_per_million", "cached_input_per_million")
 
 
-def _description(target: Target, caller: Caller) -> dict[str, object]:
-    """As OpenAI's API describes a model, with what clients read of others beside it: its context by both names for it, and
-    prices of a million tokens for who has a key."""
+def _description(name: str, target: Target, caller: Caller) -> dict[str, object]:
+    """As OpenAI's API describes a model, with what clients read of others beside it: its context by both names for it, what
+    an alias stands for, and prices of a million tokens for who has a key."""
     owner = target.api_id.partition("/")[0]
-    told: dict[str, object] = {"id": target.api_id, "object": "model", "created": target.created, "owned_by": owner}
+    told: dict[str, object] = {"id": name, "object": "model", "created": target.created, "owned_by": owner}
+    if name != target.api_id:
+        told["root"] = target.api_id
     if target.context_length:
         told |= {"max_model_len": target.context_length, "context_length": target.context_length}
     if target.kinds:

@@ -33,12 +33,25 @@ class Snapshot:
     by_prefix: dict[bytes, Target] = field(default_factory=dict, compare=False, repr=False)
     by_api_id: dict[str, Target] = field(default_factory=dict, compare=False, repr=False)
     by_name: dict[str, list[Target]] = field(default_factory=dict, compare=False, repr=False)
+    # By organization and alias.
+    by_alias: dict[int, dict[str, Target]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(
-        cls, version: int, targets: list[Target], *, metered: Iterable[int] = (), spent: Iterable[int] = ()
+        cls,
+        version: int,
+        targets: list[Target],
+        *,
+        metered: Iterable[int] = (),
+        spent: Iterable[int] = (),
+        aliases: Iterable[tuple[int, str, int]] = (),
     ) -> "Snapshot":
+        """`aliases`: organization, name, deployment."""
         snapshot = cls(version, tuple(targets), frozenset(metered), frozenset(spent))
+        by_id = {target.deployment_id: target for target in targets}
+        for organization, name, deployment in aliases:
+            if deployment in by_id:
+                snapshot.by_alias.setdefault(organization, {})[name] = by_id[deployment]
         for target in targets:
             snapshot.by_prefix[f"/{target.endpoint}/{target.name}".encode()] = target
             snapshot.by_api_id[target.api_id] = target
@@ -60,8 +73,12 @@ class Snapshot:
         return not all(target.is_public for target in self.targets)
 
     def by_model(self, model: str, caller: Caller) -> Target:
-        """The deployment that `model` names: its API id, or its bare name where the caller knows only one of it."""
+        """The deployment that `model` names: its API id, an alias of the caller's organization, or its bare name where the
+        caller knows only one of it."""
         target = self.by_api_id.get(model)
+        if target and caller.may_call(target):
+            return target
+        target = self.by_alias.get(caller.organization_id, {}).get(model)
         if target and caller.may_call(target):
             return target
         same_name = [item for item in self.by_name.get(model, []) if caller.may_call(item)]
@@ -90,6 +107,11 @@ class Snapshot:
                     "version": self.version,
                     "metered": sorted(self.metered),
                     "spent": sorted(self.spent),
+                    "aliases": [
+                        (organization, name, target.deployment_id)
+                        for organization, names in self.by_alias.items()
+                        for name, target in names.items()
+                    ],
                     "targets": [target.to_json() for target in self.targets],
                 }
             ),
@@ -120,7 +142,8 @@ class Snapshot:
             )
             for item in stored["targets"]
         ]
-        return cls.of(stored["version"], targets, metered=stored.get("metered", ()), spent=stored.get("spent", ()))
+        lists = {name: stored.get(name, ()) for name in ("metered", "spent", "aliases")}
+        return cls.of(stored["version"], targets, **lists)
 
 
 def _usable(items: list[list[Any]], keys: tuple[str, ...]) -> Iterator[Address]:

@@ -147,6 +147,7 @@ def filled(route: str, world: SimpleNamespace, *, real: bool = True) -> list[str
         "action": "deactivate",
         "stranger_id": str(world.stranger.pk) if real else "999999",
         "end": "1" if real else "99",
+        "alias": "gpt-4o",
     }
     if not real:
         values |= {"organization": "nobody", "name": "nothing", "uid": "ffff"}

@@ -31,6 +31,29 @@ def serving(gateway, **more) -> None:
     )
 
 
+async def test_an_alias_is_answered_under_its_own_name_and_listed(gateway, upstream, tmp_path):
+    server = await upstream(json_answer(ANSWER))
+    await gateway.start(server)
+    serving(gateway)
+    (target,) = gateway.core.snapshot.targets
+    known = Snapshot.of(6, [target], aliases=[(3, "gpt-4o", target.deployment_id), (4, "other", target.deployment_id)])
+    known.save(tmp_path / "snapshot")
+    gateway.core.set_snapshot(Snapshot.load(tmp_path / "snapshot", ()))
+    gateway.core.keys[digest("slk_one")] = Caller(3, 20, 40, organizations=frozenset({3}))
+    async with client(gateway) as http:
+        http.headers.update(bearer("slk_one"))
+        for path in ("/v1/chat/completions", "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21"):
+            answer = await http.post(path, json={"model": "gpt-4o", "messages": []})
+            assert answer.json()["model"] == "gpt-4o" and answer.headers["x-slipway-served-by"] == "acme/chat; version=3"
+        assert [orjson.loads(item.body)["model"] for item in server.requests] == ["acme/chat"] * 2
+        listed = (await http.get("/v1/models")).json()["data"]
+        assert [(item["id"], item.get("root")) for item in listed] == [("acme/chat", None), ("gpt-4o", "acme/chat")]
+        assert (await http.get("/v1/models/gpt-4o")).json()["id"] == "gpt-4o"
+        assert (await http.post("/v1/completions", json={"model": "other", "prompt": "x"})).status_code == 404
+    async with client(gateway) as nobody:
+        assert (await nobody.post("/v1/completions", json={"model": "gpt-4o", "prompt": "x"})).status_code == 404
+
+
 @pytest.mark.parametrize(
     ("asked", "gets"),
     [
