@@ -155,6 +155,9 @@ class ModelSerializer(_OfOrganization):
 
 
 class EndpointSerializer(_OfOrganization):
+    """`origins` of other sites' pages that may call its deployments and read their answers; "*" for any."""
+
+    origins = serializers.ListField(child=serializers.CharField(max_length=300), required=False, max_length=50)
     cluster = serializers.SlugRelatedField(slug_field="name", queryset=Cluster.objects.none())
 
     def get_fields(self) -> dict[str, Any]:
@@ -166,7 +169,7 @@ class EndpointSerializer(_OfOrganization):
 
     class Meta:
         model = Endpoint
-        fields = ("id", "name", "organization", "cluster", "description", "created_at")
+        fields = ("id", "name", "organization", "cluster", "description", "origins", "created_at")
         read_only_fields = ("created_at",)
         extra_kwargs = {"name": {"validators": []}}
 

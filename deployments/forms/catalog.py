@@ -43,6 +43,12 @@ class ModelForm(forms.ModelForm):
 
 
 class EndpointForm(forms.ModelForm):
+    origins = forms.CharField(
+        label="Pages that may call it from browsers", required=False, max_length=20_000, strip=True,
+        help_text="Their origins, one per line: https://app.example.com. * lets any page in. Empty: none, as browsers do by themselves. Pages need keys all the same where the deployment needs one.",
+        widget=forms.Textarea(attrs={"rows": 2, "class": "form-control mono", "spellcheck": "false"}),
+    )  # fmt: skip
+
     class Meta:
         model = Endpoint
         fields = ("name", "organization", "cluster", "description")
@@ -55,10 +61,17 @@ class EndpointForm(forms.ModelForm):
     def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _offer_organizations(self, actor)
+        self.fields["origins"].initial = "\n".join(self.instance.origins)
         self.fields["cluster"].empty_label = None
         self.fields["cluster"].queryset = usable_clusters(actor)
         # The rule's own message says more than "at most 63 characters".
         self.fields["name"].max_length = None
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if "origins" in self.data:
+            self.instance.origins = cleaned.get("origins", "").split()
+        return cleaned
 
 
 class ClusterForm(forms.ModelForm):

@@ -11,6 +11,8 @@ class Endpoint(models.Model):
     cluster = models.ForeignKey(Cluster, on_delete=models.PROTECT, related_name="endpoints")
     name = models.CharField(max_length=63, unique=True)
     description = models.TextField(blank=True, max_length=2000)
+    # Of other sites' pages that may call its deployments and read their answers; "*" for any. None by default.
+    origins = models.JSONField(default=list, db_default=models.Value([], models.JSONField()))
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -16,7 +16,7 @@ from common.naming import RESERVED_ENDPOINT_NAMES, name_error
 from common.service_error import ForbiddenError, ServiceError
 from deployments.drivers import driver_of, kubernetes_driver
 from deployments.models import Cluster, Endpoint, Model
-from deployments.services import organization_namespaces, tenancy
+from deployments.services import organization_namespaces, origins, tenancy
 from deployments.services.change import change, refusal
 from runtimes.allowances import pattern_error
 from runtimes.driver import DriverError
@@ -50,6 +50,7 @@ def save_endpoint(endpoint: Endpoint, *, actor: Actor, only: Collection[str] | N
         problem = f"“{endpoint.name}” is one of the gateway's own paths. Choose another name."
     if problem:
         raise ServiceError(problem, field="name")
+    endpoint.origins = origins.checked(endpoint.origins)
     if endpoint.pk:
         before = Endpoint.objects.filter(pk=endpoint.pk).first()
         in_use = before is not None and endpoint.deployments.exists()

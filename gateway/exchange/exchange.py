@@ -12,7 +12,7 @@ from gateway.exchange.plan import Call, Plan, plan_of
 from gateway.exchange.state import ANSWER_END, NOTHING, TUNNEL_END, ExchangeState
 from gateway.http import framing, half_closed
 from gateway.http.upstream import AnswerHead, UpstreamConnection
-from gateway.routing import own_answers, routes
+from gateway.routing import cross_origin, own_answers, routes
 from gateway.routing.target import Target
 
 # What is held of a body that streams while the connection to the instance is still being made.
@@ -39,6 +39,9 @@ class Exchange(ExchangeState):
         if not self.request_done:
             self.deadline = now + gateway.timeouts.body_idle_s
         try:
+            if head.preflight is not None:
+                settling.reply(self, 200, b"", lines=cross_origin.preflight(gateway.snapshot, head))
+                return
             if head.identity:
                 self.caller = read_identity(head.identity, gateway.installation_keys.identity, gateway.keys)
             elif head.key:

@@ -2,9 +2,9 @@
 
 from gateway.access.callers import Caller
 from gateway.books import journal
-from gateway.http.framing import RequestHead, request_line
+from gateway.http.framing import Headers, RequestHead, request_line
 from gateway.limits.limiter import Allowance, Limiter
-from gateway.routing import model_paths
+from gateway.routing import cross_origin, model_paths
 from gateway.routing.routes import path_of, plain_path, prefix_of, resolve
 from gateway.routing.snapshot import Snapshot
 from gateway.routing.target import Target
@@ -30,7 +30,7 @@ class Plan:
     """
 
     __slots__ = (
-        "answers_text", "call", "hint", "line", "may_generate", "model", "passed", "path", "picture", "plain_path", "target", "tells_usage",
+        "_head", "answers_text", "call", "hint", "line", "may_generate", "model", "passed", "path", "picture", "plain_path", "target", "tells_usage",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +55,11 @@ class Plan:
             self.passed += b"accept-encoding: %b\r\n" % head.accepts
         self.line = request_line(head.method, path, self.passed)
         self.call: Call | None = None
+        self._head = head if head.origin else None
+
+    def readers_of(self, snapshot: Snapshot, target: Target) -> Headers:
+        """What is said to the browser of a page that asks."""
+        return cross_origin.lines(snapshot, self._head, target) if self._head is not None else []
 
 
 class Call:
@@ -78,9 +83,10 @@ class Call:
         generates = plan.may_generate and not target.is_free(plan.plain_path)
         self.counts = plan.tells_usage or (self.counts_all and generates)
         self.is_spent = self.counts and caller.organization_id in snapshot.spent
-        # Who serves, and how many milliseconds the request had to wait for it.
+        # Which pages may read it, who serves, and how many milliseconds the request had to wait for it.
         named = f"{target.api_id}; version={target.version_number}".encode()
-        self.served_by = b"\r\nx-slipway-served-by: %b\r\nx-slipway-queue-ms: " % named
+        readers = b"".join(b"\r\n%b: %b" % line for line in plan.readers_of(snapshot, target))
+        self.served_by = b"%b\r\nx-slipway-served-by: %b\r\nx-slipway-queue-ms: " % (readers, named)
         self.served_at_once = self.served_by + b"0"
         self.hint = b'"%b"' % target.streams_tell.encode() if target.streams_tell else plan.hint
 

@@ -12,6 +12,7 @@ from gateway.exchange.state import NOTHING, TUNNEL_END, ExchangeState
 from gateway.http import framing
 from gateway.http.upstream import UpstreamConnection
 from gateway.limits.buckets import Bucket
+from gateway.routing import cross_origin
 
 log = logging.getLogger(__name__)
 _NO_TOKENS = Tokens()
@@ -79,6 +80,9 @@ def reply(
         exchange.body.let_go()
     exchange.keep_alive = exchange.keep_alive and exchange.request_done
     lines = [(b"content-type", content_type), (b"x-request-id", exchange.request_id), *(lines or ())]
+    if exchange.head.origin and exchange.head.preflight is None:
+        target = exchange.call.target if exchange.call is not None else None
+        lines += cross_origin.lines(exchange.gateway.snapshot, exchange.head, target)
     if retry_after_s:
         lines.append((b"retry-after", b"%d" % retry_after_s))
     data = framing.own_answer(

@@ -31,7 +31,8 @@ _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.en
 (
     PASS, HOP, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, IDENTITY, REQUEST_ID, COOKIE, AUTHORIZATION,
     CONTENT_TYPE, API_KEY, OPTION, SET_COOKIE, FORWARDED_FOR, SUBPROTOCOLS, ACCEPT_CODING, CONTENT_CODING, RATE_LIMIT,
-) = range(21)  # fmt: skip
+    ORIGIN, ASKED_METHOD, ASKED_HEADERS,
+) = range(24)  # fmt: skip
 _KIND_OF_NAME = {
     b"host": HOST, b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION,
     b"upgrade": UPGRADE, b"expect": EXPECT, identity_token.HEADER: IDENTITY, b"x-request-id": REQUEST_ID,
@@ -40,6 +41,10 @@ _KIND_OF_NAME = {
     b"accept-encoding": ACCEPT_CODING, b"content-encoding": CONTENT_CODING,
     b"keep-alive": HOP, b"proxy-connection": HOP, b"proxy-authenticate": HOP, b"proxy-authorization": HOP,
     b"set-cookie": SET_COOKIE, b"x-forwarded-for": FORWARDED_FOR, b"te": HOP, b"trailer": HOP, b"x-slipway-instance": HOP,
+    b"origin": ORIGIN, b"access-control-request-method": ASKED_METHOD, b"access-control-request-headers": ASKED_HEADERS,
+    **dict.fromkeys((b"access-control-allow-origin", b"access-control-allow-methods", b"access-control-allow-headers",
+                     b"access-control-allow-credentials", b"access-control-allow-private-network",
+                     b"access-control-expose-headers", b"access-control-max-age"), HOP),
     b"x-slipway-served-by": HOP, b"x-slipway-queue-ms": HOP,
     **dict.fromkeys((b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests",
                      b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"), RATE_LIMIT),
@@ -74,12 +79,13 @@ class RequestHead:
 
     `passed` are the header lines to hand on. `length` is the body's, -1 for chunked, None for no body. `key` is the
     digest of the API key that was sent, empty without one, TOKEN_SENT for an API token in its place. `options` are those for asynchronous requests. `coding` is the body's, empty for none, and `accepts` the answer's, as the client
-    wrote it; neither is among the lines. `plan` is what was done with one last time.
+    wrote it; neither is among the lines. `origin` is that of the page that asks, `preflight` the method and headers that its browser
+    wants to send. `plan` is what was done with one last time.
     """
 
     __slots__ = (
-        "accepts", "coding", "content_type", "expects", "forwarded_for", "identity", "is_1_0", "is_async", "keep_alive", "key", "length", "method", "options", "passed",
-        "plan", "request_id", "target", "websocket",
+        "accepts", "coding", "content_type", "expects", "forwarded_for", "identity", "is_1_0", "is_async", "keep_alive", "key", "length", "method", "options", "origin", "passed",
+        "plan", "preflight", "request_id", "target", "websocket",
     )  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, *, is_1_0: bool, keep_alive: bool) -> None:
@@ -93,7 +99,8 @@ class RequestHead:
         self.options: dict[str, str] = {}
         self.forwarded_for = ""
         self.request_id = self.identity = self.content_type = self.key = b""
-        self.accepts = self.coding = b""
+        self.accepts = self.coding = self.origin = b""
+        self.preflight: tuple[bytes, bytes] | None = None
         self.plan: object = None
 
 
@@ -137,6 +144,7 @@ def read_head(
     named: set[bytes] = set()
     offers: set[bytes] = set()
     is_chunked = False
+    asked_method = asked_headers = b""
     for kind, name, value in special:
         if kind == HOST:
             hosts += 1
@@ -174,6 +182,13 @@ def read_head(
             passed += (name, b": ", value, b"\r\n")
         elif kind == REQUEST_ID:
             head.request_id = value
+        elif kind == ORIGIN:
+            head.origin = value
+            passed += (name, b": ", value, b"\r\n")
+        elif kind == ASKED_METHOD:
+            asked_method = value
+        elif kind == ASKED_HEADERS:
+            asked_headers = value
         elif kind == ACCEPT_CODING:
             head.accepts = head.accepts + b", " + value if head.accepts else value
         elif kind == CONTENT_CODING:
@@ -214,10 +229,12 @@ def read_head(
     if named:
         drop_named(passed, named)
     head.passed = b"".join(passed)
+    if method == b"OPTIONS" and head.origin and asked_method and not holds_ours:
+        head.preflight = asked_method, asked_headers
     # What the queue sends later isn't queued again.
     # A switch that is neither on nor off is refused there, too: nobody means it to be ignored.
     switched = head.options.get("x-slipway-async", "").lower() not in ("", "false", "0", "no", "off")
-    head.is_async = not head.identity and (switched or bool(_ASYNC_PATH.match(target)))
+    head.is_async = not head.identity and head.preflight is None and (switched or bool(_ASYNC_PATH.match(target)))
     return head
 
 

@@ -16,7 +16,7 @@ from gateway.http.bounds import UNCOUNTED_BODY, Holders
 from gateway.http.client import ClientConnection
 from gateway.http.framing import RequestHead
 from gateway.limits import limiter
-from gateway.routing import model_paths, routes
+from gateway.routing import cross_origin, model_paths, routes
 from gateway.routing.target import Target
 
 log = logging.getLogger(__name__)
@@ -196,6 +196,7 @@ class AsyncExchange:
             self._let_go()
         self.keep_alive = self.keep_alive and self.request_done
         lines = [(b"content-type", answer.content_type), (b"x-request-id", self.request_id), *answer.lines]
+        lines += cross_origin.lines(self._gateway.snapshot, self.head, None)
         data = framing.own_answer(
             answer.status, lines, answer.body,
             close=not self.keep_alive, keep_alive_1_0=self.head.is_1_0 and self.keep_alive,

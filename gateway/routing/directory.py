@@ -190,6 +190,7 @@ def read_snapshot() -> Snapshot:
                 counts_tokens=_counts_tokens(deployment),
                 version_number=found.number if found else 0,
                 price=_price(deployment),
+                origins=tuple(deployment.endpoint.origins),
                 limits_leave_cached_out=deployment.limits_leave_cached_out,
                 **_of_engine(found.specification if found else None),
                 limits=tuple(

@@ -72,6 +72,16 @@ class Snapshot:
         """Whether there is anything for which a key is wanted."""
         return not all(target.is_public for target in self.targets)
 
+    @cached_property
+    def origins_by_endpoint(self) -> dict[str, frozenset[str]]:
+        """Whose pages may call, by the endpoint's name."""
+        return {target.endpoint: frozenset(target.origins) for target in self.targets}
+
+    @cached_property
+    def origins(self) -> frozenset[str]:
+        """Of all endpoints together."""
+        return frozenset().union(*self.origins_by_endpoint.values())
+
     def by_model(self, model: str, caller: Caller) -> Target:
         """The deployment that `model` names: its API id, an alias of the caller's organization, or its bare name where the
         caller knows only one of it."""
@@ -136,7 +146,7 @@ class Snapshot:
                 | {
                     "addresses": tuple(_usable(item["addresses"], keys)),
                     "shared_with": tuple(item["shared_with"]),
-                    **{name: tuple(item.get(name, ())) for name in ("free_paths", "kinds", "price")},
+                    **{name: tuple(item.get(name, ())) for name in ("free_paths", "kinds", "price", "origins")},
                     "limits": tuple(tuple(limit) for limit in item["limits"]),
                 }
             )

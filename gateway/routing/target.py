@@ -44,6 +44,8 @@ class Target:
     context_length: int = 0
     kinds: tuple[str, ...] = ()
     price: tuple[str, ...] = ()
+    # Of other sites' pages that may call it and read its answers, as https://app.example.com; * for any.
+    origins: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         values = {item.name: getattr(self, item.name) for item in fields(self)}

@@ -44,7 +44,9 @@ async def test_an_alias_is_answered_under_its_own_name_and_listed(gateway, upstr
         http.headers.update(bearer("slk_one"))
         for path in ("/v1/chat/completions", "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21"):
             answer = await http.post(path, json={"model": "gpt-4o", "messages": []})
-            assert answer.json()["model"] == "gpt-4o" and answer.headers["x-slipway-served-by"] == "acme/chat; version=3"
+            assert (
+                answer.json()["model"] == "gpt-4o" and answer.headers["x-slipway-served-by"] == "acme/chat; version=3"
+            )
         assert [orjson.loads(item.body)["model"] for item in server.requests] == ["acme/chat"] * 2
         listed = (await http.get("/v1/models")).json()["data"]
         assert [(item["id"], item.get("root")) for item in listed] == [("acme/chat", None), ("gpt-4o", "acme/chat")]
