@@ -37,7 +37,7 @@ bench: $(INSTALLED_TEST)
 	@bash scripts/bench.sh $(SUITES)
 
 clean:
-	rm -rf $(VENV) node_modules staticfiles
+	rm -rf $(VENV) .venv-clients node_modules tests/clients/node_modules staticfiles
 
 $(VENV)/bin/pip:
 	@bash scripts/make_environment.sh $(VENV)

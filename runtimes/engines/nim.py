@@ -35,6 +35,7 @@ class Nim(Engine):
     name = "nim"
     pods_only = True
     metrics_path = "/v1/metrics"
+    speaks_anthropic = True
     free_paths = ("/tokenize", "/detokenize", "/v1/messages/count_tokens")
     reserves_gpu_memory = True
     title = "NVIDIA NIM"

@@ -35,6 +35,7 @@ class Sglang(Engine):
     pods_only = True
     takes_weights = True
     metrics_path = "/metrics"
+    speaks_anthropic = True
     free_paths = ("/tokenize", "/detokenize", "/flush_cache", "/abort_request", "/v1/messages/count_tokens")
     reserves_gpu_memory = True
     title = "SGLang"

@@ -52,6 +52,7 @@ class Vllm(Engine):
     pods_only = True
     takes_weights = True
     metrics_path = "/metrics"
+    speaks_anthropic = True
     free_paths = ("/tokenize", "/detokenize", "/v1/messages/count_tokens")
     reserves_gpu_memory = True
     title = "vLLM"

@@ -12,6 +12,7 @@ from django.urls import reverse
 
 from accounts.models import Member, Organization, User
 from accounts.services import add_member, create_organization
+from deployments.clients import CLIENTS
 from deployments.models import Deployment, Model
 from deployments.samples import samples, speaks_chat
 from deployments.selectors import calling_organization_id
@@ -58,6 +59,15 @@ def test_from_models_to_a_deployment(client, people, deployment):
         assert told in page, told
     assert reverse("hub:testing", args=PATH) in page and 'id="playground"' in page
     assert "Chat, streamed" in client.get(reverse("hub:testing", args=PATH)).content.decode()
+
+
+def test_client_libraries_are_shown_with_what_reaches_this_deployment(client, people, deployment):
+    client.force_login(people.member)
+    page = client.get(reverse("hub:deployment", args=["acme", "chat"])).content.decode()
+    shown = page.partition('data-testid="clients"')[2]
+    for client_library in CLIENTS:
+        assert (client_library.package in shown) == (client_library.api == "openai"), "the simulator speaks no other"
+    assert "acme/chat" in shown and "{model}" not in shown and "{url}" not in shown
 
 
 def test_sharing_decides_who_finds_it(client, people, deployment, friend):
