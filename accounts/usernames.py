@@ -6,10 +6,8 @@ from accounts.models import User
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}")
 # What looks alike in most typefaces.
+# Single ones first: what is drawn with two of them may be written with any that looks like those.
 _ALIKE = (
-    ("rn", "m"),
-    ("vv", "w"),
-    ("cl", "d"),
     ("0", "o"),
     ("1", "l"),
     ("i", "l"),
@@ -17,13 +15,17 @@ _ALIKE = (
     ("5", "s"),
     ("2", "z"),
     ("8", "b"),
+    ("rn", "m"),
+    ("nn", "m"),
+    ("vv", "w"),
+    ("cl", "d"),
 )
 
 
 def username_error(name: str) -> str:
     """Why `name` can't be a new person's; empty where it can. Names of before stay as they are."""
     if not _NAME.fullmatch(name):
-        return "A name has at most 63 letters, digits, dots, hyphens, underscores and plus signs, and begins with a letter or digit."
+        return "A name has at most 63 Latin letters, digits, dots, hyphens, underscores and plus signs, and begins with a letter or digit."
     if User.objects.filter(username__iexact=name).exists():
         return "This name is taken. Choose another one."
     outline = _outline(name)

@@ -19,9 +19,9 @@ LIFETIMES = ("7", "30", "90", "365")
 def tokens(request: HttpRequest) -> HttpResponse:
     """The list; a POST makes a token and shows its text this once."""
     new_token = error = ""
+    scope, days = request.POST.get("scope", ApiToken.Scope.DEPLOY), request.POST.get("days", "")
     if request.method == "POST":
         label = request.POST.get("label", "").strip()
-        scope, days = request.POST.get("scope", ApiToken.Scope.DEPLOY), request.POST.get("days", "")
         if not label or len(label) > 120:
             error = "Give the token a label of at most 120 characters, for example “deploy script”."
         elif scope not in ApiToken.Scope.values or (days and days not in LIFETIMES):
@@ -36,7 +36,9 @@ def tokens(request: HttpRequest) -> HttpResponse:
         "label": request.POST.get("label", "") if error else "",
         "scopes": ApiToken.Scope.choices,
         "lifetimes": LIFETIMES,
-        "usual_lifetime": str(ApiToken.LIFETIME_DAYS),
+        # What was chosen stays chosen: who mends a label must not get more rights than they asked for.
+        "scope": scope if error else ApiToken.Scope.DEPLOY,
+        "lifetime": days if error and days in LIFETIMES else str(ApiToken.LIFETIME_DAYS),
     }
     return render(request, "accounts/tokens.html", context, status=422 if error else 200)
 

@@ -58,7 +58,7 @@ def new_key(request: HttpRequest) -> HttpResponse:
                 expires_at=form.expires_at(),
             )
         except ServiceError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
+            error.tell(form)
         else:
             return render(request, "apikeys/secret.html", {"key": key, "secret": secret})
     return render(request, "apikeys/new.html", {"form": form}, status=422 if request.method == "POST" else 200)
@@ -79,7 +79,7 @@ def key_detail(request: HttpRequest, pk: int) -> HttpResponse:
             messages.success(request, f"{key.name} is changed.")
             return redirect("apikeys:key", pk)
         except ServiceError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
+            error.tell(form)
     context = {"key": key, "form": form, "rotate": RotateForm(), "is_mine": is_mine}
     return render(request, "apikeys/key.html", context, status=422 if request.method == "POST" else 200)
 

@@ -1,4 +1,4 @@
-"""Advisory locks of PostgreSQL: held by one connection, released by the server when that process dies."""
+"""Advisory locks of PostgreSQL: held by one connection or transaction, released by the server when that process dies."""
 
 import zlib
 from collections.abc import Iterator
@@ -20,3 +20,10 @@ def try_lock(name: str) -> Iterator[bool]:
         if held:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_unlock(%s)", [key])
+
+
+def hold(name: str, *, shared: bool = False) -> None:
+    """Wait for the lock `name` and hold it to the end of the transaction, alone or with all others that hold it `shared`."""
+    function = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {function}(%s)", [zlib.crc32(name.encode())])

@@ -28,7 +28,7 @@ def exception_handler(exception: Exception, context: dict[str, Any]) -> Response
     if isinstance(exception, ForbiddenError):
         return _error(403, "forbidden", str(exception))
     if isinstance(exception, ServiceError):
-        fields = {exception.field: [str(exception)]} if exception.field else {}
+        fields = {field: [message] for field, message in exception.fields.items()}
         return _error(STATUS_OF_CODE.get(exception.code, 400), exception.code, str(exception), fields)
     if isinstance(exception, OperationalError | InterfaceError):
         return _error(
@@ -57,4 +57,13 @@ def _error(status: int, code: str, message: str, fields: Any = None) -> Response
     error: dict[str, Any] = {"code": code, "message": message}
     if fields:
         error["fields"] = fields
-    return Response({"error": error}, status=status)
+    return Response(_sendable({"error": error}), status=status)
+
+
+def _sendable(value: Any) -> Any:
+    """Errors say what came; half of a surrogate pair came as JSON, and can't be sent."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_sendable(key): _sendable(item) for key, item in value.items()}
+    return [_sendable(item) for item in value] if isinstance(value, list | tuple) else value

@@ -64,5 +64,5 @@ def _answer(
             messages.success(request, f"The quota of {owner} is saved.")
             return redirect(back)
         except ServiceError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
+            error.tell(form)
     return render(request, "quota_edit.html", context | {"form": form}, status=422 if form.errors else 200)

@@ -61,6 +61,10 @@ def keep(cluster: Cluster, driver: Driver, seen: Observation, versions: Iterable
         except DriverError as error:
             log.warning("the namespace of %s on %s is not as it should be: %s", name, cluster, error)
             is_refused = True
+        except Exception:
+            # One of them must not keep the others from being looked after.
+            log.exception("the namespace of %s on %s", name, cluster)
+            is_refused = True
         with _lock:
             _seen_to[cluster.pk, name] = wanted, time.monotonic(), is_refused
 

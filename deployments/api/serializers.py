@@ -7,14 +7,17 @@ from rest_framework import serializers
 from accounts.models import Organization
 from accounts.permissions import managed_organizations
 from deployments import cluster_health
+from deployments.api.numbers import Amount, Whole
 from deployments.models import Alias, Cluster, Deployment, Endpoint, Event, Instance, Model, Rollout, Status, Version
 from deployments.models.cluster import default_allowances
 from deployments.models.deployment import default_access
 from deployments.selectors import deployable_endpoints, manageable_models, usable_clusters
+from deployments.services.quotas import MOST, MOST_BYTES
 from deployments.services.versions import MAX_REPLICAS
 from runtimes.allowances import KINDS, LONGEST, MOST_PATTERNS
 from runtimes.engines.base import KUBERNETES
 from runtimes.engines.registry import engines
+from runtimes.kubernetes.places import TEMPLATE
 from runtimes.specification import PodAffinity, Specification, Toleration
 
 
@@ -49,14 +52,14 @@ class AliasSerializer(_Strict):
 class QuotaSerializer(_Strict):
     """How much may be wanted at once, and tokens a month (UTC); null for no bound. CPU in cores, memory in bytes."""
 
-    deployments = serializers.IntegerField(min_value=0, allow_null=True, required=False)
-    instances = serializers.IntegerField(min_value=0, allow_null=True, required=False)
-    gpus = serializers.IntegerField(min_value=0, allow_null=True, required=False)
-    cpu = serializers.FloatField(min_value=0, allow_null=True, required=False)
-    memory = serializers.IntegerField(min_value=0, allow_null=True, required=False)
-    keys = serializers.IntegerField(min_value=0, allow_null=True, required=False)
-    async_requests = serializers.IntegerField(min_value=0, max_value=2**31 - 1, allow_null=True, required=False)
-    tokens = serializers.IntegerField(min_value=0, max_value=10**15, allow_null=True, required=False)
+    deployments = Whole(min_value=0, max_value=MOST, allow_null=True, required=False)
+    instances = Whole(min_value=0, max_value=MOST, allow_null=True, required=False)
+    gpus = Whole(min_value=0, max_value=MOST, allow_null=True, required=False)
+    cpu = Amount(min_value=0, max_value=MOST, allow_null=True, required=False)
+    memory = Whole(min_value=0, max_value=MOST_BYTES, allow_null=True, required=False)
+    keys = Whole(min_value=0, max_value=MOST, allow_null=True, required=False)
+    async_requests = Whole(min_value=0, max_value=2**31 - 1, allow_null=True, required=False)
+    tokens = Whole(min_value=0, max_value=10**15, allow_null=True, required=False)
 
 
 class AllowancesSerializer(_Strict):
@@ -80,6 +83,10 @@ class ClusterSerializer(_Strict, serializers.ModelSerializer):
         slug_field="name", queryset=Organization.objects.all(), many=True, required=False
     )
     allowances = AllowancesSerializer(required=False)
+    namespace_template = serializers.CharField(
+        required=False, allow_blank=True, max_length=63,
+        help_text=f"Of organizations' own namespaces, for Kubernetes; {TEMPLATE} where it isn't given, and empty for one namespace for all.",
+    )  # fmt: skip
     callers = serializers.ListField(
         child=serializers.CharField(max_length=63), max_length=64, required=False,
         help_text="Networks and namespaces whose members may call instances, where organizations have namespaces of their own.",
@@ -117,6 +124,12 @@ class ClusterSerializer(_Strict, serializers.ModelSerializer):
         if not cluster.unreachable_reason and (look := cluster_health.last_look(cluster.pk)) is not None:
             told["seen_at"] = look.at
         return told
+
+    def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        """As the form suggests it: a cluster that is made without a word of it keeps organizations apart."""
+        if self.instance is None and attributes.get("driver") == Cluster.Driver.KUBERNETES:
+            attributes.setdefault("namespace_template", TEMPLATE)
+        return attributes
 
     def validate_allowances(self, given: dict[str, list[str]]) -> dict[str, list[str]]:
         """What isn't given stays."""
@@ -195,11 +208,11 @@ class SpecificationSerializer(_Strict):
     engine_settings = serializers.DictField(default=dict)
     image = serializers.CharField(max_length=300, required=False, allow_blank=True)
     cache_claim = serializers.CharField(max_length=253, default="", allow_blank=True)
-    context_length = serializers.IntegerField(min_value=16, max_value=10_000_000, required=False, allow_null=True)
+    context_length = Whole(min_value=16, max_value=10_000_000, required=False, allow_null=True)
     prompt_caching = serializers.BooleanField(required=False, allow_null=True)
-    cpu = serializers.FloatField(min_value=0.05, max_value=1024, required=False)
-    memory = serializers.IntegerField(min_value=16 << 20, max_value=1 << 46, required=False)
-    gpu = serializers.IntegerField(min_value=0, max_value=64, required=False)
+    cpu = Amount(min_value=0.05, max_value=1024, required=False)
+    memory = Whole(min_value=16 << 20, max_value=1 << 46, required=False)
+    gpu = Whole(min_value=0, max_value=64, required=False)
     environment = serializers.DictField(child=serializers.CharField(allow_blank=True), default=dict)
     secret_environment = serializers.DictField(
         child=serializers.CharField(allow_blank=True), default=dict, write_only=True
@@ -342,7 +355,7 @@ class NewDeploymentSerializer(_Strict):
     access = serializers.ChoiceField(choices=Deployment.Access.choices, default=default_access)
     endpoint = serializers.SlugRelatedField(slug_field="name", queryset=Endpoint.objects.none())
     model = serializers.CharField(max_length=120)
-    replicas = serializers.IntegerField(min_value=1, max_value=MAX_REPLICAS, default=1)
+    replicas = Whole(min_value=1, max_value=MAX_REPLICAS, default=1)
     specification = SpecificationSerializer()
 
     def get_fields(self) -> dict[str, Any]:
@@ -362,7 +375,7 @@ class NewDeploymentSerializer(_Strict):
 
 
 class NewVersionSerializer(_Strict):
-    replicas = serializers.IntegerField(min_value=1, max_value=MAX_REPLICAS, default=1)
+    replicas = Whole(min_value=1, max_value=MAX_REPLICAS, default=1)
     strategy = serializers.ChoiceField(choices=Rollout.Strategy.choices, default=Rollout.Strategy.REPLACE)
     specification = SpecificationSerializer()
 
@@ -372,7 +385,7 @@ class StartSerializer(_Strict):
 
 
 class ScaleSerializer(_Strict):
-    replicas = serializers.IntegerField(min_value=1, max_value=MAX_REPLICAS)
+    replicas = Whole(min_value=1, max_value=MAX_REPLICAS)
 
 
 class ChangeSerializer(_Strict):

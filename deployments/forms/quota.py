@@ -6,9 +6,9 @@ from django import forms
 
 from deployments.forms.key_values import format_bytes, parse_bytes
 from deployments.models import Quota
-from deployments.services.quotas import LABELS
+from deployments.services.quotas import LABELS, MOST
 
-_MOST, _MOST_TOKENS = 1_000_000, 10**15
+_MOST_TOKENS = 10**15
 
 
 class QuotaForm(forms.Form):
@@ -23,7 +23,7 @@ class QuotaForm(forms.Form):
                 self.fields[kind].widget.attrs["placeholder"] = "no limit, or 256 GiB"
                 continue
             field = forms.FloatField if kind == "cpu" else forms.IntegerField
-            most = _MOST_TOKENS if kind == "tokens" else _MOST
+            most = _MOST_TOKENS if kind == "tokens" else MOST
             number = forms.NumberInput(attrs={"placeholder": "no limit", "inputmode": "decimal"})
             self.fields[kind] = field(initial=known, min_value=0, max_value=most, widget=number, **shared)
 

@@ -11,6 +11,7 @@ from accounts import audit
 from accounts.models import Organization
 from accounts.permissions import Actor, may_manage, may_manage_clusters, may_use_driver
 from common.broadcast import publish_on_commit
+from common.database_lock import hold
 from common.encryption import Cipher
 from common.naming import RESERVED_ENDPOINT_NAMES, name_error
 from common.service_error import ForbiddenError, ServiceError
@@ -31,6 +32,9 @@ def save_model(
     if not may_manage(actor, model.organization_id):
         raise ForbiddenError("You may not manage models of this organization.", field="organization")
     if credential is not None:
+        if credential and not kubeconfigs.SENDABLE.fullmatch(credential):
+            message = "A token is one line of letters, digits and signs of ASCII. Copy it again, without line ends."
+            raise ServiceError(message, field="credential")
         model.encrypted_credentials = Cipher(settings.INSTALLATION_KEYS.encryption).encrypt(
             {"token": credential} if credential else {}
         )
@@ -130,6 +134,9 @@ def save_cluster(
             raise ServiceError(problem, field=kind)
     secret = None if kubeconfig is None else "encrypted_kubeconfig"
     with transaction.atomic():
+        # Once more, now that nothing can be started meanwhile: what was asked of the cluster took its time.
+        hold(organization_namespaces.lock_of(cluster.pk or 0))
+        organization_namespaces.check_nothing_is_left_behind(cluster)
         saved: Cluster = _save(
             cluster,
             actor,

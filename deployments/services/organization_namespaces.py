@@ -16,8 +16,7 @@ def check(cluster: Cluster) -> None:
         if problem := caller_error(caller):
             raise ServiceError(problem, field="callers")
     before = Cluster.objects.filter(pk=cluster.pk).first() if cluster.pk else None
-    if before is not None and before.namespace_template not in ("", template):
-        _check_nothing_is_left_behind(cluster)
+    check_nothing_is_left_behind(cluster)
     if not template:
         return
     made = template.replace(PREFIX, "a").replace(ORGANIZATION, "a")
@@ -30,9 +29,17 @@ def check(cluster: Cluster) -> None:
         _check_rights(cluster)
 
 
-def _check_nothing_is_left_behind(cluster: Cluster) -> None:
+def lock_of(cluster_id: int) -> str:
+    """Held shared by whoever wants something to run there, and alone by who changes where that is."""
+    return f"namespaces.{cluster_id}"
+
+
+def check_nothing_is_left_behind(cluster: Cluster) -> None:
     """Namespaces that the template of before made are looked after no more, and without one not even seen: what runs
-    there would be started once more."""
+    there would be started once more. Good for as long as `lock_of` is held."""
+    before = Cluster.objects.filter(pk=cluster.pk).values_list("namespace_template", flat=True).first()
+    if before in (None, "", cluster.namespace_template):
+        return
     instances = Instance.objects.filter(version__deployment__endpoint__cluster=cluster, ended_at=None)
     starting = Version.objects.filter(deployment__endpoint__cluster=cluster, desired_state=DesiredState.RUNNING)
     # Those without an instance yet may get one there at any moment.

@@ -1,15 +1,16 @@
 """How much an organization, and a cluster, may want at once: asked and refused before anything is written.
 
-What is *wanted* counts: replicas of versions that shall run, whether they do yet or not. Of a deployment whose version is replaced only the
-new one counts. Tokens are the exception: they are those of a month, and gateways refuse what follows. Whoever asks holds the quota's row until the end of the transaction, so two who ask at once are told one after the other.
+What is *wanted* counts: replicas of versions that shall run, whether they do yet or not; of those whose failed start will be tried again by
+itself; and of those that serve until another version takes their place, for they stay when it fails. Of a deployment's versions the one that
+takes the most of a kind counts for that kind. Tokens are the exception: they are those of a month, and gateways refuse what follows. Whoever asks holds the quota's row until the end of the transaction, so two who ask at once are told one after the other.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F, FloatField, Q, QuerySet, Sum
+from django.db.models import Exists, F, FloatField, Max, OuterRef, Q, QuerySet
 from django.db.models.fields.json import KT
 from django.db.models.functions import Cast, Coalesce
 
@@ -17,10 +18,13 @@ from accounts import audit
 from accounts.models import Organization
 from accounts.permissions import Actor, is_operator
 from common.service_error import ForbiddenError, ServiceError
-from deployments.models import Cluster, Deployment, DesiredState, DirectoryVersion, Quota, Version
+from deployments.models import Cluster, Deployment, DesiredState, DirectoryVersion, Quota, Rollout, Status, Version
+from deployments.models.version import INACTIVE
 from runtimes.specification import Specification
 
 _GIB = 1 << 30
+# More than any cluster has: what is larger is a slip of the hand, and no cluster would take it.
+MOST, MOST_BYTES = 1_000_000, 1 << 60
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,16 @@ def _amount(name: str) -> Any:
     return Coalesce(Cast(KT(f"specification_json__{name}"), FloatField()), 0.0)
 
 
-_SUMS = {"instances": Coalesce(Sum("replicas"), 0)} | {
-    name: Coalesce(Sum(F("replicas") * _amount(name)), 0.0) for name in ("gpu", "cpu", "memory")
-}
+# Of one deployment.
+_MOST = {"instances": Max("replicas")} | {name: Max(F("replicas") * _amount(name)) for name in ("gpu", "cpu", "memory")}
 # By quota: the form's field, and what is said where it doesn't suffice.
 _REMEDY = " An operator can raise the quota under Administration."
 _REFUSALS = {
-    "deployments": ("name", "The quota of {owner} is {most} deployments, and it has {used}." + _REMEDY),
-    "instances": ("replicas", "The quota of {owner} is {most} instances: {used} elsewhere, {wanted} with this." + _REMEDY),
-    "gpus": ("gpu", "The quota of {owner} is {most} GPUs: {used} elsewhere, {wanted} with this." + _REMEDY),
-    "cpu": ("cpu", "The quota of {owner} is {most:g} cores: {used:g} elsewhere, {wanted:g} with this." + _REMEDY),
-    "memory": ("memory", "The quota of {owner} is {most:g} GiB of memory: {used:g} elsewhere, {wanted:g} with this." + _REMEDY),
+    "deployments": ("name", "The quota of {owner} is {most} deployments, stopped ones included, and it has {used}." + _REMEDY),
+    "instances": ("replicas", "Instances of {owner}: {most} allowed, {used} used by other deployments, {asked} asked for here." + _REMEDY),
+    "gpus": ("gpu", "GPUs of {owner}: {most} allowed, {used} used by other deployments, {asked} asked for here." + _REMEDY),
+    "cpu": ("cpu", "CPU cores of {owner}: {most:g} allowed, {used:g} used by other deployments, {asked:g} asked for here." + _REMEDY),
+    "memory": ("memory", "Memory of {owner}: {most:g} GiB allowed, {used:g} GiB used by other deployments, {asked:g} GiB asked for here." + _REMEDY),
     "keys": ("name", "The quota of {owner} is {most} API keys, and it has {used}. Revoke one that nobody uses." + _REMEDY),
 }  # fmt: skip
 LABELS = {
@@ -61,16 +64,20 @@ KINDS = tuple(LABELS)
 
 def check_version(deployment: Deployment, specification: Specification, replicas: int) -> None:
     """Whether `replicas` of this may be wanted for the deployment, instead of what is. Inside a transaction. Raises ServiceError."""
+    asked = {
+        "instances": replicas,
+        "gpus": replicas * specification.gpu,
+        "cpu": replicas * specification.cpu,
+        "memory": replicas * specification.memory,
+    }
+    refused: dict[str, str] = {}
     for quota in _held(Q(organization=deployment.organization_id) | Q(cluster=deployment.endpoint.cluster_id)):
         elsewhere = use_of(quota.owner, without=deployment)
-        asked = {
-            "instances": replicas,
-            "gpus": replicas * specification.gpu,
-            "cpu": replicas * specification.cpu,
-            "memory": replicas * specification.memory,
-        }
         for kind, amount in asked.items():
-            _check(quota, kind, getattr(elsewhere, kind), amount)
+            if problem := _refusal(quota, kind, getattr(elsewhere, kind), amount):
+                refused.setdefault(_REFUSALS[kind][0], problem)
+    if refused:
+        raise ServiceError.of_fields(refused, code="quota_exceeded")
 
 
 def check_deployment(deployment: Deployment) -> None:
@@ -88,17 +95,30 @@ def check_key(organization: Organization, active: QuerySet[Any]) -> None:
 def use_of(owner: Organization | Cluster, *, without: Deployment | None = None) -> Use:
     """What is wanted now."""
     deployments = deployments_of(owner)
-    wanted = Version.objects.filter(deployment__in=deployments, desired_state=DesiredState.RUNNING)
+    wanted = _reserved().filter(deployment__in=deployments)
     if without is not None:
         wanted = wanted.exclude(deployment=without)
-    return _use(deployments.count(), wanted.aggregate(**_SUMS))
+    return _use(deployments.count(), wanted.order_by().values("deployment").annotate(**_MOST))
 
 
 def uses_of_organizations(ids: Collection[int]) -> dict[int, Use]:
     """What each of them wants now of instances and what they take, by id; deployments aren't counted."""
-    wanted = Version.objects.filter(deployment__organization__in=ids, desired_state=DesiredState.RUNNING)
-    rows = wanted.order_by().values("deployment__organization").annotate(**_SUMS)
-    return dict.fromkeys(ids, Use()) | {row["deployment__organization"]: _use(0, row) for row in rows}
+    wanted = _reserved().filter(deployment__organization__in=ids).order_by()
+    rows: dict[int, list[dict[str, Any]]] = {pk: [] for pk in ids}
+    for row in wanted.values("deployment__organization", "deployment").annotate(**_MOST):
+        rows[row["deployment__organization"]].append(row)
+    return {pk: _use(0, found) for pk, found in rows.items()}
+
+
+def _reserved() -> QuerySet[Version]:
+    """Those whose instances shall run, or will by themselves: nobody is asked again before they do."""
+    is_held = Exists(
+        Rollout.objects.filter(old=OuterRef("pk"), finished_at=None, strategy=Rollout.Strategy.ZERO_DOWNTIME)
+    )
+    comes_again = Q(status=Status.ERROR, start_again_at__isnull=False, deployment__starts_again=True)
+    return Version.objects.filter(
+        Q(desired_state=DesiredState.RUNNING) | comes_again | (is_held & ~Q(status__in=INACTIVE))
+    )
 
 
 def quota_of(owner: Organization | Cluster) -> Quota | None:
@@ -123,6 +143,8 @@ def set_quota(owner: Organization | Cluster, bounds: dict[str, Any], *, actor: A
     for kind, bound in bounds.items():
         if bound is not None and bound < 0:
             raise ServiceError("A quota is 0 or more; leave it empty for none.", field=kind)
+        if kind == "memory" and bound is not None and bound > MOST_BYTES:
+            raise ServiceError(f"A quota is at most {MOST_BYTES / _GIB:,.0f} GiB; leave it empty for none.", field=kind)
     place = {"organization": owner} if isinstance(owner, Organization) else {"cluster": owner}
     quota, _ = Quota.objects.select_for_update().get_or_create(**place)
     changes = {
@@ -188,20 +210,28 @@ def _held(where: Q) -> list[Quota]:
     )
 
 
-def _use(deployments: int, sums: Mapping[str, Any]) -> Use:
-    gpus, cpu, memory = round(sums["gpu"]), round(sums["cpu"], 3), round(sums["memory"])
-    return Use(deployments, sums["instances"], gpus, cpu, memory)
+def _use(deployments: int, rows: Iterable[Mapping[str, Any]]) -> Use:
+    """`rows` of one deployment each."""
+    found = list(rows)
+    instances, gpus, cpu, memory = (sum(row[name] for row in found) for name in ("instances", "gpu", "cpu", "memory"))
+    return Use(deployments, instances, round(gpus), round(cpu, 3), round(memory))
 
 
 def _check(quota: Quota, kind: str, used: float, asked: float) -> None:
+    if problem := _refusal(quota, kind, used, asked):
+        raise ServiceError(problem, code="quota_exceeded", field=_REFUSALS[kind][0])
+
+
+def _refusal(quota: Quota, kind: str, used: float, asked: float) -> str:
     most = getattr(quota, kind)
     # To a thousandth of a core: sums of fractions are never exact.
     if most is None or used + asked <= most + 0.0005:
-        return
-    field, words = _REFUSALS[kind]
-    amounts = {"used": _shown(kind, used), "most": _shown(kind, most), "wanted": _shown(kind, used + asked)}
-    raise ServiceError(words.format(owner=quota.owner, **amounts), code="quota_exceeded", field=field)
+        return ""
+    amounts = {"used": _shown(kind, used), "most": _shown(kind, most), "asked": _shown(kind, asked)}
+    return _REFUSALS[kind][1].format(owner=quota.owner, **amounts)
 
 
 def _shown(kind: str, amount: float) -> float:
-    return round(amount / _GIB, 2) if kind == "memory" else round(amount, 2)
+    """To four digits: what is small shall not look like nothing."""
+    amount = amount / _GIB if kind == "memory" else amount
+    return float(f"{amount:.4g}") if abs(amount) < 100 and amount != int(amount) else round(amount, 2)

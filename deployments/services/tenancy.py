@@ -20,14 +20,15 @@ def check_organization(organization: Organization, cluster: Cluster, field: str 
 
 
 def check_asked(deployment: Deployment, specification: Specification, *, actor: Actor) -> None:
-    """Raises for the first thing that this cluster's operators don't allow to organizations. They themselves may ask for anything."""
+    """Raises for all that this cluster's operators don't allow to organizations. They themselves may ask for anything."""
     cluster = deployment.endpoint.cluster
     check_organization(deployment.organization, cluster, field="endpoint")
     if is_operator(actor) or cluster.driver == Cluster.Driver.LOCAL:
         return
     allowed = Allowances.from_json(cluster.allowances)
-    for field, message in allowed.errors(specification, deployment.organization.name, _claim(specification)).items():
-        raise ServiceError(message, code="not_allowed", field=field)
+    problems = allowed.errors(specification, deployment.organization.name, _claim(specification))
+    if problems:
+        raise ServiceError.of_fields(problems, code="not_allowed")
 
 
 def _claim(specification: Specification) -> str:

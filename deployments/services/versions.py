@@ -8,12 +8,14 @@ from django.utils import timezone
 from accounts import audit
 from accounts.permissions import Actor, may_manage, may_use_driver
 from common.broadcast import publish_on_commit
+from common.database_lock import hold
 from common.encryption import Cipher, SecretUnreadableError
 from common.service_error import ForbiddenError, ServiceError
 from deployments import lifecycle
 from deployments.models import Deployment, DesiredState, Rollout, Status, Version
 from deployments.services import quotas, tenancy
 from deployments.services.change import change
+from deployments.services.organization_namespaces import lock_of
 from runtimes.engines.registry import UnknownEngineError, engine
 from runtimes.names import first_error, label_error, label_key_error, variable_error
 from runtimes.specification import Specification
@@ -79,9 +81,11 @@ def start_version(version: Version, *, actor: Actor, strategy: str = Rollout.Str
         # The specification may have stopped being possible since: a program removed, a file moved.
         check_specification(_secrets_of(version), deployment.endpoint.cluster.driver)
         if actor is not None:
-            # By itself it starts whatever has changed: it is what somebody wanted.
             tenancy.check_asked(deployment, version.specification, actor=actor)
             quotas.check_version(deployment, version.specification, version.replicas)
+        else:
+            # By itself: somebody wanted it, and it has counted since. But not where its organization may not be any more.
+            tenancy.check_organization(deployment.organization, deployment.endpoint.cluster)
         old = _unwant_current(deployment, actor, strategy)
         now = timezone.now()
         moved = lifecycle.advance(
@@ -243,11 +247,13 @@ def _check_replicas(replicas: int) -> None:
 
 
 def _lock(deployment: Deployment) -> None:
-    """Two people who click at once wait for each other here; the second sees what the first did.
+    """Two people who click at once wait for each other here; the second sees what the first did. So does who changes the
+    namespaces of the cluster.
 
     NO KEY: a plain FOR UPDATE would block the reconciler's events, which refer to this row, while it holds a version's
     row that the service wants next: a deadlock.
     """
+    hold(lock_of(deployment.endpoint.cluster_id), shared=True)
     if Deployment.objects.select_for_update(no_key=True).filter(pk=deployment.pk).first() is None:
         raise ServiceError("The deployment was deleted meanwhile.", code="conflict")
 

@@ -24,7 +24,7 @@ def of_organization(request: HttpRequest, name: str) -> HttpResponse:
             messages.success(request, f"{values['name']} is {values['deployment'].api_id} now, within a second.")
             return redirect("organization-aliases", name)
         except ServiceError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
+            error.tell(form)
     context = {
         "organization": organization,
         "aliases": organization.aliases.select_related("deployment__organization", "created_by"),

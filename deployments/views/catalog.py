@@ -174,7 +174,7 @@ def _edit(request: HttpRequest, kind: Noun, thing: Any) -> HttpResponse:
         try:
             kind.save(thing, actor=request.user, **extra)
         except ServiceError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
+            error.tell(form)
         else:
             messages.success(request, f"{kind.title} {thing} is saved.")
             return redirect("deployments:catalog-detail", kind.key, thing.pk)

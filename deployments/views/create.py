@@ -90,7 +90,7 @@ def new_version(request: HttpRequest, organization: str, name: str) -> HttpRespo
                 strategy=request.POST.get("strategy") or Rollout.Strategy.REPLACE,
             )  # fmt: skip
         except ServiceError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
+            error.tell(form)
         else:
             messages.success(request, f"Version {version.number} is starting.")
             return redirect("deployments:detail", organization, name)
@@ -124,8 +124,7 @@ def _create(request: HttpRequest, form: DeploymentForm, specification_form: Spec
             deployment, specification, specification_form.cleaned_data["replicas"], actor=request.user
         )
     except ServiceError as error:
-        target: Any = form if error.field in form.fields else specification_form
-        target.add_error(error.field if error.field in target.fields else None, str(error))
+        error.tell(form, specification_form)
         return None
 
 

@@ -10,11 +10,11 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
-from common.numbers import whole
 from common.service_error import ServiceError
 from deployments.forms.deployment import AccessForm, SettingsForm
 from deployments.forms.limits import LimitsForm
 from deployments.forms.pricing import PriceForm
+from deployments.forms.scale import ScaleForm
 from deployments.models import Deployment, Price
 from deployments.services import deployments as deployment_services
 from deployments.services import versions as version_services
@@ -54,6 +54,7 @@ def _settings_page(request: HttpRequest, deployment: Deployment, **forms: Form) 
         "access": AccessForm(deployment=deployment),
         "limits": LimitsForm(deployment=deployment),
         "pricing": PriceForm(price=price),
+        "scaling": ScaleForm(version=deployment.current_version),
     } | forms
     refusal = deployment_services.deletion_refusal(deployment)
     refused = any(form.errors for form in forms.values())
@@ -128,7 +129,7 @@ def _save_card(
             messages.success(request, save())
             return redirect("deployments:settings", deployment.organization.name, deployment.name)
         except ServiceError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
+            error.tell(form)
     return _settings_page(request, deployment, **{card: form})
 
 
@@ -150,19 +151,17 @@ def withdraw(request: HttpRequest, organization: str, name: str, pk: int) -> Htt
 def scale(request: HttpRequest, organization: str, name: str) -> HttpResponse:
     deployment = get_managed_deployment(request, organization, name)
     version = deployment.current_version
-    text = request.POST.get("replicas", "")
-    try:
+    form = ScaleForm(request.POST, version=version)
+
+    def save() -> str:
         if version is None or version.is_inactive:
             raise ServiceError("No version runs. Start one first; its replicas can then be changed.")
-        replicas = whole(text)
-        if replicas is None:
-            raise ServiceError("Replicas are a whole number.", field="replicas")
+        replicas = form.cleaned_data["replicas"]
         version.deployment = deployment
         version_services.scale_version(version, replicas, actor=request.user)
-        messages.success(request, f"Version {version.number} goes to {replicas} replicas.")
-    except ServiceError as error:
-        messages.error(request, str(error))
-    return redirect("deployments:settings", organization, name)
+        return f"Version {version.number} goes to {replicas} replicas."
+
+    return _save_card(request, deployment, "scaling", form, save)
 
 
 @login_required

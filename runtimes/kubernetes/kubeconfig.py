@@ -18,7 +18,7 @@ MOST_BYTES, _MOST_BRACKETS = 64 << 10, 500
 # is nested deeply ends its process.
 _Loader = yaml.BaseLoader
 # What may stand in a header or an address: nothing that ends a line, and no other alphabet.
-_SENDABLE = re.compile(r"[\x20-\x7e]+")
+SENDABLE = re.compile(r"[\x20-\x7e]+")
 
 
 class KubeconfigError(ValueError):
@@ -51,7 +51,7 @@ def read(text: str) -> dict[str, Any]:
     except RecursionError:
         raise KubeconfigError("The kubeconfig is nested too deeply.") from None
     if not isinstance(loaded, dict) or loaded.get("kind") != "Config":
-        raise KubeconfigError("This is no kubeconfig: it begins with “kind: Config”.")
+        raise KubeconfigError("This is no kubeconfig: one says “kind: Config” at its top.")
     context = _named(loaded, "contexts", "context", loaded.get("current-context") or "")
     cluster = _named(loaded, "clusters", "cluster", context.get("cluster") or "")
     user = _named(loaded, "users", "user", context.get("user") or "")
@@ -80,7 +80,7 @@ def read(text: str) -> dict[str, Any]:
 def _sendable(name: str, value: Any) -> str:
     """A credential as it is sent. YAML's block texts end with a line break, which isn't part of one. Says nothing of the value."""
     text = value.strip() if isinstance(value, str) else ""
-    if not _SENDABLE.fullmatch(text):
+    if not SENDABLE.fullmatch(text):
         raise KubeconfigError(
             f"“{name}” has a line break or another character that can't be sent. Paste it as one line."
         )

@@ -1,15 +1,20 @@
 """A namespace for each organization: what the form and the API take, and what they say."""
 
+import threading
+from dataclasses import replace
+
 import pytest
+from django.db import connection, transaction
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from common.database_lock import hold
 from common.service_error import ServiceError
 from deployments import rooms
 from deployments.forms.catalog import ALLOWANCES
 from deployments.models import Cluster, Deployment, Instance, Stranger, Version
-from deployments.services import catalog
+from deployments.services import catalog, organization_namespaces, versions
 from deployments.services.deployments import create_deployment
 from deployments.services.quotas import set_quota
 from runtimes.driver import ClusterUnreachableError, DriverError
@@ -161,6 +166,45 @@ def test_looking_after_namespaces_takes_a_fixed_number_of_statements(place, peop
     versions = list(Version.objects.select_related("deployment__organization"))
     with django_assert_num_queries(2):
         rooms.keep(place.cluster, Preparing(), running, versions)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_template_doesnt_change_under_what_is_just_being_started(place, people, deploy, monkeypatch):
+    """The cluster is asked for seconds between the first check and the writing: what is started then is not left behind."""
+    cluster = place.cluster
+    Cluster.objects.filter(pk=cluster.pk).update(
+        driver=Cluster.Driver.KUBERNETES, namespace="models", callers=["0.0.0.0/0"], namespace_template=TEMPLATE
+    )
+    cluster.refresh_from_db()
+    monkeypatch.setattr(
+        catalog, "_check_namespace", lambda cluster: deploy(specification=replace(simulator(), image="acme/chat:1"))
+    )
+    cluster.namespace_template = ""
+    with pytest.raises(ServiceError, match="1 version runs or starts"):
+        catalog.save_cluster(cluster, actor=people.operator)
+    assert Cluster.objects.get(pk=cluster.pk).namespace_template == TEMPLATE
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_start_waits_for_a_change_of_the_template(place, deploy):
+    deployment = deploy()
+    done = threading.Event()
+
+    def start() -> None:
+        try:
+            versions.create_version(deployment, simulator(), 1, actor=deployment.created_by)
+        finally:
+            done.set()
+            connection.close()
+
+    with transaction.atomic():
+        hold(organization_namespaces.lock_of(place.cluster.pk))
+        thread = threading.Thread(target=start)
+        thread.start()
+        assert not done.wait(0.5)
+    assert done.wait(20)
+    thread.join()
+    assert deployment.versions.count() == 2
 
 
 def test_a_template_stays_while_something_of_it_is_left(place, people, running):

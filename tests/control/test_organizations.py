@@ -185,7 +185,7 @@ def test_no_organization_hides_a_page_of_the_console(people):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("Operator", "taken"), ("OPERATOR", "taken"), ("0perator", "looks like an operator"), ("o-perator", "looks like an operator"),
+        ("Operator", "taken"), ("OPERATOR", "taken"), ("0perator", "looks like an operator"), ("o-perator", "looks like an operator"), ("оperator", "Latin letters"),
         ("оperator", "letters, digits"), ("ann@example.com", "letters, digits"), ("", "letters, digits"), ("a" * 64, "letters, digits"),
         ("a b", "letters, digits"), ("a\n", "letters, digits"),
     ],

@@ -328,10 +328,9 @@ def test_odd_addresses_do_no_harm(operator, deployment, query):
 
 def test_scaling_by_the_form_refuses_rubbish_in_words(operator, deployment):
     for text in ("", "abc", "1e3", "-1", "٣", "9" * 30):
-        body = operator.post(
-            reverse("deployments:scale", args=["acme", "chat"]), {"replicas": text}, follow=True
-        ).content.decode()
-        assert "Replicas are" in body, text
+        answer = operator.post(reverse("deployments:scale", args=["acme", "chat"]), {"replicas": text}, follow=True)
+        body = answer.content.decode()
+        assert answer.status_code == 422 and "Replicas are" in body and f'value="{text}"' in body, text
 
 
 def test_the_gateways_page_tells_who_serves_and_who_is_gone(operator, deployment):
@@ -393,7 +392,13 @@ def test_a_kubeconfig_is_refused_at_its_field_or_stored_and_never_shown(operator
 
 
 def test_a_cluster_is_made_by_the_api_too(operator):
-    data = {"name": "lab", "driver": "kubernetes", "namespace": "models", "kubeconfig": KUBECONFIG}
+    data = {
+        "name": "lab",
+        "driver": "kubernetes",
+        "namespace": "models",
+        "kubeconfig": KUBECONFIG,
+        "callers": ["10.0.0.0/8"],
+    }
     assert operator.post("/api/v1/clusters/", data, content_type="application/json").status_code == 201
     bad = operator.post("/api/v1/clusters/", data | {"name": "b", "kubeconfig": "x"}, content_type="application/json")
     assert bad.status_code == 400 and "no kubeconfig" in bad.content.decode()

@@ -12,7 +12,7 @@ from accounts.models import AuditEntry
 from apikeys.models import ApiKey
 from apikeys.services import create_key, revoke_key
 from common.service_error import ForbiddenError, ServiceError
-from deployments.models import Deployment, DesiredState, Model, Version
+from deployments.models import Cluster, Deployment, DesiredState, Model, Rollout, Status, Version
 from deployments.services import quotas, versions
 from deployments.services.deployments import create_deployment
 from tests.conftest import simulator
@@ -70,14 +70,18 @@ def test_a_stopped_version_is_scaled_freely_and_asked_when_it_starts(place, peop
     Version.objects.update(status="stopped", desired_state=DesiredState.STOPPED)
     version.refresh_from_db()
     versions.scale_version(version, 5, actor=people.operator)
-    with pytest.raises(ServiceError, match="The quota of Acme is 2 instances: 0 elsewhere, 5 with this"):
+    with pytest.raises(
+        ServiceError, match="Instances of Acme: 2 allowed, 0 used by other deployments, 5 asked for here"
+    ):
         versions.start_version(version, actor=people.operator)
 
 
 def test_deployments_and_keys_are_counted(place, people):
     bound(people.ours, people, deployments=1, keys=2)
     make(place, people, "one")
-    with pytest.raises(ServiceError, match="The quota of Acme is 1 deployments, and it has 1") as refused:
+    with pytest.raises(
+        ServiceError, match="The quota of Acme is 1 deployments, stopped ones included, and it has 1"
+    ) as refused:
         make(place, people, "two")
     assert refused.value.field == "name"
     key, _ = create_key(people.member, people.ours, "a")
@@ -98,6 +102,52 @@ def test_what_starts_by_itself_is_not_asked(place, people):
     versions.start_again(version)
     version.refresh_from_db()
     assert version.desired_state == DesiredState.RUNNING
+
+
+def test_what_will_start_again_by_itself_keeps_its_place(place, people):
+    """Else one could fail, another take its place, and both run in the end."""
+    bound(people.ours, people, instances=3)
+    version = make(place, people, "one", replicas=3)
+    Version.objects.update(status="error", desired_state=DesiredState.STOPPED, start_again_at="2099-01-01T00:00Z")
+    with pytest.raises(ServiceError, match="3 allowed, 3 used by other deployments"):
+        make(place, people, "two")
+    version.refresh_from_db()
+    versions.stop_version(version, actor=people.operator)
+    make(place, people, "two", replicas=3)
+
+
+def test_a_version_that_serves_until_its_successor_is_ready_keeps_its_place(place, people):
+    """It stays when the successor fails, however small that was."""
+    bound(people.ours, people, instances=4, memory=4 << 30)
+    first = make(place, people, "one", replicas=4)
+    Version.objects.update(status=Status.RUNNING)
+    first.refresh_from_db()
+    second = versions.create_version(
+        first.deployment, replace(simulator(), memory=2 << 30), 1, actor=people.operator, strategy="zero_downtime"
+    )
+    use = quotas.use_of(people.ours)
+    assert (use.instances, use.memory) == (4, 2 << 30), "the most of either, of each kind"
+    with pytest.raises(ServiceError, match="4 allowed, 4 used by other deployments"):
+        make(place, people, "two")
+    Rollout.objects.filter(new=second).update(phase="done", finished_at="2026-01-01T00:00Z")
+    make(place, people, "two", replicas=3)
+
+
+def test_a_failed_start_is_not_repeated_where_its_organization_may_not_be_any_more(place, people):
+    make(place, people, "one", image="acme/chat:1")
+    Version.objects.update(status="error", desired_state=DesiredState.STOPPED, start_again_at="2026-01-01T00:00Z")
+    Cluster.objects.update(driver=Cluster.Driver.KUBERNETES, is_for_all=False)
+    version = Version.objects.select_related("deployment__endpoint__cluster", "deployment__organization").get()
+    with pytest.raises(ForbiddenError, match="may not use the cluster"):
+        versions.start_again(version)
+
+
+def test_all_that_is_too_much_is_told_at_once(place, people):
+    bound(people.ours, people, instances=1, gpus=0, cpu=0.0001)
+    with pytest.raises(ServiceError) as refused:
+        make(place, people, "one", replicas=2, gpu=1)
+    assert list(refused.value.fields) == ["replicas", "gpu", "cpu"]
+    assert "0.0001 allowed, 0 used" in refused.value.fields["cpu"], "small, but not nothing"
 
 
 def at_once(ask) -> list[str]:
