@@ -43,6 +43,7 @@ urlpatterns = [
     path(_DEPLOYMENT + "settings/delete/", settings.delete, name="delete"),
     path("instances/<slug:uid>/log/", logs.earlier_lines, name="log-lines"),
     path("instances/<slug:uid>/log/download/", logs.download, name="log-download"),
+    path("clusters/recipe/", clusters.recipe, name="cluster-recipe"),
     path("clusters/<int:pk>/take-charge/", clusters.take_charge, name="take-charge"),
     re_path(
         r"^clusters/(?P<pk>\d{1,15})/strangers/(?P<stranger_id>\d{1,15})/(?P<action>adopt|remove)/$",

@@ -14,6 +14,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
 from accounts.permissions import managed_organizations, may_manage_clusters
+from common.naming import name_error
 from common.service_error import ServiceError
 from deployments import cluster_health
 from deployments.drivers import driver_of, places_of
@@ -34,7 +35,7 @@ from deployments.services.strangers import told_by
 from runtimes.driver import DriverError
 from runtimes.kubernetes import access
 from runtimes.kubernetes.driver import KubernetesDriver
-from runtimes.kubernetes.places import TEMPLATE, Places
+from runtimes.kubernetes.places import ORGANIZATION, PREFIX, TEMPLATE, Places
 
 
 @dataclass(frozen=True)
@@ -188,13 +189,8 @@ def _edit(request: HttpRequest, kind: Noun, thing: Any) -> HttpResponse:
         "pk": None if is_new else thing.pk,
     }
     if "kubeconfig" in form.fields:
-        home = thing.namespace or "slipway"
-        # What it may have to be given before it can be saved.
-        templates = (thing.namespace_template,) if thing.namespace_template and not is_new else ("", TEMPLATE)
-        context["recipes"] = [
-            (template, access.recipe(Places(home, template), proxied=thing.is_proxied)) for template in templates
-        ]
-        context["broad_rights"] = access.broad_rights(home)
+        shown = form["namespace"].value(), form["namespace_template"].value(), form["reach"].value()
+        context |= recipe_of(*shown, is_new=is_new)
     return render(request, "catalog/edit.html", context, status=422 if data is not None else 200)
 
 
@@ -252,3 +248,18 @@ def _noun(request: HttpRequest, key: str) -> Noun:
     if kind.model is Cluster and not may_manage_clusters(request.user):
         raise Http404
     return kind
+
+
+def recipe_of(namespace: str | None, template: str | None, reach: str | None, *, is_new: bool) -> dict[str, Any]:
+    """What a cluster has to be given for what the form says. Nothing of it is repeated that would be no name there."""
+    home = namespace if namespace and not name_error(namespace) else "slipway"
+    template = template or ""
+    made = template.replace(PREFIX, "a").replace(ORGANIZATION, "a")
+    template = "" if not template else template if ORGANIZATION in template and not name_error(made) else TEMPLATE
+    return {
+        "recipe": access.recipe(Places(home, template), proxied=reach == Cluster.Reach.API_SERVER),
+        "kubeconfig_script": access.kubeconfig_script(home),
+        "broad_rights": access.broad_rights(home),
+        "has_template": bool(template),
+        "is_new": is_new,
+    }

@@ -2,14 +2,27 @@
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect
-from django.views.decorators.http import require_POST
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_POST
 
+from accounts.permissions import may_manage_clusters
 from common.service_error import ServiceError
 from deployments.models import Cluster, Stranger
 from deployments.selectors import visible_clusters
 from deployments.services import strangers as services
+from deployments.views.catalog import recipe_of
+
+
+@login_required
+@require_GET
+def recipe(request: HttpRequest) -> HttpResponse:
+    """What a cluster has to be given, for what the form says now."""
+    if not may_manage_clusters(request.user):
+        raise Http404
+    asked = (request.GET.get(name, "") for name in ("namespace", "namespace_template", "reach"))
+    context = recipe_of(*asked, is_new="known" not in request.GET)
+    return render(request, "catalog/partials/recipe.html", context)
 
 
 @login_required

@@ -99,7 +99,7 @@ def check(client: KubernetesClient, places: Places, *, proxied: bool = False) ->
 
 
 def recipe(places: Places, *, proxied: bool = False) -> str:
-    """A service account with just these rights, as YAML for kubectl apply, and how to get its token."""
+    """A service account with just these rights, as YAML for kubectl apply."""
     namespace = places.home
     within = [_rule(*lease[:3]) for lease in LEASES]
     over_all = [_rule(*fact[:3]) for fact in FACTS]
@@ -129,7 +129,26 @@ def recipe(places: Places, *, proxied: bool = False) -> str:
         },
         _binding("ClusterRoleBinding", "ClusterRole", {"name": f"slipway-{namespace}"}, subjects),
     ]
-    return f"{_text(documents)}# Then, for the kubeconfig's user: kubectl -n {namespace} create token slipway --duration=8760h\n"
+    return _text(documents)
+
+
+def kubeconfig_script(namespace: str) -> str:
+    """Shell that prints a kubeconfig of the recipe's service account, run by whoever has applied the recipe."""
+    return f"""\
+namespace={namespace}
+ask() {{ kubectl config view --raw --minify --flatten -o jsonpath="{{.clusters[0].cluster.$1}}"; }}
+# Clusters and kubectl before 1.24 keep a token in a Secret instead.
+token=$(kubectl -n $namespace create token slipway --duration=8760h 2>/dev/null) ||
+  token=$(kubectl -n $namespace get secret "$(kubectl -n $namespace get serviceaccount slipway -o jsonpath='{{.secrets[0].name}}')" -o jsonpath='{{.data.token}}' | base64 -d)
+cat <<END
+apiVersion: v1
+kind: Config
+current-context: slipway
+contexts: [{{name: slipway, context: {{cluster: slipway, user: slipway}}}}]
+clusters: [{{name: slipway, cluster: {{server: "$(ask server)", certificate-authority-data: "$(ask certificate-authority-data)"}}}}]
+users: [{{name: slipway, user: {{token: "$token"}}}}]
+END
+"""
 
 
 @dataclass(frozen=True)

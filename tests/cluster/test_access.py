@@ -1,6 +1,9 @@
 """Ways into a cluster: kubeconfigs, the service account of Slipway's own pod, and the rights that the recipe grants."""
 
 import base64
+import os
+import shutil
+import subprocess
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,8 +16,9 @@ from deployments.services import catalog
 from runtimes.kubernetes import access, kubeconfig
 from runtimes.kubernetes.client import KubernetesClient
 from runtimes.kubernetes.driver import KubernetesDriver
-from runtimes.kubernetes.places import Places
+from runtimes.kubernetes.places import TEMPLATE, Places
 from tests.cluster.conftest import admin_kubeconfig, apply_recipe
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +90,24 @@ def test_names_of_namespaces_and_kubeconfigs_are_checked_before_they_are_stored(
     with pytest.raises(ServiceError, match="need a kubeconfig") as refused:
         catalog.save_cluster(outside, actor=people.operator, kubeconfig="")
     assert refused.value.field == "reach"
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl on this machine")
+@pytest.mark.parametrize("template", ["", TEMPLATE])
+def test_the_commands_of_the_page_make_a_kubeconfig_that_is_enough(namespace, tmp_path, template):
+    """As an operator does it, with kubectl."""
+    (tmp_path / "admin").write_text(admin_kubeconfig())
+    environment = os.environ | {"KUBECONFIG": str(tmp_path / "admin")}
+
+    def shell(command: list[str], text: str) -> str:
+        done = subprocess.run(command, input=text, env=environment, capture_output=True, text=True, timeout=60)
+        assert not done.returncode, done.stderr
+        return done.stdout
+
+    recipe = access.recipe(Places(namespace, template))
+    shell(["kubectl", "apply", "-f", "-"], recipe)
+    made: list[str] = []
+    wait_for(lambda: made.append(shell(["bash"], access.kubeconfig_script(namespace))) or 'token: "ey' in made[-1])
+    checks = access.check(KubernetesClient(kubeconfig.read(made[-1])), Places(namespace, template))
+    assert not [check.what for check in checks if not (check.is_granted or check.is_optional)]
+    shell(["kubectl", "delete", "clusterrole,clusterrolebinding", f"slipway-{namespace}"], "")

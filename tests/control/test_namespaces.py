@@ -42,10 +42,16 @@ def form_data(**values: str) -> dict[str, str]:
     return data | dict.fromkeys(ALLOWANCES, "") | values
 
 
-def test_a_new_cluster_is_offered_one_for_each_and_both_recipes(client):
+def test_a_new_cluster_is_offered_one_for_each_and_a_recipe_that_follows_the_form(client):
     page = client.get(reverse("deployments:catalog-new", args=["clusters"])).content.decode()
-    assert f'value="{TEMPLATE}"' in page
-    assert "with a namespace for each organization" in page and "with one namespace for all" in page
+    assert f'value="{TEMPLATE}"' in page and "namespace=slipway" in page and "over the whole cluster" in page
+    asked = {"namespace": "models", "namespace_template": "", "reach": "api_server"}
+    recipe = client.get(reverse("deployments:cluster-recipe"), asked).content.decode()
+    assert "namespace=models" in recipe and "pods/proxy" in recipe and "over the whole cluster" not in recipe
+    for nonsense in ("$(reboot)", "a b", "\n", "x" * 200):
+        recipe = client.get(reverse("deployments:cluster-recipe"), asked | {"namespace": nonsense}).content.decode()
+        assert "namespace=slipway" in recipe and "reboot" not in recipe
+        client.get(reverse("deployments:cluster-recipe"), asked | {"namespace_template": nonsense})
 
 
 def test_who_may_call_has_to_be_named(client, pods):
