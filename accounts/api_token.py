@@ -28,13 +28,11 @@ class TokenAuthentication(BaseAuthentication):
             .first()
         )
         if token is None or not token.user.is_active:
-            raise AuthenticationFailed(
-                "The token is not valid. Create one in the console under your name → API tokens."
-            )
+            raise AuthenticationFailed("The token is not valid. Create one in the console under API and tokens.")
         now = timezone.now()
         if token.expires_at <= now:
             raise AuthenticationFailed(
-                f"The token expired on {token.expires_at:%Y-%m-%d}. Renew it in the console under your name → API tokens."
+                f"The token expired on {token.expires_at:%Y-%m-%d}. Renew it in the console under API and tokens."
             )
         if request.method not in SAFE_METHODS and token.scope != ApiToken.Scope.DEPLOY:
             raise PermissionDenied("This token may only read. Create one that may change things.", code="scope_missing")

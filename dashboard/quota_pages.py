@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import Organization
-from accounts.permissions import is_operator, managed_organizations, may_manage_clusters
+from accounts.permissions import is_operator, may_manage, may_manage_clusters, visible_organizations
 from apikeys.selectors import active_keys
 from async_inference.selectors import unfinished_of
 from common.service_error import ServiceError
@@ -23,9 +23,11 @@ from monitoring import token_quotas
 
 @login_required
 def of_organization(request: HttpRequest, name: str) -> HttpResponse:
-    """The card of an organization's page; the form for operators under ?edit or by POST."""
-    organization = get_object_or_404(managed_organizations(request.user), name=name)
+    """A card for everybody in it, on pages that ask for it; the form for operators under ?edit or by POST."""
+    organization = get_object_or_404(visible_organizations(request.user), name=name)
     back = reverse("organization", args=[organization.name])
+    if not may_manage(request.user, organization.pk):
+        back = reverse("monitoring:own-usage")
     counted = {
         "keys": active_keys(organization).count(),
         "async_requests": unfinished_of(organization.pk).count(),
@@ -52,8 +54,12 @@ def _answer(
         "may_edit": is_operator(request.user),
         "url": request.path,
         "back": back,
+        "shows_owner": back == reverse("monitoring:own-usage"),
     }
     if request.method != "POST" and "edit" not in request.GET:
+        if "HX-Request" not in request.headers:
+            # The card alone is no page.
+            return redirect(back)
         return render(request, "quota_card.html", context)
     if not is_operator(request.user):
         raise Http404

@@ -65,7 +65,10 @@ import os
 from langchain_openai import ChatOpenAI
 
 model = ChatOpenAI(
-    base_url="{url}/v1", api_key=os.environ["API_KEY"], model="{model}", stream_usage=True
+    base_url="{url}/v1",
+    api_key=os.environ["API_KEY"],
+    model="{model}",
+    stream_usage=True,
 )
 """,
     ),
@@ -77,7 +80,10 @@ import os
 from llama_index.llms.openai_like import OpenAILike
 
 llm = OpenAILike(
-    api_base="{url}/v1", api_key=os.environ["API_KEY"], model="{model}", is_chat_model=True
+    api_base="{url}/v1",
+    api_key=os.environ["API_KEY"],
+    model="{model}",
+    is_chat_model=True,
 )
 """,
     ),

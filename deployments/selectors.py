@@ -66,13 +66,18 @@ def usable_deployments(actor: Actor) -> QuerySet[Deployment]:
     return Deployment.objects.filter(Q(organization__in=own) | Q(sharing=Deployment.Sharing.ALL) | shared)
 
 
+def bounded_organizations(user: User) -> QuerySet[Organization]:
+    """Those that the user is a member of and that have a quota; a handful at most."""
+    mine = Organization.objects.filter(members__user=user, quota__isnull=False)
+    return mine.order_by("name")[:10]
+
+
 def callable_deployments(organization: Organization) -> QuerySet[Deployment]:
-    """What keys of the organization may open: its own, those shared with it or with all, and public ones."""
+    """What keys of the organization are for: its own, and those shared with it or with all."""
     shared = Q(sharing=Deployment.Sharing.SPECIFIC) & Exists(
         Deployment.shared_with.through.objects.filter(deployment=OuterRef("pk"), organization=organization)
     )
-    open_to_all = Q(sharing=Deployment.Sharing.ALL) | Q(access=Deployment.Access.PUBLIC)
-    return Deployment.objects.filter(Q(organization=organization) | open_to_all | shared)
+    return Deployment.objects.filter(Q(organization=organization) | Q(sharing=Deployment.Sharing.ALL) | shared)
 
 
 def calling_organization_id(user: User, deployment: Deployment) -> int:

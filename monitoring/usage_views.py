@@ -13,6 +13,7 @@ from django.utils.dateparse import parse_date
 
 from accounts.permissions import may_administer
 from common.request_outcomes import ESTIMATED, TOKENS
+from deployments.selectors import bounded_organizations
 from monitoring import usage
 from monitoring.charts import stacked_days
 from monitoring.numbers_json import numbers
@@ -64,6 +65,8 @@ def _page(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: st
         if request.GET.get("measure") in measures
         else measures[-1 if found.currencies else 0],
         "is_own": name == "own-usage",
+        # Whose quota what is used here counts against.
+        "bounded": bounded_organizations(request.user) if name == "own-usage" else [],
         "name": name,
         "query": urlencode({key: value for key, value in query.items() if value}),
     }

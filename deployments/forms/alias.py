@@ -21,7 +21,7 @@ class AliasForm(forms.Form):
         help_text="What clients send as model. An alias that is there already points to the new deployment.",
         widget=forms.TextInput(attrs={"placeholder": "gpt-4o", "autocomplete": "off", "spellcheck": "false"}),
     )
-    deployment = _DeploymentField(queryset=Deployment.objects.none())
+    deployment = _DeploymentField(queryset=Deployment.objects.none(), empty_label="Choose one")
 
     def __init__(self, data: Any = None, *, organization: Organization) -> None:
         super().__init__(data)

@@ -17,7 +17,7 @@ from deployments.forms.deployment import DeploymentForm
 from deployments.forms.key_values import format_bytes
 from deployments.forms.specification import SpecificationForm
 from deployments.models import Deployment, Model, Rollout, Version
-from deployments.selectors import deployable_endpoints, manageable_models
+from deployments.selectors import deployable_endpoints, manageable_endpoints, manageable_models
 from deployments.services import deployments as deployment_services
 from deployments.services import versions as version_services
 from deployments.views.access import get_deployable, tab_context
@@ -135,6 +135,9 @@ def _fixed_model(request: HttpRequest) -> Model | None:
 
 def _missing(request: HttpRequest, model: Any, endpoint: Any) -> list[str]:
     missing = []
+    lost = manageable_endpoints(request.user).select_related("cluster").first() if endpoint is None else None
+    if lost is not None and not deployable_endpoints(request.user).exists():
+        return [f"a cluster: your organization may not use {lost.cluster} any more, and an operator can allow it"]
     if model is None and not manageable_models(request.user).exists():
         missing.append("model")
     if endpoint is None and not deployable_endpoints(request.user).exists():

@@ -53,7 +53,8 @@ BROAD = (
 
 @dataclass(frozen=True)
 class Check:
-    """The rights to one resource. `consequence` says what is lost without an optional one, `missing` names verbs."""
+    """The rights to one resource. `consequence` says what is lost without an optional one, `missing` names the verbs
+    where some of them are granted."""
 
     what: str
     is_granted: bool
@@ -94,7 +95,8 @@ def check(client: KubernetesClient, places: Places, *, proxied: bool = False) ->
         missing = tuple(verb for verb in verbs if not answers[verb, group, resource, where])
         name = f"{resource} of {group}" if lost and group else resource
         what = f"{name} in {where or 'the whole cluster'}: {', '.join(verbs)}"
-        found.append(Check(what, not missing, is_optional=bool(lost), consequence=lost, missing=missing))
+        some = missing if len(missing) < len(verbs) else ()
+        found.append(Check(what, not missing, is_optional=bool(lost), consequence=lost, missing=some))
     return found
 
 

@@ -9,6 +9,7 @@ const touchedField = /** @type {HTMLInputElement} */ (form.elements.namedItem("t
 const touched = new Set(touchedField.value.split(",").filter(Boolean));
 const name = /** @type {HTMLInputElement | null} */ (form.elements.namedItem("name"));
 const DRIVERS = ["engine", "model", "endpoint"];
+const OF_ENGINE = ["image", "extra_arguments"];
 const FOLLOWED = ["model", "endpoint"];
 
 /** @param {Event} event */
@@ -16,6 +17,8 @@ function noted(event) {
   const field = /** @type {HTMLInputElement} */ (event.target);
   if (!field.name || FOLLOWED.includes(field.name)) return;
   touched.add(field.name);
+  // What is typed for an engine means nothing to another one, which a model's choice might bring.
+  if (field.name.startsWith("engine_") || OF_ENGINE.includes(field.name)) touched.add("engine");
   touchedField.value = [...touched].join(",");
 }
 
@@ -44,6 +47,8 @@ function suggestName(select) {
 }
 
 form.addEventListener("input", noted);
+// Choosing the one that is chosen already is a choice, too, and no input.
+form.addEventListener("click", (event) => { if (event.target instanceof HTMLInputElement && event.target.name === "engine") noted(event); });
 form.addEventListener("change", (event) => {
   const field = /** @type {HTMLInputElement} */ (event.target);
   if (field instanceof HTMLSelectElement && field.name === "model") suggestName(field);

@@ -93,6 +93,8 @@ document.addEventListener("submit", confirmFirst);
 document.body.addEventListener("htmx:afterSettle", refreshAges);
 document.body.addEventListener("htmx:responseError", gone);
 find("[data-focus]")?.focus();
+// On a narrow screen the tabs scroll: the one that is open shall be seen.
+find(".deployment-tabs .active")?.scrollIntoView({ block: "nearest", inline: "center" });
 // What succeeded need not be read; a refusal stays until it is closed.
 setTimeout(() => findAll(".messages .alert-success").forEach((alert) => alert.remove()), 6000);
 if (find("[data-rate]")) {

@@ -200,16 +200,25 @@ def test_operators_set_them_and_admins_see_them(place, people):
     )
     assert saved.status_code == 302
     make(place, people, "one", replicas=2)
-    page = admin.get(url).content.decode()
+    card = {"HX-Request": "true"}
+    page = admin.get(url, headers=card).content.decode()
     assert "2 of 4" in page and "0.50 of 8" in page and "Change" not in page and "An operator can raise a quota" in page
     assert admin.get(f"{url}?edit").status_code == 404 and admin.post(url, {"instances": "99"}).status_code == 404
-    assert stranger.get(url).status_code == 404
+    assert stranger.get(url, headers=card).status_code == 404
+    member = Client()
+    member.force_login(people.member)
+    assert "2 of 4" in member.get(url, headers=card).content.decode(), "who uses it up may see it"
+    assert member.get(url).status_code == 302 and member.get(f"{url}?edit").status_code == 404
+    assert url in member.get(reverse("monitoring:own-usage")).content.decode()
     assert "8 GiB" in operator.get(f"{url}?edit").content.decode()
     assert AuditEntry.objects.filter(action="set_quota", actor=people.operator).exists()
     bad = operator.post(url, {"instances": "-1", "memory": "lots"})
     assert bad.status_code == 422 and "for example" in bad.content.decode()
     of_cluster = reverse("cluster-quota", args=[place.cluster.pk])
-    assert operator.get(of_cluster).status_code == 200 and admin.get(of_cluster).status_code == 404
+    assert (
+        operator.get(of_cluster, headers=card).status_code == 200
+        and admin.get(of_cluster, headers=card).status_code == 404
+    )
     with pytest.raises(ForbiddenError):
         quotas.set_quota(people.ours, {"instances": 99}, actor=people.admin)
 
