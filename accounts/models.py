@@ -75,6 +75,8 @@ class Organization(models.Model):
 
     name = models.CharField(max_length=63, unique=True)
     title = models.CharField(max_length=120, blank=True)
+    # Whose midnight ends a day of its bills, as Europe/Berlin. Days that are booked stay as they are.
+    time_zone = models.CharField(max_length=64, default="UTC", db_default="UTC")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
-from accounts import services
+from accounts import services, time_zones
 from accounts.models import Invitation, Member, Organization
 from accounts.permissions import is_operator, managed_organizations, may_administer, may_manage
 from common import secret_token
@@ -78,6 +78,18 @@ def invite(request: HttpRequest, name: str) -> HttpResponse:
         shown["error"] = str(error)
     context = _context(request, organization) | shown
     return render(request, "accounts/organization.html", context, status=422 if "error" in shown else 200)
+
+
+@login_required
+@require_POST
+def set_time_zone(request: HttpRequest, name: str) -> HttpResponse:
+    organization = _managed(request, name)
+    try:
+        services.set_time_zone(organization, request.POST.get("time_zone", ""), actor=request.user)
+        messages.success(request, f"Days are those of {organization.time_zone} from now on.")
+    except ServiceError as error:
+        messages.error(request, str(error))
+    return redirect("organization", name)
 
 
 @login_required
@@ -162,6 +174,7 @@ def _context(request: HttpRequest, organization: Organization) -> dict[str, Any]
         "next_after": rows[PAGE_SIZE - 1].pk if len(rows) > PAGE_SIZE else None,
         "invitations": invitations.select_related("created_by")[:PAGE_SIZE],
         "roles": Member.Role.choices,
+        "time_zones": time_zones.names(),
     }
 
 

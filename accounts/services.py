@@ -7,7 +7,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from accounts import audit, browser_sessions
+from accounts import audit, browser_sessions, time_zones
 from accounts.models import ApiToken, Invitation, Member, Organization, User
 from accounts.permissions import Actor, is_operator, may_manage
 from accounts.usernames import username_error
@@ -38,6 +38,21 @@ def create_organization(name: str, title: str, *, actor: Actor = None) -> Organi
     except IntegrityError:
         raise ServiceError("An organization of this name exists.", code="duplicate", field="name") from None
     return organization
+
+
+@transaction.atomic
+def set_time_zone(organization: Organization, name: str, *, actor: Actor) -> None:
+    """From now on; what is booked stays in its day."""
+    if not may_manage(actor, organization.pk):
+        raise ForbiddenError("You may not change this organization.")
+    if name not in time_zones.names():
+        raise ServiceError("Choose one of the time zones, as Europe/Berlin.", field="time_zone")
+    before = Organization.objects.select_for_update(no_key=True).get(pk=organization.pk).time_zone
+    if before != name:
+        Organization.objects.filter(pk=organization.pk).update(time_zone=name)
+        organization.time_zone = name
+        changes = {"time_zone": [before, name]}
+        audit.record(actor=actor, action="update", thing=organization, organization_id=organization.pk, changes=changes)
 
 
 @transaction.atomic

@@ -31,7 +31,7 @@ def of_organization(request: HttpRequest, name: str) -> HttpResponse:
     counted = {
         "keys": active_keys(organization).count(),
         "async_requests": unfinished_of(organization.pk).count(),
-        "tokens": token_quotas.used_since(token_quotas.month_of(timezone.now()), [organization.pk]).get(organization.pk, 0),
+        "tokens": token_quotas.used_this_month([organization.pk], timezone.now()).get(organization.pk, 0),
     }  # fmt: skip
     return _answer(request, organization, back, counted)
 

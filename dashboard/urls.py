@@ -53,6 +53,7 @@ urlpatterns = [
     path("console/organizations/", organizations.index, name="organizations"),
     path("console/organizations/<slug:name>/", organizations.detail, name="organization"),
     path("console/organizations/<slug:name>/quota/", quota_pages.of_organization, name="organization-quota"),
+    path("console/organizations/<slug:name>/time-zone/", organizations.set_time_zone, name="organization-time-zone"),
     path("console/organizations/<slug:name>/aliases/", aliases.of_organization, name="organization-aliases"),
     path("console/organizations/<slug:name>/aliases/remove/", aliases.remove, name="organization-alias-remove"),
     path("console/clusters/<int:pk>/quota/", quota_pages.of_cluster, name="cluster-quota"),

@@ -132,7 +132,7 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 def stacked_days(days: Sequence[date], curves: dict[str, Sequence[float]], unit: str, *, dark: bool) -> dict[str, Any]:
-    """Stacked bars, one for each day (UTC)."""
+    """Stacked bars, one for each day."""
     noon = np.array([int(datetime.combine(day, time(12), UTC).timestamp() * 1000) for day in days])
     day = int(timedelta(days=1).total_seconds() * 1000)
     axis = Axis(int(noon[0]) - day // 2, int(noon[-1]) + day // 2, day, dark, bar=day)

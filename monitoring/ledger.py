@@ -1,10 +1,11 @@
-"""The usage ledger: who used what, minute by minute and summed by day, at the price of each minute."""
+"""The usage ledger: who used what, minute by minute and summed by the payer's days, at the price of each minute."""
 
 from collections import defaultdict
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from accounts import time_zones
 from common.request_outcomes import ESTIMATED, OUTCOMES, TOKENS
 from deployments.models import Deployment, Price
 from deployments.selectors import current_versions
@@ -28,7 +29,19 @@ def add(cursor: Any, rows: list[dict[str, Any]]) -> None:
     priced = _priced([_ABSENT | row for row in rows])
     minutes = [{**row, "minute": datetime.fromtimestamp(row["minute"], UTC)} for row in priced]
     _add(cursor, TABLE, (*_KEY, "minute"), ("key_label", "currency"), minutes)
-    _add(cursor, DAY_TABLE, (*_KEY, "currency", "day"), ("key_label",), _by_day(priced))
+    _add(cursor, DAY_TABLE, (*_KEY, "currency", "day"), ("key_label",), _by_day(priced, _zones(priced)))
+
+
+def _zones(rows: list[dict[str, Any]]) -> dict[tuple[int, int], str]:
+    """Whose days count, by deployment and organization: of those who pay, or of the deployment's owner where nobody does."""
+    owners = dict(DeploymentName.objects.filter(pk__in={row["deployment_id"] for row in rows}).values_list("deployment_id", "organization_id"))  # fmt: skip
+    known = time_zones.of_organizations({*owners.values(), *(row["organization_id"] for row in rows)})
+    return {
+        (row["deployment_id"], row["organization_id"]): known.get(
+            row["organization_id"] or owners.get(row["deployment_id"], 0), time_zones.UTC
+        )
+        for row in rows
+    }
 
 
 def _add(cursor: Any, table: str, key: tuple[str, ...], notes: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
@@ -43,11 +56,12 @@ def _add(cursor: Any, table: str, key: tuple[str, ...], notes: tuple[str, ...], 
     cursor.executemany(statement, [[row[name] for name in columns] for row in ordered])
 
 
-def _by_day(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _by_day(rows: list[dict[str, Any]], zones: dict[tuple[int, int], str]) -> list[dict[str, Any]]:
     """One row per day, the label being the last one."""
     days: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        day = datetime.fromtimestamp(row["minute"], UTC).date()
+        zone = zones[row["deployment_id"], row["organization_id"]]
+        day = time_zones.day_of(datetime.fromtimestamp(row["minute"], UTC), zone)
         key = (*(row[name] for name in _KEY), row["currency"], day)
         found = days.get(key)
         if found is None:

@@ -58,7 +58,7 @@ class UsageMinute(models.Model):
 
 
 class UsageDay(models.Model):
-    """The ledger summed by day (UTC), kept for good: what reports are made of."""
+    """The ledger summed by day, in the time zone that its organization had then, kept for good: what reports are made of."""
 
     pk = models.CompositePrimaryKey(
         "deployment_id", "organization_id", "user_id", "key_id", "source", "currency", "day"

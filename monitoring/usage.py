@@ -1,4 +1,4 @@
-"""Usage reports: what was used and what it cost, by whatever one asks, each currency apart. Days are UTC's."""
+"""Usage reports: what was used and what it cost, by whatever one asks, each currency apart. Days are the payers' own."""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator
@@ -8,10 +8,11 @@ from decimal import Decimal
 from typing import Any
 
 from django.db import connection
-from django.db.models import Q
+from django.db.models import Count, Q
 
 from accounts.models import Organization, User
 from accounts.permissions import Actor, is_operator, managed_organizations, visible_organizations
+from accounts.time_zones import UTC
 from common.request_outcomes import ESTIMATED, OUTCOMES, TOKENS
 from monitoring.ledger import DAY_TABLE, SUMS
 from monitoring.models import DeploymentName
@@ -131,6 +132,12 @@ class Report:
     @property
     def currencies(self) -> list[str]:
         return sorted(self.total.costs)
+
+
+def zones_of(reader: Actor) -> list[str]:
+    """Whose days the reader is told of: the time zones of the organizations that the reader may see, the usual one first."""
+    rows = visible_organizations(reader).order_by().values("time_zone").annotate(number=Count("pk"))
+    return [row["time_zone"] for row in sorted(rows, key=lambda row: (-row["number"], row["time_zone"]))] or [UTC]
 
 
 def report(scope: Scope, question: Question, reader: Actor) -> Report:

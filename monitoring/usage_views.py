@@ -12,6 +12,7 @@ from django.shortcuts import render
 from django.utils.dateparse import parse_date
 
 from accounts.permissions import may_administer
+from accounts.time_zones import day_of
 from common.request_outcomes import ESTIMATED, TOKENS
 from deployments.selectors import bounded_organizations
 from monitoring import usage
@@ -65,6 +66,7 @@ def _page(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: st
         if request.GET.get("measure") in measures
         else measures[-1 if found.currencies else 0],
         "is_own": name == "own-usage",
+        "days_in": _days_in(usage.zones_of(request.user)),
         # Whose quota what is used here counts against.
         "bounded": bounded_organizations(request.user) if name == "own-usage" else [],
         "name": name,
@@ -95,11 +97,12 @@ def _csv(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: str
         f'attachment; filename="usage-{question.first}-{question.last}-by-{question.by}.csv"'
     )
     writer = csv.writer(answer)
-    writer.writerow([question.by, "requests", "refused", *TOKENS, *ESTIMATED, *_cost_heads(found)])
+    writer.writerow([question.by, "requests", "refused", *TOKENS, *ESTIMATED, *_cost_heads(found), "days_in"])
+    days_in = _days_in(usage.zones_of(request.user))
     for line in found.lines:
         costs = [f"{line.costs[currency]:f}" if currency in line.costs else "" for currency in found.currencies]
         numbers = [line.requests, line.refused, *(getattr(line, name) for name in (*TOKENS, *ESTIMATED))]
-        writer.writerow([_plain(line.name), *numbers, *costs])
+        writer.writerow([_plain(line.name), *numbers, *costs, days_in])
     return answer
 
 
@@ -116,9 +119,18 @@ def _plain(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
+def _days_in(zones: list[str]) -> str:
+    """Whose days they are, in words."""
+    if len(zones) == 1:
+        return zones[0]
+    return f"each organization’s own: {', '.join(zones[:3])}{' …' if len(zones) > 3 else ''}"
+
+
 def _question(request: HttpRequest, offered: tuple[str, ...]) -> tuple[Question, str]:
     """What was asked, and what is wrong with it, if anything: then the usual days are shown."""
-    today = datetime.now(UTC).date()
+    # The latest that it is anywhere.
+    now = datetime.now(UTC)
+    today = max(day_of(now, zone) for zone in usage.zones_of(request.user))
     first, last = _day(request.GET.get("since", "")), _day(request.GET.get("until", ""))
     problem = ""
     for text, found, label in ((request.GET.get("since"), first, "From"), (request.GET.get("until"), last, "To")):

@@ -39,7 +39,7 @@ class _Strict(serializers.Serializer):
 class OrganizationSerializer(serializers.ModelSerializer):
     class Meta:
         model = Organization
-        fields = ("name", "title")
+        fields = ("name", "title", "time_zone")
 
 
 class AliasSerializer(_Strict):
@@ -50,7 +50,7 @@ class AliasSerializer(_Strict):
 
 
 class QuotaSerializer(_Strict):
-    """How much may be wanted at once, and tokens a month (UTC); null for no bound. CPU in cores, memory in bytes."""
+    """How much may be wanted at once, and tokens a month of the organization's time zone; null for no bound. CPU in cores, memory in bytes."""
 
     deployments = Whole(min_value=0, max_value=MOST, allow_null=True, required=False)
     instances = Whole(min_value=0, max_value=MOST, allow_null=True, required=False)

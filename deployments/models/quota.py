@@ -8,7 +8,7 @@ class Quota(models.Model):
     """How much an organization may want at once, on all clusters together, or all organizations together on a cluster.
 
     None where there is no bound. `cpu` in cores, `memory` in bytes. A cluster's has no bounds for keys, asynchronous requests
-    and tokens. `tokens` are those of a month (UTC), of prompts and answers together, wherever they were used.
+    and tokens. `tokens` are those of a month in its time zone, of prompts and answers together, wherever they were used.
     """
 
     organization = models.OneToOneField(Organization, models.CASCADE, null=True, related_name="quota")

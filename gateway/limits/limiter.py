@@ -119,7 +119,7 @@ class Allowance:
 def month_is_spent() -> GatewayError:
     """The 429 of an organization that has used up its tokens of the month."""
     message = (
-        "Your organization has used up its tokens of this month. The next ones come on the first (UTC), "
+        "Your organization has used up its tokens of this month. The next ones come on the first, "
         "or when an operator raises the quota."
     )
     # Asked again now and then: an operator may raise it at any time.

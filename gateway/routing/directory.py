@@ -21,6 +21,7 @@ from django.db import DatabaseError, close_old_connections, transaction
 from django.db.models import Prefetch
 from django.utils import timezone
 
+from accounts import time_zones
 from accounts.models import Organization
 from apikeys import directory as key_directory
 from common.postgresql.attempts import closed_on_failure
@@ -199,12 +200,12 @@ def read_snapshot() -> Snapshot:
                 ),
             )
         )
-    this_month = timezone.now().date().replace(day=1)
     bounded = Quota.objects.filter(tokens__isnull=False, organization__isnull=False)
-    metered = dict(bounded.values_list("organization_id", "tokens_spent_in"))
-    spent = [organization for organization, month in metered.items() if month == this_month]
+    metered = list(bounded.values_list("organization_id", "tokens_spent_in", "organization__time_zone"))
+    now = timezone.now()
+    spent = [organization for organization, month, zone in metered if month == time_zones.month_of(now, zone)]
     aliases = Alias.objects.values_list("organization_id", "name", "deployment_id")
-    return Snapshot.of(version, targets, metered=metered, spent=spent, aliases=aliases)
+    return Snapshot.of(version, targets, metered=[item[0] for item in metered], spent=spent, aliases=aliases)
 
 
 def _of_engine(specification: Specification | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
+from accounts.services import set_time_zone
 from deployments.models import DirectoryVersion, Quota
 from deployments.services.quotas import set_quota
 from gateway.routing.directory import read_snapshot
@@ -59,6 +60,16 @@ def test_what_another_month_used_does_not_count_and_a_new_month_begins_with_none
     assert Quota.objects.get().tokens_spent_in is None
 
 
+def test_months_are_those_of_the_organizations_time_zone(people):
+    set_quota(people.ours, {"tokens": 1000}, actor=people.operator)
+    set_time_zone(people.ours, "Pacific/Kiritimati", actor=people.operator)
+    used(people.ours, date(2026, 1, 31), 5000)
+    token_quotas.look(datetime(2026, 1, 31, 9, 59, tzinfo=UTC))
+    assert Quota.objects.get().tokens_spent_in == date(2026, 1, 1)
+    token_quotas.look(datetime(2026, 1, 31, 10, 0, tzinfo=UTC))
+    assert Quota.objects.get().tokens_spent_in is None, "it is February there"
+
+
 def test_a_raised_quota_lets_go_on_at_once(people):
     set_quota(people.ours, {"tokens": 10}, actor=people.operator)
     used(people.ours, TODAY.date().replace(day=1), 11)
@@ -87,5 +98,6 @@ def test_the_page_shows_them(people):
     used(people.ours, TODAY.date().replace(day=1), 250)
     client = Client()
     client.force_login(people.admin)
-    page = client.get(reverse("organization-quota", args=["acme"])).content.decode()
+    card = {"HX-Request": "true"}
+    page = client.get(reverse("organization-quota", args=["acme"]), headers=card).content.decode()
     assert "by calendar month (UTC)" in page and "250 of 1,000" in page and "0 of 5" in page

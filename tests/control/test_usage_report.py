@@ -2,16 +2,17 @@
 
 import csv
 import io
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from importlib import import_module
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.db import connection
 from django.urls import reverse
 
 from accounts.models import Member, User
-from accounts.services import add_member, create_organization
+from accounts.services import add_member, create_organization, set_time_zone
 from apikeys.services import create_key
 from common.request_outcomes import API, BROKEN, CANCELLED, FAILED, LEFT, UNTOLD
 from deployments.models import Deployment, Price, Version
@@ -118,6 +119,62 @@ def test_kinds_of_tokens_and_why_some_were_estimated(client, people, deployment)
     (day,) = [line for line in lines if line.startswith(str(NOON.date()))]
     told = dict(zip(head.split(","), day.split(","), strict=True))
     assert (told["cached_tokens"], told["search_units"], told["estimated_cancelled"]) == ("3", "1", "16")
+
+
+def test_days_are_the_payers_and_sums_agree_for_every_range(people, deployment):
+    """Kathmandu's midnight is 18:15 UTC, Apia's 11:00, Los Angeles' 8:00 of the next day; the owner's is public callers'."""
+    zones = {people.ours: "America/Los_Angeles", people.theirs: "Asia/Kathmandu"}
+    for organization, zone in zones.items():
+        set_time_zone(organization, zone, actor=people.operator)
+    start = datetime(2026, 3, 7, tzinfo=UTC)
+    # Daylight saving time begins in Los Angeles on the eighth, a day of 23 hours.
+    for quarter in range(4 * 24 * 4):
+        at = start + timedelta(minutes=15 * quarter)
+        pays = (0, people.ours.pk, people.theirs.pk)[quarter % 3]
+        store(used(deployment, at=at, organization_id=pays, input_tokens=quarter, output_tokens=1))
+    for organization, zone in ((0, zones[people.ours]), *((item.pk, zone) for item, zone in zones.items())):
+        expected: dict[date, int] = {}
+        for row in UsageMinute.objects.filter(organization_id=organization):
+            day = row.minute.astimezone(ZoneInfo(zone)).date()
+            expected[day] = expected.get(day, 0) + row.input_tokens
+        booked = UsageDay.objects.filter(organization_id=organization).values_list("day", "input_tokens")
+        assert dict(booked) == expected, zone
+    whole = usage.report(Scope(), Question(date(2026, 3, 5), date(2026, 3, 12), "day"), people.operator)
+    for first in range(5, 13):
+        for last in range(first, 13):
+            asked = Question(date(2026, 3, first), date(2026, 3, last), "deployment")
+            by_day = [line.tokens for line in whole.lines if str(asked.first) <= line.name <= str(asked.last)]
+            assert usage.report(Scope(), asked, people.operator).total.tokens == sum(by_day)
+    assert whole.total.tokens == sum(range(384)) + 384
+
+
+def test_a_changed_zone_leaves_what_is_booked_in_its_day(client, people, deployment):
+    at = datetime(2026, 3, 7, 23, 30, tzinfo=UTC)
+    mine = {"organization_id": people.ours.pk}
+    store(used(deployment, at=at, **mine))
+    sign_in(client, people.admin)
+    change = reverse("organization-time-zone", args=["acme"])
+    said = client.post(change, {"time_zone": "Europe/Berlin"}, follow=True).content.decode()
+    assert "Days are those of Europe/Berlin from now on" in said
+    assert (
+        "Choose one of the time zones"
+        in client.post(change, {"time_zone": "Mars/Olympus"}, follow=True).content.decode()
+    )
+    store(used(deployment, at=at, **mine))
+    assert [(str(row.day), row.completed) for row in UsageDay.objects.order_by("day")] == [
+        ("2026-03-07", 1),
+        ("2026-03-08", 1),
+    ]
+    page = client.get(
+        reverse("monitoring:usage"), {"since": "2026-03-07", "until": "2026-03-08", "by": "day"}
+    ).content.decode()
+    assert "2026-03-07 to 2026-03-08, days in Europe/Berlin" in page
+    lines = (
+        client.get(reverse("monitoring:usage-csv"), {"since": "2026-03-07", "until": "2026-03-08"})
+        .content.decode()
+        .splitlines()
+    )
+    assert lines[0].endswith("days_in") and all(line.endswith("Europe/Berlin") for line in lines[1:])
 
 
 def test_a_new_price_changes_nothing_that_was(deployment):
