@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from common.installation_keys import InstallationKeys
 from common.proxies import Forwarded, Networks, is_trusted, origin
 from common.request_outcomes import FAILED, LATENCIES
 from gateway.access.callers import Caller, Keys
-from gateway.books import journal
+from gateway.books import journal, request_ids
 from gateway.books.journal import Journal
 from gateway.books.meter import BUCKET_S
 from gateway.http.bounds import Bodies, Bounds, Timeouts
@@ -108,7 +107,7 @@ class Gateway:
         # Wall clock minus monotonic clock, taken anew each second: one reading of a clock per step is enough.
         self.wall_offset = time.time() - time.monotonic()
         self._sequence = 0
-        self._id_prefix = os.urandom(5).hex().encode()
+        self._id_prefix = request_ids.prefix(name, epoch).encode()
 
     def counted_address(self, peer: str) -> str:
         """To which address a connection counts; to none where a proxy opens them for everybody."""

@@ -11,7 +11,7 @@ from django.db import transaction
 
 from deployments.drivers import kubernetes_driver, local_driver
 from deployments.models import Cluster, Instance
-from monitoring import series
+from monitoring import engine_tokens, series
 from monitoring.instances import numbers_of, uid_of_version
 from monitoring.models import CpuReading, MeteredInstance
 from monitoring.scrape import EngineSample, scrape
@@ -161,7 +161,8 @@ def _store(cluster: Cluster, readings: list[Reading], now: int) -> int:
             return 0
         rows = [(version_id, now, SystemFrame.of_samples(found).pack()) for version_id, found in samples.rows.items()]
         series.add_fresh(added[0], added[1], series.SYSTEM, rows)
-        _remember(readings)
+        engine_tokens.add(engine_tokens.growths([(item.instance, item.engine) for item in readings], last, now), now)
+        _remember(readings, last)
         _note_reasons(readings)
     return len(readings)
 
@@ -217,17 +218,27 @@ def _cpu_rates(usage: Usage, clock: float, last: CpuReading | None) -> Mapping[s
     return {figure: max(0.0, seconds) / elapsed for figure, seconds in used.items()}
 
 
-def _remember(readings: Iterable[Reading]) -> None:
+def _still(item: Reading, last: Mapping[str, CpuReading], name: str) -> float | None:
+    """What the engine has counted; where it doesn't answer now, what was known: the next answer tells how much it grew."""
+    told = getattr(item.engine, name) if item.engine else None
+    before = last.get(item.instance.uid)
+    return told if told is not None else getattr(before, name) if before else None
+
+
+def _remember(readings: Iterable[Reading], last: Mapping[str, CpuReading]) -> None:
     rows = [
         CpuReading(
             instance_uid=item.instance.uid, at=item.clock, since=item.usage.since if item.usage else 0.0,
             cpu_user_s=item.usage.cpu_user_s if item.usage else 0.0, cpu_system_s=item.usage.cpu_system_s if item.usage else 0.0,
             prefix_hits=item.engine.prefix_hits if item.engine else None,
             prefix_queries=item.engine.prefix_queries if item.engine else None,
+            input_tokens=_still(item, last, "input_tokens"), output_tokens=_still(item, last, "output_tokens"),
         )
         for item in readings
     ]  # fmt: skip
-    fields = ["at", "since", "cpu_user_s", "cpu_system_s", "prefix_hits", "prefix_queries"]
+    fields = [
+        "at", "since", "cpu_user_s", "cpu_system_s", "prefix_hits", "prefix_queries", "input_tokens", "output_tokens"
+    ]  # fmt: skip
     CpuReading.objects.bulk_create(rows, update_conflicts=True, unique_fields=["instance_uid"], update_fields=fields)
 
 

@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from common import partitions
 from common.request_outcomes import OUTCOMES
 from common.stores import scratch
-from monitoring import ledger, series, totals
+from monitoring import ledger, notable, series, totals
 from monitoring.instances import numbers_of
 from monitoring.request_frame import ALL_INSTANCES, RequestFrame
 
@@ -29,10 +29,13 @@ def store(
     rows: list[dict[str, Any]],
     usage: list[dict[str, Any]],
     books: list[dict[str, Any]],
+    notable_requests: list[dict[str, Any]] | None = None,
 ) -> bool:
     """Write one batch of `gateway`; False when it was there already. Moments are seconds since the epoch."""
     for row in usage:
         _ensure_day(ledger.TABLE, row["minute"] // 86_400)
+    for row in notable_requests or ():
+        _ensure_day(notable.TABLE, int(row["at"]) // 86_400)
     series.ensure_fresh_partition()
     with transaction.atomic():
         added = series.add_batch(batch_id)
@@ -46,6 +49,7 @@ def store(
         with connection.cursor() as cursor:
             ledger.add(cursor, usage)
             _add_books(cursor, gateway, books)
+        notable.add(notable_requests or [])
     return True
 
 

@@ -163,9 +163,30 @@ class CpuReading(models.Model):
     # What the engine had counted then; empty where it doesn't tell.
     prefix_hits = models.FloatField(null=True)
     prefix_queries = models.FloatField(null=True)
+    input_tokens = models.FloatField(null=True)
+    output_tokens = models.FloatField(null=True)
 
     def __str__(self) -> str:
         return self.instance_uid
+
+
+class EngineHour(models.Model):
+    """Tokens that a version's engines have counted themselves in one hour (UTC). `leaves_cached_out`: of prompts only those that
+    they had to compute."""
+
+    hour = models.DateTimeField()
+    deployment_id = models.BigIntegerField()
+    version_id = models.BigIntegerField()
+    input_tokens = models.BigIntegerField()
+    output_tokens = models.BigIntegerField()
+    leaves_cached_out = models.BooleanField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["version_id", "hour"], name="engine_hour_once_per_version")]
+        indexes = [models.Index(fields=["deployment_id", "hour"])]
+
+    def __str__(self) -> str:
+        return f"{self.deployment_id} {self.hour}"
 
 
 class FleetMinute(models.Model):

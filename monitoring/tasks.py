@@ -12,11 +12,13 @@ from common.lanes import Lanes
 from deployments import log_bounds
 from deployments.models import Cluster
 from monitoring import books, collect, fleet, rollup, series, token_quotas
+from monitoring.models import EngineHour
 
 # The series' own times are in tiers.py.
 DAYS_KEPT = {
     "monitoring_usage_minute": 400,
     "deployments_log_chunk": 30,
+    "monitoring_notable_request": 32,
 }
 
 
@@ -47,6 +49,8 @@ def ensure_partitions() -> None:
     for table, days in DAYS_KEPT.items():
         partitions.ensure(table, today=today)
         partitions.drop_before(table, today - timedelta(days=days))
+    oldest = timezone.now() - timedelta(days=DAYS_KEPT["monitoring_usage_minute"])
+    EngineHour.objects.filter(hour__lt=oldest).delete()
 
 
 @shared_task(name="monitoring.bound_logs")

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from monitoring import exposition, fleet_views, moment, usage_views, views
+from monitoring import exposition, fleet_views, moment, reconciliation_views, usage_views, views
 
 app_name = "monitoring"
 _DEPLOYMENT = "console/deployments/<slug:organization>/<slug:name>/"
@@ -12,6 +12,8 @@ urlpatterns = [
     path("console/usage/", usage_views.usage_page, name="usage"),
     path("console/usage/chart/", usage_views.usage_chart, name="usage-chart"),
     path("console/usage/csv/", usage_views.usage_csv, name="usage-csv"),
+    path("console/usage/reconciliation/", reconciliation_views.page, name="reconciliation"),
+    path("console/usage/reconciliation/csv/", reconciliation_views.as_csv, name="reconciliation-csv"),
     path("hub/usage/", usage_views.own_usage_page, name="own-usage"),
     path("hub/usage/chart/", usage_views.own_usage_chart, name="own-usage-chart"),
     path("hub/usage/csv/", usage_views.own_usage_csv, name="own-usage-csv"),

@@ -102,7 +102,7 @@ def _csv(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: str
     for line in found.lines:
         costs = [f"{line.costs[currency]:f}" if currency in line.costs else "" for currency in found.currencies]
         numbers = [line.requests, line.refused, *(getattr(line, name) for name in (*TOKENS, *ESTIMATED))]
-        writer.writerow([_plain(line.name), *numbers, *costs, days_in])
+        writer.writerow([plain(line.name), *numbers, *costs, days_in])
     return answer
 
 
@@ -114,7 +114,7 @@ def _cost_heads(found: Report) -> list[str]:
     return [f"cost_{currency}" for currency in found.currencies]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """No cell that a spreadsheet would take for a formula: names are chosen by others."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 

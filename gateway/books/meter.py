@@ -1,19 +1,24 @@
 """Folds the journal's records, bucket by bucket, into the rows that the tables hold. Each record is folded once."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from common import sketch
-from common.request_outcomes import ESTIMATED, ESTIMATES, LATENCIES, OUTCOMES, REJECTED, SOURCES, TOKENS
+from common.request_outcomes import COMPLETED, ESTIMATED, ESTIMATES, LATENCIES, OUTCOMES, REJECTED, SOURCES, TOKENS
 from gateway.books.journal import ADMITTED, FINISHED, NO_INSTANCE
 
 BUCKET_S = 10
 # The key of requests that never reached an instance.
 NOWHERE = NO_INSTANCE.hex()
 _USAGE_KEY = ["deployment", "organization", "user", "key", "source"]
+
+
+# Of one batch so many requests are told one by one, the largest first.
+MOST_NOTABLE = 200
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Batch:
     series: list[dict[str, Any]]
     usage: list[dict[str, Any]]
     books: list[dict[str, Any]]
+    notable: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,6 +86,7 @@ class Meter:
         self._series: dict[tuple[int, int, str, int], _Series] = {}
         self._usage: dict[tuple[int, ...], dict[str, int]] = {}
         self._books: dict[int, Counter[str]] = {}
+        self._notable: list[np.ndarray] = []
 
     def fold(self, records: np.ndarray) -> None:
         """Add records of the journal, in any order, each exactly once."""
@@ -92,6 +99,7 @@ class Meter:
         if len(finished):
             self._fold_series(finished)
             self._fold_usage(finished)
+            self._keep_notable(finished)
 
     @property
     def is_empty(self) -> bool:
@@ -128,9 +136,36 @@ class Meter:
             for deployment, count in counts.items()
         ]
 
+    def notable(self, id_of: Callable[[int], str]) -> list[dict[str, Any]]:
+        """Requests whose tokens an engine may have counted otherwise, or in another hour; `id_of` their number."""
+        if not self._notable:
+            return []
+        found = np.concatenate(self._notable)
+        tokens = found["input_tokens"].astype(np.int64) + found["output_tokens"]
+        return [
+            {
+                "at": float(row["at"]), "deployment_id": int(row["deployment"]), "version_id": int(row["version"]),
+                "instance_uid": bytes(row["instance"]).hex(), "organization_id": int(row["organization"]),
+                "key_id": int(row["key"]), "request_id": id_of(int(row["sequence"])),
+                "why": ESTIMATES[row["estimated"]] or ("crosses_hour" if row["outcome"] == COMPLETED else OUTCOMES[row["outcome"]]),
+                "input_tokens": int(row["input_tokens"]), "output_tokens": int(row["output_tokens"]),
+                "seconds": max(0.0, float(row["end_to_end"])),
+            }
+            for row in found[np.argsort(-tokens, kind="stable")[:MOST_NOTABLE]]
+        ]  # fmt: skip
+
     def clear(self) -> None:
         """Start the next batch."""
-        self._series, self._usage, self._books = {}, {}, {}
+        self._series, self._usage, self._books, self._notable = {}, {}, {}, []
+
+    def _keep_notable(self, records: np.ndarray) -> None:
+        """Those that reached an instance and used tokens, and that were estimated, didn't complete, or crossed an hour."""
+        uses = (records["input_tokens"] > 0) | (records["output_tokens"] > 0)
+        begun = records["at"] - np.maximum(records["end_to_end"], 0)
+        crosses = (records["at"] // 3600) != (begun // 3600)
+        which = uses & ((records["estimated"] > 0) | (records["outcome"] != COMPLETED) | crosses)
+        if which.any():
+            self._notable.append(_pick(records, which))
 
     def _fold_series(self, records: np.ndarray) -> None:
         bucket = records["at"].astype(np.int64) // BUCKET_S * BUCKET_S

@@ -24,6 +24,7 @@ from apikeys.services import mark_used
 from common import atomic_file
 from deployments.models import GatewayProcess
 from gateway.books.meter import Batch, Meter
+from gateway.books.request_ids import request_id
 from monitoring import ingest
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Recorder:
         meter.fold(records)
         deployments = {int(deployment) for deployment in np.unique(records["deployment"]) if deployment}
         if not meter.is_empty:
-            self._write(meter, f"{self._gateway}.{epoch}.replay", 0, dict.fromkeys(deployments, 0))
+            self._write(meter, f"{self._gateway}.{epoch}.replay", 0, dict.fromkeys(deployments, 0), epoch)
 
     # On the thread
 
@@ -153,7 +154,7 @@ class Recorder:
         if self._meter.is_empty and not in_flight:
             return
         try:
-            self._write(self._meter, self._next_id(), position, in_flight)
+            self._write(self._meter, self._next_id(), position, in_flight, self._epoch)
         except OSError:
             # The disk is full, for example: all of it stays in the meter and comes with the next batch.
             log.exception("batch not written")
@@ -168,10 +169,11 @@ class Recorder:
     def _next_id(self) -> str:
         return f"{self._own}{self._sequence + 1:08d}"
 
-    def _write(self, meter: Meter, batch_id: str, position: int, in_flight: dict[int, int]) -> None:
+    def _write(self, meter: Meter, batch_id: str, position: int, in_flight: dict[int, int], epoch: int) -> None:
         # Each batch is a source of its own: requests that end just after a bucket's bound come in the next batch, and
         # the two rows of that bucket must not be taken for one.
-        batch = Batch(batch_id, position, meter.series(batch_id), meter.usage(), meter.books(in_flight))
+        notable = meter.notable(lambda sequence: request_id(self._gateway, epoch, sequence))
+        batch = Batch(batch_id, position, meter.series(batch_id), meter.usage(), meter.books(in_flight), notable)
         atomic_file.write_bytes(self._folder / f"spill-{batch_id}.json", orjson.dumps(batch.to_json()))
 
     def _files(self) -> list[Path]:
@@ -197,7 +199,9 @@ class Recorder:
             try:
                 labels = key_labels({row["key_id"] for row in batch["usage"]} - {0})
                 usage = [{**row, "key_label": labels.get(row["key_id"], "")} for row in batch["usage"]]
-                ingest.store(self._gateway, batch["id"], batch["series"], usage, batch["books"])
+                # Those of the release before, which waited on disk, tell of no single requests.
+                notable = batch.get("notable", [])
+                ingest.store(self._gateway, batch["id"], batch["series"], usage, batch["books"], notable)
                 mark_used({row["key_id"]: row["minute"] for row in batch["usage"] if row["key_id"]})
             except _REFUSALS:
                 # It would be refused for ever and hold up everything behind it; kept for whoever looks into it.

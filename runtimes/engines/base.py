@@ -115,6 +115,8 @@ class Engine(ABC):
     cache_path: ClassVar[str] = ""
     # What can be posted there generates nothing: it uses up no tokens.
     free_paths: ClassVar[tuple[str, ...]] = ()
+    # Whether what it counts of prompts holds tokens that it had cached.
+    counts_cached: ClassVar[bool] = True
     # Whether it answers Anthropic's API beside OpenAI's.
     speaks_anthropic: ClassVar[bool] = False
     # What its models do, as /v1/models tells.

@@ -38,6 +38,7 @@ class LlamaCpp(Engine):
     name = "llama_cpp"
     metrics_path = "/metrics"
     speaks_anthropic = True
+    counts_cached = False
     free_paths = ("/tokenize", "/detokenize", "/apply-template", "/props", "/v1/messages/count_tokens")
     streams_tell = "timings"
     title = "llama.cpp"

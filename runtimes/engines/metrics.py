@@ -6,13 +6,15 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class EngineSample:
     """Requests running and waiting now, the share of the KV cache in use (0 to 1), tokens looked up in the prefix cache
-    and found there since the engine's start. None where the engine doesn't tell."""
+    and found there, and those of prompts and answers, since the engine's start. None where the engine doesn't tell."""
 
     running: float | None = None
     waiting: float | None = None
     kv_cache_use: float | None = None
     prefix_hits: float | None = None
     prefix_queries: float | None = None
+    input_tokens: float | None = None
+    output_tokens: float | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -27,9 +29,10 @@ _NAMES = {
     "kv_cache_usage_ratio": "kv_cache_use",
     "prefix_cache_hits_total": "prefix_hits", "gpu_prefix_cache_hits_total": "prefix_hits", "cached_tokens_total": "prefix_hits",
     "prefix_cache_queries_total": "prefix_queries", "gpu_prefix_cache_queries_total": "prefix_queries",
+    "prompt_tokens_total": "input_tokens", "generation_tokens_total": "output_tokens", "tokens_predicted_total": "output_tokens",
 }  # fmt: skip
 _SHARES = ("kv_cache_use",)
-# SGLang counts what it found in its cache and all prompt tokens; what it looked up are the latter.
+# SGLang counts what it found in its cache and all prompt tokens; what it looked up are the latter, too.
 _LOOKED_UP_BY_PREFIX = {"sglang": "prompt_tokens_total"}
 _FIRST_BYTES = frozenset(name[:1] for name in ("vllm:", "sglang:", "llamacpp:", "te_", *_NAMES))
 
@@ -44,10 +47,12 @@ def parse(page: str) -> EngineSample:
         name = line.partition("{")[0] if "{" in line else line.partition(" ")[0]
         prefix, _, plain = name.rpartition(":")
         plain = plain.removeprefix("te_")
-        field = "prefix_queries" if _LOOKED_UP_BY_PREFIX.get(prefix) == plain else _NAMES.get(plain)
+        field = _NAMES.get(plain)
         value = _value(line) if field else None
         if field and value is not None:
             found.setdefault(field, []).append(value)
+            if _LOOKED_UP_BY_PREFIX.get(prefix) == plain:
+                found.setdefault("prefix_queries", []).append(value)
     return EngineSample(
         **{field: sum(values) / (len(values) if field in _SHARES else 1) for field, values in found.items()}
     )

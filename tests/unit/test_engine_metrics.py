@@ -28,7 +28,7 @@ vllm:request_success_total{finished_reason="stop",model_name="m"} 12.0
         (
             'sglang:num_running_reqs{model_name="m"} 4\nsglang:num_queue_reqs{model_name="m"} 1\nsglang:token_usage{model_name="m"} 0.2\n'
             'sglang:prompt_tokens_total{model_name="m"} 90\nsglang:cached_tokens_total{model_name="m"} 30\n',
-            EngineSample(4, 1, 0.2, 30, 90),
+            EngineSample(4, 1, 0.2, 30, 90, 90),
         ),
         ("llamacpp:requests_processing 1\nllamacpp:requests_deferred 2\n", EngineSample(running=1, waiting=2)),
         ("te_queue_size 6\n", EngineSample(waiting=6)),
@@ -45,4 +45,4 @@ def test_every_engines_names_mean_the_same(page, sample):
 def test_the_simulator_tells_what_an_engine_tells():
     metrics = EngineMetrics("demo")
     with metrics.running(), metrics.waiting():
-        assert parse(metrics.render().decode()) == EngineSample(running=1, waiting=1)
+        assert parse(metrics.render().decode()) == EngineSample(running=1, waiting=1, input_tokens=0, output_tokens=0)
