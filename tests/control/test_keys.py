@@ -201,11 +201,11 @@ def test_the_directory_takes_a_fixed_number_of_queries(people, deployment, calle
     for number in range(3):
         services.create_key(people.member, people.ours, f"key {number}", deployments=[deployment])
     caller.follow()
-    with django_assert_num_queries(9):
+    with django_assert_num_queries(10):
         read_snapshot()
     for number in range(20):
         services.create_key(people.member, people.ours, f"more {number}")
-    with django_assert_num_queries(9):
+    with django_assert_num_queries(10):
         read_snapshot()
     with django_assert_num_queries(3):
         caller.follow()
