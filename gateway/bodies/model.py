@@ -9,8 +9,9 @@ from gateway.errors import bad_request
 _NO_FIELDS = RequestFields()
 
 
-def model_of(body: bytes, content_type: bytes) -> tuple[str, RequestFields]:
-    """(the model that an OpenAI-style body names, the fields of a JSON body: none of a form's)."""
+def model_of(body: bytes, content_type: bytes, *, otherwise: str = "") -> tuple[str, RequestFields]:
+    """(the model that an OpenAI-style body names, the fields of a JSON body: none of a form's). `otherwise`: what it means
+    where it names none."""
     if content_type[:19].lower() == b"multipart/form-data":
         found = multipart.field(body, content_type, b"model")
         if found is None:
@@ -25,6 +26,8 @@ def model_of(body: bytes, content_type: bytes) -> tuple[str, RequestFields]:
         pass
     except ValueError as error:
         raise bad_request(f"The body is not JSON: {error}.", "body_not_json") from None
+    if model is None and otherwise and fields is not _NO_FIELDS:
+        return otherwise, fields
     if not isinstance(model, str) or not model:
         raise bad_request(
             "The body needs a field “model” with the id of a deployment, for example “demo/chat”.", "model_missing"

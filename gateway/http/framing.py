@@ -40,7 +40,7 @@ _KIND_OF_NAME = {
     b"x-api-key": API_KEY, b"x-goog-api-key": API_KEY, b"sec-websocket-protocol": SUBPROTOCOLS, b"http2-settings": HOP,
     b"accept-encoding": ACCEPT_CODING, b"content-encoding": CONTENT_CODING,
     b"keep-alive": HOP, b"proxy-connection": HOP, b"proxy-authenticate": HOP, b"proxy-authorization": HOP,
-    b"set-cookie": SET_COOKIE, b"x-forwarded-for": FORWARDED_FOR, b"te": HOP, b"trailer": HOP, b"x-slipway-instance": HOP,
+    b"set-cookie": SET_COOKIE, b"x-forwarded-for": FORWARDED_FOR, b"forwarded": HOP, b"x-real-ip": HOP, b"te": HOP, b"trailer": HOP, b"x-slipway-instance": HOP,
     b"origin": ORIGIN, b"access-control-request-method": ASKED_METHOD, b"access-control-request-headers": ASKED_HEADERS,
     **dict.fromkeys((b"access-control-allow-origin", b"access-control-allow-methods", b"access-control-allow-headers",
                      b"access-control-allow-credentials", b"access-control-allow-private-network",
@@ -178,8 +178,8 @@ def read_head(
             head.identity = value
         elif kind == FORWARDED_FOR:
             text = value.decode("latin-1")
+            # An instance would take it for the truth, whoever wrote it.
             head.forwarded_for = f"{head.forwarded_for},{text}" if head.forwarded_for else text
-            passed += (name, b": ", value, b"\r\n")
         elif kind == REQUEST_ID:
             head.request_id = value
         elif kind == ORIGIN:

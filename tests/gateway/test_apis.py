@@ -56,6 +56,24 @@ async def test_an_alias_is_answered_under_its_own_name_and_listed(gateway, upstr
         assert (await nobody.post("/v1/completions", json={"model": "gpt-4o", "prompt": "x"})).status_code == 404
 
 
+async def test_moderations_need_name_no_model(gateway, upstream):
+    server = await upstream(json_answer(b'{"id":"m","model":"acme/chat","results":[]}'))
+    await gateway.start(server)
+    serving(gateway)
+    async with client(gateway) as http:
+        refused = await http.post("/v1/moderations", json={"input": "x"})
+        assert refused.status_code == 404 and "omni-moderation-latest" in refused.json()["error"]["message"]
+        (target,) = gateway.core.snapshot.targets
+        gateway.core.set_snapshot(
+            Snapshot.of(6, [target], aliases=[(0, "omni-moderation-latest", target.deployment_id)])
+        )
+        answer = await http.post("/v1/moderations", json={"input": "x"})
+        assert answer.status_code == 200 and answer.json()["model"] == "omni-moderation-latest"
+        assert orjson.loads(server.requests[-1].body) == {"model": "acme/chat", "input": "x"}
+        for body in (b"[]", b"x", b'{"model":5}'):
+            assert (await http.post("/v1/moderations", content=body)).status_code == 400
+
+
 @pytest.mark.parametrize(
     ("asked", "gets"),
     [

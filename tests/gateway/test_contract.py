@@ -360,3 +360,13 @@ async def test_a_half_closed_reader_of_a_stream_gets_all_of_it(gateway, upstream
         events.append(event)
     body = b"".join(bytes(event.data) for event in events if isinstance(event, h11.Data))
     assert body == b"data: 1\n\ndata: 2\n"
+
+
+async def test_no_instance_is_told_an_address_that_a_client_made_up(gateway, upstream):
+    server = await upstream(json_answer(b"{}"))
+    await gateway.start(server)
+    async with client(gateway) as http:
+        told = {"X-Forwarded-For": "10.0.0.1", "Forwarded": "for=10.0.0.1", "X-Real-IP": "10.0.0.1", "X-Other": "stays"}
+        await http.get("/main/chat/x", headers=told)
+    sent = server.requests[0].headers
+    assert "10.0.0.1" not in str(sent) and sent["x-other"] == "stays"
