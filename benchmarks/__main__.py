@@ -7,7 +7,7 @@ import subprocess
 import sys
 from importlib import import_module
 
-SUITES = ("async_queue", "gateway_cost", "keys", "limits", "live_page", "metrics", "price", "sweep")
+SUITES = ("async_queue", "gateway_cost", "keys", "limits", "live_page", "metrics", "price", "sweep", "witness")
 # An hour: only when it is named.
 LONG = ("open_page",)
 
