@@ -45,6 +45,7 @@ class Reading:
     engine_reason: str = ""
     gpus: Sequence[tuple[int, GpuSample]] = ()
     total: PodTotal | None = None
+    usage_reason: str = ""
 
 
 @dataclass
@@ -99,11 +100,12 @@ def collect_kubernetes(cluster: Cluster) -> int:
     except DriverError as error:
         log.info("no samples of %s: %s", cluster, error)
         return 0
-    samples = _told(driver.usage, cluster)
+    samples, _ = _told(driver.usage, cluster)
     usages = {item.pod: item for item in samples or ()}
     # With fewer rights, or a runtime that tells the kubelet less, the metrics API has the sum at least.
     missing = any(item.name not in usages for item in living)
-    totals = {item.pod: item for item in (_told(driver.totals, cluster) if missing else ()) or ()}
+    found, usage_reason = _told(driver.totals, cluster) if missing else (None, "")
+    totals = {item.pod: item for item in found or ()}
     gpus, gpu_reason = _gpus(driver, living)
     engines = scrape(living)
     readings = []
@@ -114,18 +116,19 @@ def collect_kubernetes(cluster: Cluster) -> int:
         readings.append(
             Reading(
                 instance, item.at if item else 0.0, usage, outcome.sample, "" if mine else gpu_reason, outcome.reason, mine,
-                None if item else totals.get(instance.name),
+                None if item else totals.get(instance.name), "" if item or instance.name in totals else usage_reason,
             )
         )  # fmt: skip
     return _store(cluster, readings, now)
 
 
-def _told(read: Callable[[], T], cluster: Cluster) -> T | None:
+def _told(read: Callable[[], T], cluster: Cluster) -> tuple[T | None, str]:
+    """What the cluster tells, or why it doesn't."""
     try:
-        return read()
+        return read(), ""
     except DriverError as error:
         log.info("no samples of %s: %s", cluster, error)
-        return None
+        return None, str(error)
 
 
 def _gpus(driver: KubernetesDriver, living: Iterable[Instance]) -> tuple[dict[str, list[GpuSample]], str]:
@@ -245,12 +248,16 @@ def _remember(readings: Iterable[Reading], last: Mapping[str, CpuReading]) -> No
 def _note_reasons(readings: Iterable[Reading]) -> None:
     """Why figures are missing, for the pages; written where it changed only."""
     wanted = {
-        item.instance.uid: (item.gpu_reason if item.instance.version.specification.gpu else "", item.engine_reason)
+        item.instance.uid: (
+            item.gpu_reason if item.instance.version.specification.gpu else "",
+            item.engine_reason,
+            item.usage_reason[:500],
+        )
         for item in readings
     }
     changed = []
     for known in MeteredInstance.objects.filter(uid__in=list(wanted)):
-        if (known.gpu_reason, known.engine_reason) != wanted[known.uid]:
-            known.gpu_reason, known.engine_reason = wanted[known.uid]
+        if (known.gpu_reason, known.engine_reason, known.usage_reason) != wanted[known.uid]:
+            known.gpu_reason, known.engine_reason, known.usage_reason = wanted[known.uid]
             changed.append(known)
-    MeteredInstance.objects.bulk_update(changed, ["gpu_reason", "engine_reason"])
+    MeteredInstance.objects.bulk_update(changed, ["gpu_reason", "engine_reason", "usage_reason"])

@@ -14,6 +14,7 @@ class MeteredInstance(models.Model):
     # Empty where the figures are there.
     gpu_reason = models.TextField(blank=True)
     engine_reason = models.TextField(blank=True)
+    usage_reason = models.TextField(blank=True, db_default="")
 
     def __str__(self) -> str:
         return self.name or self.uid

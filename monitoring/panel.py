@@ -143,6 +143,7 @@ def _subjects(deployment: Deployment, question: Question, scope: Scope, samples:
         asks_for_gpu=bool(specification.gpu),
         gpu_reason=newest.gpu_reason if newest else "",
         engine_reason=_engine_reason(specification.engine, newest),
+        usage_reason=newest.usage_reason if newest else "",
         reserves_gpu_memory=_reserves_gpu_memory(specification.engine),
         averaged=question.instances == AVERAGE,
     )

@@ -29,6 +29,7 @@ class Subjects:
     asks_for_gpu: bool
     gpu_reason: str = ""
     engine_reason: str = ""
+    usage_reason: str = ""
     reserves_gpu_memory: bool = False
     averaged: bool = False
 
@@ -72,7 +73,7 @@ def _cpu(points: SystemFrame, subjects: Subjects, window: Window, shown_s: int) 
     ]
     parts = [part for part in parts if len(part[1])]
     if not parts:
-        return Chart("cpu", "cores", absent=_NO_SAMPLES)
+        return Chart("cpu", "cores", absent=_no_usage(subjects))
     busiest = _busiest(parts[0][1])
     drawn: list[Curve] = []
     for name, found, dashed in parts:
@@ -91,10 +92,16 @@ def _cpu(points: SystemFrame, subjects: Subjects, window: Window, shown_s: int) 
     )  # fmt: skip
 
 
+def _no_usage(subjects: Subjects) -> str:
+    if not subjects.usage_reason:
+        return _NO_SAMPLES
+    return f"The cluster doesn't tell: {subjects.usage_reason} The cluster's page says which rights are missing."
+
+
 def _memory(points: SystemFrame, subjects: Subjects, window: Window, shown_s: int) -> Chart:
     found = points.of("memory_used")
     if not len(found):
-        return Chart("memory", "MiB", absent=_NO_SAMPLES)
+        return Chart("memory", "MiB", absent=_no_usage(subjects))
     drawn = _curves(found, subjects, window, _busiest(found), "")
     total, peak = subjects.memory, float(found.highest.max())
     facts = ""

@@ -109,7 +109,7 @@ def test_requests_reach_the_charts_within_seconds(product, api):
     wait_for(lambda: total() == before + 7, within_s=5, what="seven more requests on the chart")
     # Once more after the bucket was flushed: counted once, not twice.
     wait_for(
-        lambda: not list(product.home.glob("gateway/*/spill-*")) and list(product.home.glob("gateway/*/journal2-*")),
+        lambda: not list(product.home.glob("gateway/*/spill-*")) and list(product.home.glob("gateway/*/journal3-*")),
         within_s=30,
     )
     assert total() == before + 7
