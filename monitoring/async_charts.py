@@ -67,9 +67,9 @@ def _summed(sizes: SystemFrame) -> tuple[np.ndarray, np.ndarray]:
     return times, totals / np.bincount(place, weights=sizes.samples, minlength=len(times))
 
 
-def csv_rows(times: RequestFrame, window: Window) -> tuple[list[str], list[list[Any]]]:
+def csv_rows(times: RequestFrame, window: Window, *, by_bars: bool) -> tuple[list[str], list[list[Any]]]:
     """One row per point, times in seconds."""
-    curves = times.by_width(window.width)
+    curves = times.regroup(window.row_starts(times.at, by_bars=by_bars))
     drawn = latency_curves("queue", curves, window)
     rows = [[int(at), *(csv_cell(curve.values[index]) for curve in drawn)] for index, at in enumerate(curves.at)]
     return [f"async_queue_{curve.key}_s" for curve in drawn], rows

@@ -104,13 +104,13 @@ def last_mark(marks: Iterable[Event]) -> int:
     return max((event.pk for event in marks), default=0)
 
 
-def table(panel: Panel) -> tuple[list[str], list[list[Any]]]:
-    """The panel's numbers as a table: names of columns, then rows that begin with their moment."""
-    request_head, request_rows = request_charts.csv_rows(panel.requests, panel.window)
+def table(panel: Panel, *, by_bars: bool) -> tuple[list[str], list[list[Any]]]:
+    """The panel's numbers as a table: names of columns, then rows that begin with their moment, one for each point or bar."""
+    request_head, request_rows = request_charts.csv_rows(panel.requests, panel.window, by_bars=by_bars)
     parts = [
         (request_head, request_rows),
-        async_charts.csv_rows(panel.queue_times, panel.window),
-        system_charts.csv_rows(panel.samples, panel.window),
+        async_charts.csv_rows(panel.queue_times, panel.window, by_bars=by_bars),
+        system_charts.csv_rows(panel.samples, panel.window, by_bars=by_bars),
     ]
     by_part = [(head, {at: cells for at, *cells in rows}) for head, rows in parts]
     moments = sorted(set().union(*(rows for _, rows in by_part)))

@@ -173,9 +173,9 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def csv_rows(frame: RequestFrame, window: Window) -> tuple[list[str], list[list[Any]]]:
+def csv_rows(frame: RequestFrame, window: Window, *, by_bars: bool) -> tuple[list[str], list[list[Any]]]:
     """The request charts as a table: one row per point, times in seconds, empty where nothing was measured."""
-    curves = frame.by_width(window.width)
+    curves = frame.regroup(window.row_starts(frame.at, by_bars=by_bars))
     head = [*(name.removeprefix("status_") for name in CLASSES), "input_tokens", "output_tokens"]
     columns: list[np.ndarray] = [*(curves.column(name) for name in CLASSES), curves.column("input_tokens"), curves.column("output_tokens")]  # fmt: skip
     for name in LATENCIES:

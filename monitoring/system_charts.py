@@ -262,9 +262,9 @@ def _per_instance(both: SystemFrame) -> np.ndarray:
     return np.bincount(place, weights=both.average)
 
 
-def csv_rows(frame: SystemFrame, window: Window) -> tuple[list[str], list[list[Any]]]:
+def csv_rows(frame: SystemFrame, window: Window, *, by_bars: bool) -> tuple[list[str], list[list[Any]]]:
     """Each figure's average over the instances and its highest, one row per point; empty where nothing was measured."""
-    points = frame.by_width(window.width)
+    points = frame.regroup(window.row_starts(frame.at, by_bars=by_bars))
     present = [name for name, number in FIGURES.items() if (points.figure == number).any()]
     times = np.unique(points.at)
     head: list[str] = []

@@ -76,7 +76,7 @@ def panel_data(request: HttpRequest, organization: str, name: str) -> HttpRespon
 
 @login_required
 def panel_csv(request: HttpRequest, organization: str, name: str) -> HttpResponse:
-    """The request charts' points as a table, in the chosen zone's time with its offset."""
+    """The charts' points as a table, or their bars where a width was chosen, in the chosen zone's time with its offset."""
     deployment = get_deployment(request, organization, name)
     try:
         question = Question.from_query(request.GET)
@@ -88,7 +88,7 @@ def panel_csv(request: HttpRequest, organization: str, name: str) -> HttpRespons
     day = datetime.fromtimestamp(found.window.start, found.window.zone)
     answer["Content-Disposition"] = f'attachment; filename="{name}-metrics-{day:%Y%m%d-%H%M}.csv"'
     writer = csv.writer(answer)
-    head, rows = panel.table(found)
+    head, rows = panel.table(found, by_bars=bool(question.interval))
     writer.writerow(["time", *head])
     for at, *cells in rows:
         writer.writerow([datetime.fromtimestamp(at, found.window.zone).isoformat(), *cells])

@@ -98,6 +98,10 @@ class Window:
         last = int(self.bar_starts(np.array([self.end - 1]))[0])
         return max(self.end, last + self.bar)
 
+    def row_starts(self, moments: np.ndarray, *, by_bars: bool) -> np.ndarray:
+        """The start of the table's row of each moment: of a bar, where one was asked for, or of a point."""
+        return self.bar_starts(moments) if by_bars else moments // self.width * self.width
+
     def bar_starts(self, moments: np.ndarray) -> np.ndarray:
         """The start of the bar of each moment. Days are the zone's own, be they 23, 24 or 25 hours long."""
         if self.bar >= DAY:

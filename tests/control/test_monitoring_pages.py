@@ -1,6 +1,7 @@
 """Pages of monitoring: the panel's answers, a moment, the table as CSV, and the fleet, worst first."""
 
 import csv
+import itertools
 import time
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -79,6 +80,30 @@ def test_the_table_has_each_point_with_the_zones_offset(client, people, deploy):
     assert row["time"].endswith("+05:30") and row["2xx"] == "3" and row["5xx"] == "0"
     assert float(row["end_to_end_p95_s"]) == pytest.approx(2, rel=0.01) and row["output_tokens"] == "12"
     assert client.get(address("csv"), {"range": "never"}).status_code == 422
+
+
+@pytest.mark.parametrize(("interval", "rows"), [("", 6), ("15m", 2), ("1h", 2), ("1d", 1)])
+def test_the_table_has_a_row_for_each_bar_that_was_asked_for(client, people, deploy, interval, rows):
+    deployment = deploy()
+    # Two hours of one day in the zone, three points of a quarter in each.
+    start = datetime.now(ZoneInfo("Asia/Kolkata")).replace(hour=1, minute=0, second=0, microsecond=0) - timedelta(
+        days=1
+    )
+    for hour, minute in itertools.product((0, 1), (1, 4, 8)):
+        at = start + timedelta(hours=hour, minutes=minute)
+        store(f"b{hour}{minute}", [entry(deployment, at=at.astimezone(UTC))])
+    client.force_login(people.member)
+    asked = {
+        "from": f"{start:%Y-%m-%dT%H:%M}",
+        "to": f"{start + timedelta(hours=2):%Y-%m-%dT%H:%M}",
+        "tz": "Asia/Kolkata",
+    }
+    answer = client.get(address("csv"), asked | {"interval": interval})
+    found = list(csv.DictReader(answer.content.decode().splitlines()))
+    assert len(found) == rows and sum(int(row["2xx"]) for row in found) == 6, found
+    if interval:
+        first = start.replace(hour=0) if interval == "1d" else start
+        assert found[0]["time"] == first.isoformat()
 
 
 def test_a_moment_tells_events_instances_and_the_nearest_lines(client, people, deploy):
