@@ -16,7 +16,7 @@ from monitoring.instances import numbers_of, uid_of_version
 from monitoring.models import CpuReading, MeteredInstance
 from monitoring.scrape import EngineSample, scrape
 from monitoring.system_frame import NO_DEVICE, SystemFrame
-from runtimes.driver import DriverError
+from runtimes.driver import ClusterUnreachableError, DriverError
 from runtimes.gpu_sample import GpuSample
 from runtimes.kubernetes.driver import KubernetesDriver
 from runtimes.kubernetes.usage import PodTotal
@@ -128,7 +128,10 @@ def _told(read: Callable[[], T], cluster: Cluster) -> tuple[T | None, str]:
         return read(), ""
     except DriverError as error:
         log.info("no samples of %s: %s", cluster, error)
-        return None, str(error)
+        # Not the cluster's own words: everybody who sees the deployment reads this.
+        if isinstance(error, ClusterUnreachableError):
+            return None, "it can't be reached now."
+        return None, "Slipway may not read it there. An operator sees on the cluster's page which rights are missing."
 
 
 def _gpus(driver: KubernetesDriver, living: Iterable[Instance]) -> tuple[dict[str, list[GpuSample]], str]:
@@ -165,7 +168,7 @@ def _store(cluster: Cluster, readings: list[Reading], now: int) -> int:
         rows = [(version_id, now, SystemFrame.of_samples(found).pack()) for version_id, found in samples.rows.items()]
         series.add_fresh(added[0], added[1], series.SYSTEM, rows)
         engine_tokens.add(engine_tokens.growths([(item.instance, item.engine) for item in readings], last, now), now)
-        _remember(readings, last)
+        _remember(readings, last, now)
         _note_reasons(readings)
     return len(readings)
 
@@ -228,7 +231,7 @@ def _still(item: Reading, last: Mapping[str, CpuReading], name: str) -> float | 
     return told if told is not None else getattr(before, name) if before else None
 
 
-def _remember(readings: Iterable[Reading], last: Mapping[str, CpuReading]) -> None:
+def _remember(readings: Iterable[Reading], last: Mapping[str, CpuReading], now: int) -> None:
     rows = [
         CpuReading(
             instance_uid=item.instance.uid, at=item.clock, since=item.usage.since if item.usage else 0.0,
@@ -236,11 +239,13 @@ def _remember(readings: Iterable[Reading], last: Mapping[str, CpuReading]) -> No
             prefix_hits=item.engine.prefix_hits if item.engine else None,
             prefix_queries=item.engine.prefix_queries if item.engine else None,
             input_tokens=_still(item, last, "input_tokens"), output_tokens=_still(item, last, "output_tokens"),
+            tokens_at=now if item.engine and item.engine.output_tokens is not None else getattr(last.get(item.instance.uid), "tokens_at", None),
         )
         for item in readings
     ]  # fmt: skip
     fields = [
-        "at", "since", "cpu_user_s", "cpu_system_s", "prefix_hits", "prefix_queries", "input_tokens", "output_tokens"
+        "at", "since", "cpu_user_s", "cpu_system_s", "prefix_hits", "prefix_queries", "input_tokens", "output_tokens",
+        "tokens_at",
     ]  # fmt: skip
     CpuReading.objects.bulk_create(rows, update_conflicts=True, unique_fields=["instance_uid"], update_fields=fields)
 

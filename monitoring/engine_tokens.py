@@ -14,14 +14,19 @@ from runtimes.engines import registry
 from runtimes.engines.metrics import EngineSample
 
 TABLE = "monitoring_enginehour"
-# The first reading of an instance that began so lately tells all that it has counted; of an older one nobody knows when.
+# The first figure of an instance that became ready so lately tells all that it has counted; of an older one nobody knows when.
 NEW_S = 60.0
+# What no engine makes between two readings: whoever prints it makes it up.
+_MOST = 10**10
 
 
 @dataclass
 class Growth:
+    """`since` the last reading, in seconds since the epoch; None where there was none."""
+
     input_tokens: int = 0
     output_tokens: int = 0
+    since: float | None = None
 
 
 def growths(
@@ -33,10 +38,11 @@ def growths(
         if sample is None or sample.output_tokens is None:
             continue
         before = last.get(instance.uid)
-        is_new = before is None and now - instance.started_at.timestamp() < NEW_S
+        is_new = instance.ready_at is not None and now - instance.ready_at.timestamp() < NEW_S
         growth = Growth(
             _growth(sample.input_tokens or 0, before.input_tokens if before else None, is_new=is_new),
             _growth(sample.output_tokens, before.output_tokens if before else None, is_new=is_new),
+            before.tokens_at if before else None,
         )
         if growth.input_tokens or growth.output_tokens:
             found[instance] = growth
@@ -45,23 +51,48 @@ def growths(
 
 def _growth(value: float, before: float | None, *, is_new: bool) -> int:
     if before is None:
-        return round(value) if is_new else 0
-    # An engine that restarted counts from zero again.
-    return round(value - before if value >= before else value)
+        grown = round(value) if is_new else 0
+    else:
+        # An engine that restarted counts from zero again.
+        grown = round(value - before if value >= before else value)
+    return grown if grown <= _MOST else 0
+
+
+def spread(amount: int, since: float | None, now: int) -> dict[int, int]:
+    """`amount` over the hours (seconds since the epoch) that a pause between two readings touched, in proportion."""
+    this = now // 3600 * 3600
+    if since is None or since >= this or since < now - 86_400:
+        return {this: amount}
+    parts: dict[int, int] = {}
+    left, at = amount, since
+    while at < this:
+        hour = int(at) // 3600 * 3600
+        part = round(amount * (hour + 3600 - at) / (now - since))
+        parts[hour] = min(part, left)
+        left -= parts[hour]
+        at = hour + 3600
+    return parts | {this: left}
 
 
 def add(found: Mapping[Instance, Growth], now: int) -> None:
-    """Add to the hour of `now`, within the transaction that remembers the readings."""
-    sums: dict[tuple[int, int], Growth] = defaultdict(Growth)
+    """Add to the hours that they belong to, within the transaction that remembers the readings."""
+    sums: dict[tuple[int, int, int], Growth] = defaultdict(Growth)
     for instance, growth in found.items():
-        place = sums[instance.version.deployment_id, instance.version_id]
-        place.input_tokens += growth.input_tokens
-        place.output_tokens += growth.output_tokens
+        for name in ("input_tokens", "output_tokens"):
+            for hour, amount in spread(getattr(growth, name), growth.since, now).items():
+                place = sums[instance.version.deployment_id, instance.version_id, hour]
+                setattr(place, name, getattr(place, name) + amount)
     leaves_out = {instance.version_id: not _counts_cached(instance) for instance in found}
-    hour = datetime.fromtimestamp(now // 3600 * 3600, UTC)
     rows: list[list[Any]] = [
-        [hour, deployment, version, growth.input_tokens, growth.output_tokens, leaves_out[version]]
-        for (deployment, version), growth in sorted(sums.items())
+        [
+            datetime.fromtimestamp(hour, UTC),
+            deployment,
+            version,
+            growth.input_tokens,
+            growth.output_tokens,
+            leaves_out[version],
+        ]
+        for (deployment, version, hour), growth in sorted(sums.items())
     ]
     if not rows:
         return

@@ -166,6 +166,8 @@ class CpuReading(models.Model):
     prefix_queries = models.FloatField(null=True)
     input_tokens = models.FloatField(null=True)
     output_tokens = models.FloatField(null=True)
+    # When they were told, in seconds since the epoch.
+    tokens_at = models.FloatField(null=True)
 
     def __str__(self) -> str:
         return self.instance_uid

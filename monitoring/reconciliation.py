@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db import connection
+from django.db import OperationalError, connection, transaction
+from psycopg.errors import QueryCanceled
 
 from monitoring.engine_tokens import TABLE as ENGINES
 from monitoring.ledger import TABLE as LEDGER
@@ -13,13 +14,18 @@ from monitoring.notable import TABLE as NOTABLE
 
 # Why a request is told, in words.
 WHY = {
-    "untold": "the engine told no usage; counted by length",
     "cancelled": "the caller left before the end",
     "failed": "it failed on the way",
     "expired": "it expired",
     "crosses_hour": "it began in an earlier hour",
 }
 MOST_REQUESTS = 200
+# Longer than this nobody's page waits, and no connection is held.
+_WITHIN = "15s"
+
+
+class TooMuchError(Exception):
+    """So many minutes can't be added up while somebody waits; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Hour:
 
 
 def hours(deployment_ids: list[int] | None, first: datetime, end: datetime) -> list[Hour]:
-    """Of the deployments, None for all, in [first, end), by name and hour."""
+    """Of the deployments, None for all, in [first, end), by name and hour. Raises TooMuchError."""
     mine = "TRUE" if deployment_ids is None else "deployment_id = ANY(%s)"
     given: list[Any] = [first, end, *([] if deployment_ids is None else [deployment_ids])]
     statement = f"""
@@ -80,9 +86,17 @@ def hours(deployment_ids: list[int] | None, first: datetime, end: datetime) -> l
         FROM booked FULL JOIN counted USING (deployment_id, hour) LEFT JOIN told USING (deployment_id, hour)
         WHERE coalesce(booked.input, 0) + coalesce(booked.output, 0) + coalesce(counted.input, 0) + coalesce(counted.output, 0) > 0
     """  # noqa: S608 (our own constants)
-    with connection.cursor() as cursor:
-        cursor.execute(statement, given * 3)
-        rows = cursor.fetchall()
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL statement_timeout = '{_WITHIN}'")
+            cursor.execute(statement, given * 3)
+            rows = cursor.fetchall()
+    except OperationalError as error:
+        if not isinstance(error.__cause__, QueryCanceled):
+            raise
+        raise TooMuchError(
+            "So much was used in this time that it can't be added up at once. Choose fewer days."
+        ) from None
     names = DeploymentName.objects.in_bulk({row[0] for row in rows})
     found = [
         Hour(row[0], names[row[0]].api_id if row[0] in names else f"deployment {row[0]}, deleted", *row[1:])

@@ -11,7 +11,7 @@ from django.utils.dateparse import parse_datetime
 from accounts.permissions import is_operator, managed_organizations, may_administer
 from common.numbers import whole
 from monitoring.models import DeploymentName
-from monitoring.reconciliation import Hour, hours, requests
+from monitoring.reconciliation import Hour, TooMuchError, hours, requests
 from monitoring.usage_views import plain
 
 LONGEST = timedelta(days=31)
@@ -24,13 +24,15 @@ def page(request: HttpRequest) -> HttpResponse:
     """Hour by hour; with ?deployment=&hour= the requests of one that may explain its difference."""
     first, end, problem = _span(request)
     mine = _deployments(request)
-    found = hours(mine, first, end)
+    try:
+        found = hours(mine, first, end)
+    except TooMuchError as error:
+        found, problem = [], str(error)
+    shown = [row for row in found if not row.agrees] if "differing" in request.GET else found
     context = {
-        "hours": [row for row in found if not row.agrees][:ROWS_SHOWN]
-        if "differing" in request.GET
-        else found[:ROWS_SHOWN],
+        "hours": shown[:ROWS_SHOWN],
         "differing": sum(not row.agrees for row in found),
-        "left_out": max(0, len(found) - ROWS_SHOWN),
+        "left_out": max(0, len(shown) - ROWS_SHOWN),
         "total": len(found),
         "first": first,
         "last": end - timedelta(hours=1),
@@ -42,7 +44,7 @@ def page(request: HttpRequest) -> HttpResponse:
         if mine is not None and deployment not in mine:
             raise Http404
         context |= {
-            "chosen": next((row for row in found if row.deployment_id == deployment and row.hour == hour), None),
+            "chosen": next(iter(hours([deployment], hour, hour + timedelta(hours=1))), None),
             "requests": requests(deployment, hour, hour + timedelta(hours=1)),
         }
     return render(request, "monitoring/reconciliation.html", context, status=422 if problem else 200)
@@ -53,14 +55,18 @@ def as_csv(request: HttpRequest) -> HttpResponse:
     first, end, problem = _span(request)
     if problem:
         return HttpResponse(problem, status=422, content_type="text/plain; charset=utf-8")
+    try:
+        found = hours(_deployments(request), first, end)
+    except TooMuchError as error:
+        return HttpResponse(str(error), status=422, content_type="text/plain; charset=utf-8")
     answer = HttpResponse(content_type="text/csv; charset=utf-8")
     answer["Content-Disposition"] = f'attachment; filename="tokens-{first:%Y-%m-%dT%H}-{end:%Y-%m-%dT%H}.csv"'
     writer = csv.writer(answer)
     writer.writerow(
         ["deployment", "hour_utc", "gateway_input", "gateway_cached_left_out", "engine_input", "input_difference",
-         "gateway_output", "engine_output", "output_difference", "estimated_tokens", "requests_over_the_hour", "requests_broken_off"]
+         "gateway_output", "engine_output", "output_difference", "estimated_tokens", "kept_requests_over_the_hour", "kept_requests_broken_off"]
     )  # fmt: skip
-    for row in hours(_deployments(request), first, end):
+    for row in found:
         writer.writerow([plain(row.name), row.hour.isoformat(), *_numbers(row)])
     return answer
 

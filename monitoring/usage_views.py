@@ -11,7 +11,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.dateparse import parse_date
 
-from accounts.permissions import may_administer
+from accounts.permissions import is_operator, may_administer
 from accounts.time_zones import day_of
 from common.request_outcomes import ESTIMATED, TOKENS
 from deployments.selectors import bounded_organizations
@@ -66,7 +66,7 @@ def _page(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: st
         if request.GET.get("measure") in measures
         else measures[-1 if found.currencies else 0],
         "is_own": name == "own-usage",
-        "days_in": _days_in(usage.zones_of(request.user)),
+        "days_in": _days_in(request, is_own=name == "own-usage"),
         # Whose quota what is used here counts against.
         "bounded": bounded_organizations(request.user) if name == "own-usage" else [],
         "name": name,
@@ -98,7 +98,7 @@ def _csv(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: str
     )
     writer = csv.writer(answer)
     writer.writerow([question.by, "requests", "refused", *TOKENS, *ESTIMATED, *_cost_heads(found), "days_in"])
-    days_in = _days_in(usage.zones_of(request.user))
+    days_in = _days_in(request, is_own=name == "own-usage")
     for line in found.lines:
         costs = [f"{line.costs[currency]:f}" if currency in line.costs else "" for currency in found.currencies]
         numbers = [line.requests, line.refused, *(getattr(line, name) for name in (*TOKENS, *ESTIMATED))]
@@ -119,10 +119,16 @@ def plain(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def _days_in(zones: list[str]) -> str:
+def _days_in(request: HttpRequest, *, is_own: bool) -> str:
     """Whose days they are, in words."""
+    zones = usage.zones_of(request.user)
     if len(zones) == 1:
-        return zones[0]
+        # An admin is told what others have used of the own deployments, too.
+        return (
+            zones[0]
+            if is_own or is_operator(request.user)
+            else f"{zones[0]}; those of other organizations’ calls in theirs"
+        )
     return f"each organization’s own: {', '.join(zones[:3])}{' …' if len(zones) > 3 else ''}"
 
 

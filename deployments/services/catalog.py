@@ -136,7 +136,8 @@ def save_cluster(
     with transaction.atomic():
         # Once more, now that nothing can be started meanwhile: what was asked of the cluster took its time.
         hold(organization_namespaces.lock_of(cluster.pk or 0))
-        organization_namespaces.check_nothing_is_left_behind(cluster)
+        if only is None or "namespace_template" in only:
+            organization_namespaces.check_nothing_is_left_behind(cluster)
         saved: Cluster = _save(
             cluster,
             actor,

@@ -63,6 +63,9 @@ def update_deployment(
         if not changes:
             return
         Deployment.objects.filter(pk=deployment.pk).update(**wanted)
+        if starts_again is False:
+            # What nobody retries has no place in quotas, and gets none by being retried again.
+            Version.objects.filter(deployment=deployment.pk).update(start_again_at=None)
         audit.record(
             actor=actor, action="update", thing=deployment, organization_id=deployment.organization_id, changes=changes
         )

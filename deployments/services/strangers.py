@@ -9,7 +9,7 @@ from django.utils import timezone
 from accounts import audit
 from accounts.models import Organization
 from accounts.permissions import Actor, may_manage_clusters
-from common.database_lock import try_lock
+from common.database_lock import hold, try_lock
 from common.encryption import Cipher
 from common.service_error import ForbiddenError, ServiceError
 from deployments import lifecycle
@@ -17,6 +17,7 @@ from deployments.drivers import driver_of
 from deployments.models import Cluster, Deployment, DesiredState, Endpoint, Model, Status, Stranger, Version
 from deployments.services import catalog
 from deployments.services.change import change
+from deployments.services.organization_namespaces import lock_of
 from deployments.services.versions import MAX_REPLICAS, specification_errors
 from runtimes.driver import DriverError
 from runtimes.specification import Specification
@@ -82,6 +83,8 @@ def _adopt(stranger: Stranger, actor: Actor) -> Version:
     # First there, then here: when this is cut off it is listed again, as ours but unknown.
     _ask(lambda: driver.adopt(stranger.name))
     with change(reconcile_cluster=cluster.pk):
+        # Who changes the namespaces of the cluster sees it either as a stranger or as ours.
+        hold(lock_of(cluster.pk), shared=True)
         version = known or _make(deployment, stranger, told, values, actor)
         now = timezone.now()
         Version.objects.filter(pk=version.pk).update(

@@ -17,8 +17,8 @@ NOWHERE = NO_INSTANCE.hex()
 _USAGE_KEY = ["deployment", "organization", "user", "key", "source"]
 
 
-# Of one batch so many requests are told one by one, the largest first.
-MOST_NOTABLE = 200
+# Of one batch so many requests of a deployment, and of all, are told one by one, the largest first.
+MOST_OF_ONE, MOST_NOTABLE = 20, 200
 
 
 @dataclass(frozen=True)
@@ -142,16 +142,23 @@ class Meter:
             return []
         found = np.concatenate(self._notable)
         tokens = found["input_tokens"].astype(np.int64) + found["output_tokens"]
+        kept: list[int] = []
+        counts: Counter[int] = Counter()
+        for index in np.argsort(-tokens, kind="stable"):
+            deployment = int(found["deployment"][index])
+            if counts[deployment] < MOST_OF_ONE and len(kept) < MOST_NOTABLE:
+                counts[deployment] += 1
+                kept.append(int(index))
         return [
             {
                 "at": float(row["at"]), "deployment_id": int(row["deployment"]), "version_id": int(row["version"]),
                 "instance_uid": bytes(row["instance"]).hex(), "organization_id": int(row["organization"]),
                 "key_id": int(row["key"]), "request_id": id_of(int(row["sequence"])),
-                "why": ESTIMATES[row["estimated"]] or ("crosses_hour" if row["outcome"] == COMPLETED else OUTCOMES[row["outcome"]]),
+                "why": "crosses_hour" if row["outcome"] == COMPLETED else OUTCOMES[row["outcome"]],
                 "input_tokens": int(row["input_tokens"]), "output_tokens": int(row["output_tokens"]),
                 "seconds": max(0.0, float(row["end_to_end"])),
             }
-            for row in found[np.argsort(-tokens, kind="stable")[:MOST_NOTABLE]]
+            for row in found[kept]
         ]  # fmt: skip
 
     def clear(self) -> None:
@@ -159,11 +166,12 @@ class Meter:
         self._series, self._usage, self._books, self._notable = {}, {}, {}, []
 
     def _keep_notable(self, records: np.ndarray) -> None:
-        """Those that reached an instance and used tokens, and that were estimated, didn't complete, or crossed an hour."""
+        """Those that reached an instance and used tokens, and that didn't complete, or crossed an hour. What an engine never
+        tells is no news of single requests: the ledger sums it."""
         uses = (records["input_tokens"] > 0) | (records["output_tokens"] > 0)
         begun = records["at"] - np.maximum(records["end_to_end"], 0)
         crosses = (records["at"] // 3600) != (begun // 3600)
-        which = uses & ((records["estimated"] > 0) | (records["outcome"] != COMPLETED) | crosses)
+        which = uses & ((records["outcome"] != COMPLETED) | crosses)
         if which.any():
             self._notable.append(_pick(records, which))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from gateway.access.callers import Caller
 from gateway.bodies import json_fields
 from gateway.bodies.json_fields import PlainRequest, RequestFields
-from gateway.bodies.model import model_of, renamed
+from gateway.bodies.model import USUAL_MODELS, model_of, renamed
 from gateway.bodies.stream_options import ask_for_usage
 from gateway.errors import GatewayError
 from gateway.exchange.plan import Plan
@@ -15,8 +15,6 @@ from gateway.routing.target import Target
 
 RESERVED_ANSWER = 1024
 _NO_FIELDS = RequestFields()
-# What OpenAI takes where a request names none: an alias of it is what an organization moderates with.
-_USUAL_MODELS = {b"/v1/moderations": "omni-moderation-latest"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ def read(snapshot: Snapshot, plan: Plan, target: Target | None, head: RequestHea
     if target is None:
         if not body:
             raise GatewayError(400, "model_missing", "This path needs a JSON body with the field “model”.")
-        model, fields = model_of(body, head.content_type, otherwise=_USUAL_MODELS.get(plan.plain_path, ""))
+        model, fields = model_of(body, head.content_type, otherwise=USUAL_MODELS.get(plan.plain_path, ""))
         target = snapshot.by_model(model, caller)
         if target.served_name not in ("", model):
             asked_name = model

@@ -8,7 +8,7 @@ from time import monotonic
 from common.byte_budget import network_of
 from gateway.access.callers import ANONYMOUS, Caller, by_key
 from gateway.bodies import apis, request_coding
-from gateway.bodies.model import model_of, renamed
+from gateway.bodies.model import USUAL_MODELS, model_of, renamed
 from gateway.core import Gateway, Queue, QueueAnswer
 from gateway.errors import GatewayError, bad_request
 from gateway.http import framing
@@ -173,7 +173,8 @@ class AsyncExchange:
             if model is None:
                 if not body:
                     raise GatewayError(400, "model_missing", "This path needs a JSON body with the field “model”.")
-                model, _ = model_of(body, self.head.content_type)
+                usual = USUAL_MODELS.get(routes.plain_path(path), "")
+                model, _ = model_of(body, self.head.content_type, otherwise=usual)
             found = snapshot.by_model(model, self._caller)
             if found.served_name not in ("", model):
                 body = renamed(body, self.head.content_type, found.served_name)

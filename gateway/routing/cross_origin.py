@@ -33,6 +33,15 @@ def lines(snapshot: Snapshot, head: RequestHead, target: Target | None) -> Heade
     return told if allowed == ANY.encode() else [*told, (b"vary", b"origin")]
 
 
+def page(snapshot: Snapshot, head: RequestHead) -> bytes:
+    """The origin of a page that may read what is said where no deployment is known; empty where no page asks, or none may."""
+    return head.origin if head.origin and _allowed(_of_path(snapshot, path_of(head)), head.origin) else b""
+
+
+def allows(target: Target, origin: bytes) -> bool:
+    return bool(_allowed(target.origins, origin))
+
+
 def preflight(snapshot: Snapshot, head: RequestHead) -> Headers:
     """The answer to a browser that asks before it sends a request; it holds no key, so nobody is asked for one."""
     assert head.preflight is not None  # noqa: S101

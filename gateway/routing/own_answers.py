@@ -9,7 +9,7 @@ import orjson
 from gateway.access.callers import ANONYMOUS, Caller
 from gateway.errors import GatewayError
 from gateway.http.framing import RequestHead
-from gateway.routing import model_paths
+from gateway.routing import cross_origin, model_paths
 from gateway.routing.routes import path_of
 from gateway.routing.snapshot import Snapshot
 from gateway.routing.target import RUNNING, Target
@@ -43,16 +43,17 @@ def to(head: RequestHead, snapshot: Snapshot, caller: Caller) -> OwnAnswer | Non
         raise GatewayError(405, "method_not_allowed", "Models are read with GET.", headers=((b"allow", b"GET, HEAD"),))
     # Clients escape the slash of a model's id.
     model = unquote_to_bytes(path[len(MODEL) :]).decode("utf-8", "replace")
-    return _model(model, snapshot, caller) if model else _models(snapshot, caller)
+    return _model(model, snapshot, caller) if model else _models(snapshot, caller, cross_origin.page(snapshot, head))
 
 
-def _models(snapshot: Snapshot, caller: Caller) -> OwnAnswer:
+def _models(snapshot: Snapshot, caller: Caller, page: bytes) -> OwnAnswer:
+    """`page`: the origin of a page that may read this answer; it is told of what it may call."""
     aliases = snapshot.by_alias.get(caller.organization_id, {})
     named = [*((target.api_id, target) for target in snapshot.targets), *sorted(aliases.items(), key=itemgetter(0))]
     running = [
         _description(name, target, caller)
         for name, target in named
-        if target.status == RUNNING and caller.may_call(target)
+        if target.status == RUNNING and caller.may_call(target) and (not page or cross_origin.allows(target, page))
     ]
     return OwnAnswer(orjson.dumps({"object": "list", "data": running}))
 

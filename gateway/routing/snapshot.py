@@ -34,7 +34,7 @@ class Snapshot:
     by_api_id: dict[str, Target] = field(default_factory=dict, compare=False, repr=False)
     by_name: dict[str, list[Target]] = field(default_factory=dict, compare=False, repr=False)
     # By organization and alias.
-    by_alias: dict[int, dict[str, Target]] = field(default_factory=dict, compare=False, repr=False)
+    by_alias: dict[int, dict[str, Target]] = field(default_factory=dict, hash=False, repr=False)
 
     @classmethod
     def of(

@@ -32,6 +32,8 @@ _NAMES = {
     "prompt_tokens_total": "input_tokens", "generation_tokens_total": "output_tokens", "tokens_predicted_total": "output_tokens",
 }  # fmt: skip
 _SHARES = ("kv_cache_use",)
+# What is more is no count: no column holds it, and no double every number up to it.
+_MOST = float(1 << 53)
 # SGLang counts what it found in its cache and all prompt tokens; what it looked up are the latter, too.
 _LOOKED_UP_BY_PREFIX = {"sglang": "prompt_tokens_total"}
 _FIRST_BYTES = frozenset(name[:1] for name in ("vllm:", "sglang:", "llamacpp:", "te_", *_NAMES))
@@ -53,9 +55,8 @@ def parse(page: str) -> EngineSample:
             found.setdefault(field, []).append(value)
             if _LOOKED_UP_BY_PREFIX.get(prefix) == plain:
                 found.setdefault("prefix_queries", []).append(value)
-    return EngineSample(
-        **{field: sum(values) / (len(values) if field in _SHARES else 1) for field, values in found.items()}
-    )
+    sums = {field: sum(values) / (len(values) if field in _SHARES else 1) for field, values in found.items()}
+    return EngineSample(**{field: value for field, value in sums.items() if value < _MOST})
 
 
 def _value(line: str) -> float | None:

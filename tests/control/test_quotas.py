@@ -14,7 +14,7 @@ from apikeys.services import create_key, revoke_key
 from common.service_error import ForbiddenError, ServiceError
 from deployments.models import Cluster, Deployment, DesiredState, Model, Rollout, Status, Version
 from deployments.services import quotas, versions
-from deployments.services.deployments import create_deployment
+from deployments.services.deployments import create_deployment, update_deployment
 from tests.conftest import simulator
 
 pytestmark = pytest.mark.django_db
@@ -114,6 +114,17 @@ def test_what_will_start_again_by_itself_keeps_its_place(place, people):
     version.refresh_from_db()
     versions.stop_version(version, actor=people.operator)
     make(place, people, "two", replicas=3)
+
+
+def test_what_nobody_retries_has_no_place_and_gets_none_by_being_retried_again(place, people):
+    bound(people.ours, people, instances=3)
+    version = make(place, people, "one", replicas=3)
+    Version.objects.update(status="error", desired_state=DesiredState.STOPPED, start_again_at="2099-01-01T00:00Z")
+    update_deployment(version.deployment, starts_again=False, actor=people.operator)
+    make(place, people, "two", replicas=3)
+    update_deployment(version.deployment, starts_again=True, actor=people.operator)
+    version.refresh_from_db()
+    assert version.start_again_at is None and quotas.use_of(people.ours).instances == 3
 
 
 def test_a_version_that_serves_until_its_successor_is_ready_keeps_its_place(place, people):

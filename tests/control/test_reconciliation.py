@@ -9,9 +9,9 @@ import pytest
 from django.db import connection
 from django.urls import reverse
 
-from common.request_outcomes import CANCELLED, LEFT
+from common.request_outcomes import CANCELLED, LEFT, UNTOLD
 from deployments.models import Instance
-from gateway.books.meter import MOST_NOTABLE, Meter
+from gateway.books.meter import MOST_OF_ONE, Meter
 from gateway.books.request_ids import request_id
 from monitoring import engine_tokens, ingest, reconciliation
 from monitoring.models import CpuReading, EngineHour, UsageMinute
@@ -35,7 +35,13 @@ def _empty_tables(db):
 def instance(deployment, uid: str = "a" * 32, *, age_s: float = 3600) -> Instance:
     started = datetime.fromtimestamp(NOW - age_s, UTC)
     return Instance.objects.create(
-        version=deployment.versions.get(), uid=uid, name=uid[:8], generation=1, phase="ready", started_at=started
+        version=deployment.versions.get(),
+        uid=uid,
+        name=uid[:8],
+        generation=1,
+        phase="ready",
+        started_at=started - timedelta(minutes=5),
+        ready_at=started,
     )
 
 
@@ -58,6 +64,10 @@ def test_what_an_engine_has_counted_since_its_last_reading(deploy):
     assert read(old, (7, 3), (100, 50)) == [7, 3], "it restarted and counts from zero"
     assert read(old, (900, 800), None) == [], "nobody knows in which hour"
     assert read(new, (9, 8), None) == [9, 8]
+    starting = {new.uid: CpuReading(instance_uid=new.uid)}
+    growth = engine_tokens.growths([(new, EngineSample(input_tokens=9, output_tokens=8))], starting, NOW)[new]
+    assert (growth.input_tokens, growth.output_tokens) == (9, 8), "it was looked at while it loaded"
+    assert read(old, (1e15, 50), (100, 50)) == [], "nothing counts like that"
     assert read(old, None, (100, 50)) == [], "an engine that tells no tokens"
 
 
@@ -87,6 +97,22 @@ def test_what_an_engine_has_counted_since_its_last_reading(deploy):
 def test_counters_of_each_engine(page, told):
     sample = parse(page)
     assert (sample.input_tokens, sample.output_tokens) == told
+
+
+def test_what_was_counted_over_the_hours_bound_belongs_to_both():
+    bound = NOW // 3600 * 3600
+    assert engine_tokens.spread(100, bound - 6, bound + 4) == {bound - 3600: 60, bound: 40}
+    assert engine_tokens.spread(7, bound + 1, bound + 11) == {bound: 7}
+    assert engine_tokens.spread(5, None, bound + 11) == {bound: 5}
+    for amount in range(40):
+        assert sum(engine_tokens.spread(amount, bound - 7300, bound + 1111).values()) == amount
+    assert len(engine_tokens.spread(1000, bound - 7300, bound + 10)) == 4
+
+
+@pytest.mark.parametrize("value", ["1e30", "1e308", "-1", "NaN", "9007199254740993"])
+def test_an_engine_that_makes_up_its_counters_stops_nobodys_figures(value):
+    page = f"vllm:generation_tokens_total {value}\nvllm:generation_tokens_total {value}\nvllm:num_requests_running 2\n"
+    assert parse(page) == EngineSample(running=2)
 
 
 def booked(deployment, *changes: dict) -> None:
@@ -156,7 +182,7 @@ def test_the_requests_that_explain_a_difference(client, people, deploy):
     ):
         assert text in page, text
     (row,) = csv.DictReader(io.StringIO(client.get(reverse("monitoring:reconciliation-csv"), asked).content.decode()))
-    assert (row["engine_output"], row["output_difference"], row["requests_over_the_hour"]) == ("60", "89", "1")
+    assert (row["engine_output"], row["output_difference"], row["kept_requests_over_the_hour"]) == ("60", "89", "1")
     assert "Nothing differs" not in client.get(place, asked | {"differing": "on"}).content.decode()
 
 
@@ -186,14 +212,24 @@ def test_what_makes_no_sense_is_told(client, people, since, until, says):
         assert answer.status_code == 422 and says in answer.content.decode()
 
 
-def test_a_batch_tells_of_so_many_and_no_more(deploy):
-    deployment = deploy()
-    booked(
-        deployment,
-        *({"sequence": number, "estimated": LEFT, "output_tokens": number} for number in range(MOST_NOTABLE + 50)),
+def test_a_batch_tells_of_so_many_of_each_and_no_more(deploy):
+    many, few = deploy(), deploy("few")
+    left = {"estimated": LEFT, "outcome": CANCELLED}
+    booked(many, *({"sequence": number, "output_tokens": number, **left} for number in range(MOST_OF_ONE + 50)))
+    booked(few, {"sequence": 9, "output_tokens": 1, **left}, {"sequence": 10, "estimated": UNTOLD})
+    told = reconciliation.requests(many.pk, HOUR, HOUR + timedelta(hours=1))
+    assert len(told) == MOST_OF_ONE and told[0].output_tokens == MOST_OF_ONE + 49
+    assert hour_of(many).estimated_tokens == sum(7 + number for number in range(MOST_OF_ONE + 50)), "all are summed"
+    assert len(reconciliation.requests(few.pk, HOUR, HOUR + timedelta(hours=1))) == 1, (
+        "an engine that never tells is no news"
     )
-    told = reconciliation.requests(deployment.pk, HOUR, HOUR + timedelta(hours=1))
-    assert len(told) == MOST_NOTABLE and told[0].output_tokens == MOST_NOTABLE + 49
-    assert hour_of(deployment).estimated_tokens == sum(7 + number for number in range(MOST_NOTABLE + 50)), (
-        "all are summed"
-    )
+
+
+def test_too_much_at_once_is_told(client, people, deploy, monkeypatch):
+    booked(deploy(), {})
+    monkeypatch.setattr(reconciliation, "_WITHIN", "1ms")
+    monkeypatch.setattr(reconciliation, "LEDGER", "(SELECT *, pg_sleep(1) FROM monitoring_usage_minute) AS slow")
+    sign_in(client, people.operator)
+    for name in ("reconciliation", "reconciliation-csv"):
+        answer = client.get(reverse(f"monitoring:{name}"))
+        assert answer.status_code == 422 and "Choose fewer days" in answer.content.decode()

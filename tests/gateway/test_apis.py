@@ -38,6 +38,9 @@ async def test_an_alias_is_answered_under_its_own_name_and_listed(gateway, upstr
     (target,) = gateway.core.snapshot.targets
     known = Snapshot.of(6, [target], aliases=[(3, "gpt-4o", target.deployment_id), (4, "other", target.deployment_id)])
     known.save(tmp_path / "snapshot")
+    assert Snapshot.load(tmp_path / "snapshot", ()) == known != Snapshot.of(6, [target]), (
+        "an alias makes another picture"
+    )
     gateway.core.set_snapshot(Snapshot.load(tmp_path / "snapshot", ()))
     gateway.core.keys[digest("slk_one")] = Caller(3, 20, 40, organizations=frozenset({3}))
     async with client(gateway) as http:

@@ -95,6 +95,19 @@ async def test_answers_streams_and_errors_say_who_may_read_them(gateway, upstrea
         assert readers(plain) is None and "vary" not in plain.headers
 
 
+async def test_a_page_is_told_of_the_models_that_it_may_call(gateway, upstream):
+    await gateway.start(await upstream(json_answer(ANSWER)))
+    (target,) = gateway.core.snapshot.targets
+    open_one = dataclasses.replace(
+        target, deployment_id=8, api_id="acme/open", endpoint="b", name="open", origins=("*",)
+    )
+    gateway.core.set_snapshot(Snapshot.of(6, [target, open_one]))
+    async with client(gateway) as http:
+        told = await http.get("/v1/models", headers=OTHER)
+        assert readers(told) == "*" and [item["id"] for item in told.json()["data"]] == ["acme/open"]
+        assert len((await http.get("/v1/models")).json()["data"]) == 2
+
+
 async def test_any_page(gateway, upstream):
     await gateway.start(await upstream(json_answer(ANSWER)))
     open_to(gateway, "*")
