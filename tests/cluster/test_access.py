@@ -67,6 +67,8 @@ def test_without_the_broad_rights_nodes_are_shown_without_what_is_free(token, ap
     binding = api.get(role)
     api.delete(role)
     try:
+        # The API server hears of a binding's end a moment later.
+        wait_for(lambda: driver.capacity()[0].memory_available is None, within_s=20)
         (node, *_) = driver.capacity()
         assert node.cpu and node.cpu_available is node.memory_available is node.gpus_available is None
     finally:
