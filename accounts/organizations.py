@@ -86,7 +86,7 @@ def set_time_zone(request: HttpRequest, name: str) -> HttpResponse:
     organization = _managed(request, name)
     try:
         services.set_time_zone(organization, request.POST.get("time_zone", ""), actor=request.user)
-        messages.success(request, f"Days are those of {organization.time_zone} from now on.")
+        messages.success(request, f"Billing days follow {organization.time_zone} from now on.")
     except ServiceError as error:
         messages.error(request, str(error))
     return redirect("organization", name)

@@ -46,7 +46,7 @@ def set_time_zone(organization: Organization, name: str, *, actor: Actor) -> Non
     if not may_manage(actor, organization.pk):
         raise ForbiddenError("You may not change this organization.")
     if name not in time_zones.names():
-        raise ServiceError("Choose one of the time zones, as Europe/Berlin.", field="time_zone")
+        raise ServiceError("Choose a time zone from the list, such as Europe/Berlin.", field="time_zone")
     before = Organization.objects.select_for_update(no_key=True).get(pk=organization.pk).time_zone
     if before != name:
         Organization.objects.filter(pk=organization.pk).update(time_zone=name)

@@ -59,11 +59,15 @@ def usable_deployments(actor: Actor) -> QuerySet[Deployment]:
         return Deployment.objects.all()
     if not actor.is_authenticated:
         return Deployment.objects.none()
-    own = visible_organizations(actor)
+    return _open_to(visible_organizations(actor))
+
+
+def _open_to(organizations: QuerySet[Organization]) -> QuerySet[Deployment]:
+    """Their own deployments, and what is shared with one of them or with all."""
     shared = Q(sharing=Deployment.Sharing.SPECIFIC) & Exists(
-        Deployment.shared_with.through.objects.filter(deployment=OuterRef("pk"), organization__in=own)
+        Deployment.shared_with.through.objects.filter(deployment=OuterRef("pk"), organization__in=organizations)
     )
-    return Deployment.objects.filter(Q(organization__in=own) | Q(sharing=Deployment.Sharing.ALL) | shared)
+    return Deployment.objects.filter(Q(organization__in=organizations) | Q(sharing=Deployment.Sharing.ALL) | shared)
 
 
 def bounded_organizations(user: User) -> QuerySet[Organization]:
@@ -73,11 +77,8 @@ def bounded_organizations(user: User) -> QuerySet[Organization]:
 
 
 def callable_deployments(organization: Organization) -> QuerySet[Deployment]:
-    """What keys of the organization are for: its own, and those shared with it or with all."""
-    shared = Q(sharing=Deployment.Sharing.SPECIFIC) & Exists(
-        Deployment.shared_with.through.objects.filter(deployment=OuterRef("pk"), organization=organization)
-    )
-    return Deployment.objects.filter(Q(organization=organization) | Q(sharing=Deployment.Sharing.ALL) | shared)
+    """What keys of the organization are for."""
+    return _open_to(Organization.objects.filter(pk=organization.pk))
 
 
 def calling_organization_id(user: User, deployment: Deployment) -> int:

@@ -130,8 +130,8 @@ def _told(read: Callable[[], T], cluster: Cluster) -> tuple[T | None, str]:
         log.info("no samples of %s: %s", cluster, error)
         # Not the cluster's own words: everybody who sees the deployment reads this.
         if isinstance(error, ClusterUnreachableError):
-            return None, "it can't be reached now."
-        return None, "Slipway may not read it there. An operator sees on the cluster's page which rights are missing."
+            return None, "it can't be reached right now."
+        return None, "Slipway lacks the rights to read them. The cluster's page shows operators which ones are missing."
 
 
 def _gpus(driver: KubernetesDriver, living: Iterable[Instance]) -> tuple[dict[str, list[GpuSample]], str]:

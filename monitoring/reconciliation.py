@@ -14,10 +14,10 @@ from monitoring.notable import TABLE as NOTABLE
 
 # Why a request is told, in words.
 WHY = {
-    "cancelled": "the caller left before the end",
-    "failed": "it failed on the way",
+    "cancelled": "the caller disconnected early",
+    "failed": "it failed mid-request",
     "expired": "it expired",
-    "crosses_hour": "it began in an earlier hour",
+    "crosses_hour": "it started in an earlier hour",
 }
 MOST_REQUESTS = 200
 # Longer than this nobody's page waits, and no connection is held.
@@ -94,9 +94,7 @@ def hours(deployment_ids: list[int] | None, first: datetime, end: datetime) -> l
     except OperationalError as error:
         if not isinstance(error.__cause__, QueryCanceled):
             raise
-        raise TooMuchError(
-            "So much was used in this time that it can't be added up at once. Choose fewer days."
-        ) from None
+        raise TooMuchError("There is too much usage in this time to add up at once. Choose fewer days.") from None
     names = DeploymentName.objects.in_bulk({row[0] for row in rows})
     found = [
         Hour(row[0], names[row[0]].api_id if row[0] in names else f"deployment {row[0]}, deleted", *row[1:])

@@ -103,7 +103,7 @@ def _span(request: HttpRequest) -> tuple[datetime, datetime, str]:
     if not problem and first >= end:
         problem = "“From” lies behind “To”. Swap them."
     elif not problem and end - first > LONGEST:
-        problem = f"At most {LONGEST.days} days can be told at once. Choose fewer."
+        problem = f"At most {LONGEST.days} days can be shown at once. Choose fewer."
     return (now - USUAL, now, problem) if problem else (first, end, "")
 
 

@@ -95,7 +95,7 @@ def _cpu(points: SystemFrame, subjects: Subjects, window: Window, shown_s: int) 
 def _no_usage(subjects: Subjects) -> str:
     if not subjects.usage_reason:
         return _NO_SAMPLES
-    return f"The cluster doesn't tell: {subjects.usage_reason}"
+    return f"No figures from the cluster: {subjects.usage_reason}"
 
 
 def _memory(points: SystemFrame, subjects: Subjects, window: Window, shown_s: int) -> Chart:

@@ -27,8 +27,8 @@ CURVES = 8
 OTHERS = "others"
 FOREIGN = "users of other organizations"
 # Of the ledger's sums by reason, in their order.
-REASONS = ("the engine told none", "the caller left before the end", "the instance broke off")
-UNKNOWN_REASON = "booked before reasons were kept"
+REASONS = ("the engine reported no usage", "the caller disconnected early", "the instance failed mid-request")
+UNKNOWN_REASON = "recorded before reasons were kept"
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ def _own(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
 
 
 def _page(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: str) -> HttpResponse:
-    question, problem = _question(request, offered)
+    zones = usage.zones_of(request.user)
+    question, problem = _question(request, offered, zones)
     found = usage.report(scope, question, request.user)
     measures = ["tokens", "requests", *found.currencies]
     query = {"since": question.first, "until": question.last, "by": question.by, "label": question.label}
@@ -66,7 +67,7 @@ def _page(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: st
         if request.GET.get("measure") in measures
         else measures[-1 if found.currencies else 0],
         "is_own": name == "own-usage",
-        "days_in": _days_in(request, is_own=name == "own-usage"),
+        "days_in": _days_in(request, zones, is_own=name == "own-usage"),
         # Whose quota what is used here counts against.
         "bounded": bounded_organizations(request.user) if name == "own-usage" else [],
         "name": name,
@@ -76,7 +77,7 @@ def _page(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: st
 
 
 def _chart(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: str) -> HttpResponse:
-    question, _ = _question(request, offered)
+    question, _ = _question(request, offered, usage.zones_of(request.user))
     measure = request.GET.get("measure", "tokens")
     curves = usage.by_day(scope, question, request.user, measure)
     if not curves:
@@ -88,7 +89,8 @@ def _chart(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: s
 
 def _csv(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: str) -> HttpResponse:
     """The whole table. One line per currency, so that no sum mixes two."""
-    question, problem = _question(request, offered)
+    zones = usage.zones_of(request.user)
+    question, problem = _question(request, offered, zones)
     if problem:
         return HttpResponse(problem, status=422, content_type="text/plain; charset=utf-8")
     found = usage.report(scope, question, request.user)
@@ -98,7 +100,7 @@ def _csv(request: HttpRequest, scope: Scope, offered: tuple[str, ...], name: str
     )
     writer = csv.writer(answer)
     writer.writerow([question.by, "requests", "refused", *TOKENS, *ESTIMATED, *_cost_heads(found), "days_in"])
-    days_in = _days_in(request, is_own=name == "own-usage")
+    days_in = _days_in(request, zones, is_own=name == "own-usage")
     for line in found.lines:
         costs = [f"{line.costs[currency]:f}" if currency in line.costs else "" for currency in found.currencies]
         numbers = [line.requests, line.refused, *(getattr(line, name) for name in (*TOKENS, *ESTIMATED))]
@@ -119,24 +121,21 @@ def plain(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def _days_in(request: HttpRequest, *, is_own: bool) -> str:
+def _days_in(request: HttpRequest, zones: list[str], *, is_own: bool) -> str:
     """Whose days they are, in words."""
-    zones = usage.zones_of(request.user)
     if len(zones) == 1:
         # An admin is told what others have used of the own deployments, too.
         return (
-            zones[0]
-            if is_own or is_operator(request.user)
-            else f"{zones[0]}; those of other organizations’ calls in theirs"
+            zones[0] if is_own or is_operator(request.user) else f"{zones[0]}; calls by other organizations in theirs"
         )
-    return f"each organization’s own: {', '.join(zones[:3])}{' …' if len(zones) > 3 else ''}"
+    return f"each organization’s time zone: {', '.join(zones[:3])}{' …' if len(zones) > 3 else ''}"
 
 
-def _question(request: HttpRequest, offered: tuple[str, ...]) -> tuple[Question, str]:
+def _question(request: HttpRequest, offered: tuple[str, ...], zones: list[str]) -> tuple[Question, str]:
     """What was asked, and what is wrong with it, if anything: then the usual days are shown."""
     # The latest that it is anywhere.
     now = datetime.now(UTC)
-    today = max(day_of(now, zone) for zone in usage.zones_of(request.user))
+    today = max(day_of(now, zone) for zone in zones)
     first, last = _day(request.GET.get("since", "")), _day(request.GET.get("until", ""))
     problem = ""
     for text, found, label in ((request.GET.get("since"), first, "From"), (request.GET.get("until"), last, "To")):

@@ -18,7 +18,7 @@ class AliasForm(forms.Form):
     name = forms.CharField(
         label="Alias",
         max_length=Alias.LONGEST,
-        help_text="What clients send as model. An alias that is there already points to the new deployment.",
+        help_text="The model name that clients send. Saving an existing alias points it to the new deployment.",
         widget=forms.TextInput(attrs={"placeholder": "gpt-4o", "autocomplete": "off", "spellcheck": "false"}),
     )
     deployment = _DeploymentField(queryset=Deployment.objects.none(), empty_label="Choose one")

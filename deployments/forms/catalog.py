@@ -44,8 +44,8 @@ class ModelForm(forms.ModelForm):
 
 class EndpointForm(forms.ModelForm):
     origins = forms.CharField(
-        label="Pages that may call it from browsers", required=False, max_length=20_000, strip=True,
-        help_text="Their origins, one per line: https://app.example.com. * lets any page in. Empty: none, as browsers do by themselves. Pages need keys all the same where the deployment needs one.",
+        label="Allowed browser origins (CORS)", required=False, max_length=20_000, strip=True,
+        help_text="Websites whose pages may call it, one origin per line, such as https://app.example.com. * allows any. Empty: none. A key is still required where the deployment needs one.",
         widget=forms.Textarea(attrs={"rows": 2, "class": "form-control mono", "spellcheck": "false"}),
     )  # fmt: skip
 

@@ -21,10 +21,10 @@ class LimitsForm(forms.Form):
     def __init__(self, data: Any = None, *, deployment: Deployment) -> None:
         super().__init__(data)
         self.fields["leave_cached_out"] = forms.BooleanField(
-            label="Leave cached input tokens out",
+            label="Don’t count cached input tokens",
             required=False,
             initial=deployment.limits_leave_cached_out,
-            help_text="Cached are those that the engine knew from earlier requests and need not compute.",
+            help_text="Cached tokens are those that the engine already has from earlier requests.",
         )
         known = limits_of(deployment)
         for level, label in RateLimit.Level.choices:

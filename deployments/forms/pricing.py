@@ -25,7 +25,7 @@ class PriceForm(forms.Form):
         min_value=0,
         max_digits=14,
         decimal_places=6,
-        help_text="Empty: as other input tokens. Cached are those that the engine knew from earlier requests.",
+        help_text="Empty: same as other input tokens. Cached tokens are those that the engine already has from earlier requests.",
     )
     output_price = forms.DecimalField(
         label="A million output tokens", required=False, min_value=0, max_digits=14, decimal_places=6

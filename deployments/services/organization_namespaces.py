@@ -19,14 +19,18 @@ def check(cluster: Cluster) -> None:
     check_nothing_is_left_behind(cluster)
     if not template:
         return
-    made = template.replace(PREFIX, "a").replace(ORGANIZATION, "a")
-    if ORGANIZATION not in template or name_error(made):
+    if not is_template(template):
         raise ServiceError(
             f"A template like {TEMPLATE}: it holds {ORGANIZATION}, maybe {PREFIX}, and lower-case letters, digits and hyphens.",
             field="namespace_template",
         )
     if before is not None and not before.namespace_template:
         _check_rights(cluster)
+
+
+def is_template(text: str) -> bool:
+    """Whether it makes a name of its own for each organization."""
+    return ORGANIZATION in text and not name_error(text.replace(PREFIX, "a").replace(ORGANIZATION, "a"))
 
 
 def lock_of(cluster_id: int) -> str:

@@ -20,7 +20,9 @@ def checked(origins: Iterable[str]) -> list[str]:
 def _checked(origin: str) -> str:
     if origin == ANY:
         return origin
-    problem = f"“{origin[:100]}” is no origin of a page: scheme, host and perhaps a port, as https://app.example.com."
+    problem = (
+        f"“{origin[:100]}” is not an origin. Use scheme, host and an optional port, such as https://app.example.com."
+    )
     origin = origin.strip().rstrip("/")
     try:
         # It would leave line ends out.

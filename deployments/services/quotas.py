@@ -48,10 +48,10 @@ _MOST = {"instances": Max("replicas")} | {name: Max(F("replicas") * _amount(name
 _REMEDY = " An operator can raise the quota under Administration."
 _REFUSALS = {
     "deployments": ("name", "The quota of {owner} is {most} deployments, stopped ones included, and it has {used}." + _REMEDY),
-    "instances": ("replicas", "Instances of {owner}: {most} allowed, {used} used by other deployments, {asked} asked for here." + _REMEDY),
-    "gpus": ("gpu", "GPUs of {owner}: {most} allowed, {used} used by other deployments, {asked} asked for here." + _REMEDY),
-    "cpu": ("cpu", "CPU cores of {owner}: {most:g} allowed, {used:g} used by other deployments, {asked:g} asked for here." + _REMEDY),
-    "memory": ("memory", "Memory of {owner}: {most:g} GiB allowed, {used:g} GiB used by other deployments, {asked:g} GiB asked for here." + _REMEDY),
+    "instances": ("replicas", "Instances of {owner}: {most} allowed, {used} used by other deployments, {asked} requested here." + _REMEDY),
+    "gpus": ("gpu", "GPUs of {owner}: {most} allowed, {used} used by other deployments, {asked} requested here." + _REMEDY),
+    "cpu": ("cpu", "CPU cores of {owner}: {most:g} allowed, {used:g} used by other deployments, {asked:g} requested here." + _REMEDY),
+    "memory": ("memory", "Memory of {owner}: {most:g} GiB allowed, {used:g} GiB used by other deployments, {asked:g} GiB requested here." + _REMEDY),
     "keys": ("name", "The quota of {owner} is {most} API keys, and it has {used}. Revoke one that nobody uses." + _REMEDY),
 }  # fmt: skip
 LABELS = {

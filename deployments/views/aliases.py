@@ -21,7 +21,10 @@ def of_organization(request: HttpRequest, name: str) -> HttpResponse:
         values = form.cleaned_data
         try:
             set_alias(organization, values["name"], values["deployment"], actor=request.user)
-            messages.success(request, f"{values['name']} is {values['deployment'].api_id} now, within a second.")
+            messages.success(
+                request,
+                f"{values['name']} now points to {values['deployment'].api_id}. Gateways apply it within a second.",
+            )
             return redirect("organization-aliases", name)
         except ServiceError as error:
             error.tell(form)
@@ -39,5 +42,5 @@ def remove(request: HttpRequest, name: str) -> HttpResponse:
     organization = get_object_or_404(managed_organizations(request.user), name=name)
     alias = request.POST.get("name", "")
     remove_alias(organization, alias, actor=request.user)
-    messages.success(request, f"{alias[:120]} is no alias any more.")
+    messages.success(request, f"The alias {alias[:120]} is removed.")
     return redirect("organization-aliases", name)

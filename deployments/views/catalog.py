@@ -31,11 +31,12 @@ from deployments.selectors import (
 )
 from deployments.services import catalog as services
 from deployments.services.forget import forgettable, forgotten
+from deployments.services.organization_namespaces import is_template
 from deployments.services.strangers import told_by
 from runtimes.driver import DriverError
 from runtimes.kubernetes import access
 from runtimes.kubernetes.driver import KubernetesDriver
-from runtimes.kubernetes.places import ORGANIZATION, PREFIX, TEMPLATE, Places
+from runtimes.kubernetes.places import TEMPLATE, Places
 
 
 @dataclass(frozen=True)
@@ -254,8 +255,8 @@ def recipe_of(namespace: str | None, template: str | None, reach: str | None, *,
     """What a cluster has to be given for what the form says. Nothing of it is repeated that would be no name there."""
     home = namespace if namespace and not name_error(namespace) else "slipway"
     template = template or ""
-    made = template.replace(PREFIX, "a").replace(ORGANIZATION, "a")
-    template = "" if not template else template if ORGANIZATION in template and not name_error(made) else TEMPLATE
+    if template and not is_template(template):
+        template = TEMPLATE
     return {
         "recipe": access.recipe(Places(home, template), proxied=reach == Cluster.Reach.API_SERVER),
         "kubeconfig_script": access.kubeconfig_script(home),

@@ -137,7 +137,7 @@ def _missing(request: HttpRequest, model: Any, endpoint: Any) -> list[str]:
     missing = []
     lost = manageable_endpoints(request.user).select_related("cluster").first() if endpoint is None else None
     if lost is not None and not deployable_endpoints(request.user).exists():
-        return [f"a cluster: your organization may not use {lost.cluster} any more, and an operator can allow it"]
+        return [f"access to the cluster {lost.cluster}, which an operator can allow"]
     if model is None and not manageable_models(request.user).exists():
         missing.append("model")
     if endpoint is None and not deployable_endpoints(request.user).exists():

@@ -142,13 +142,12 @@ class Meter:
             return []
         found = np.concatenate(self._notable)
         tokens = found["input_tokens"].astype(np.int64) + found["output_tokens"]
-        kept: list[int] = []
-        counts: Counter[int] = Counter()
-        for index in np.argsort(-tokens, kind="stable"):
-            deployment = int(found["deployment"][index])
-            if counts[deployment] < MOST_OF_ONE and len(kept) < MOST_NOTABLE:
-                counts[deployment] += 1
-                kept.append(int(index))
+        largest = [
+            indexes[np.argsort(-tokens[indexes], kind="stable")[:MOST_OF_ONE]]
+            for indexes in _groups([found["deployment"]])
+        ]
+        kept = np.concatenate(largest)
+        kept = kept[np.argsort(-tokens[kept], kind="stable")[:MOST_NOTABLE]]
         return [
             {
                 "at": float(row["at"]), "deployment_id": int(row["deployment"]), "version_id": int(row["version"]),

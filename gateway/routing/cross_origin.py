@@ -48,7 +48,7 @@ def preflight(snapshot: Snapshot, head: RequestHead) -> Headers:
     method, names = head.preflight
     told = lines(snapshot, head, None)
     if not told or told[0][0] == b"vary":
-        message = "Pages of this origin may not call here. Its organization's admins can name the origin at the endpoint (CORS)."
+        message = "Pages from this origin may not call this address. An admin can allow the origin in the endpoint's settings (CORS)."
         raise GatewayError(403, "origin_not_allowed", message)
     told += [(b"access-control-allow-methods", method), (b"access-control-max-age", b"%d" % MAX_AGE_S)]
     return [*told, (b"access-control-allow-headers", names)] if names else told

@@ -99,7 +99,7 @@ def _check(found: Json, name: str, home: str, organization: str) -> None:
     if labels.get(HOME) != home or labels.get(ORGANIZATION) != organization:
         if (owner := labels.get(ORGANIZATION)) not in (None, organization) or labels.get(HOME) not in (None, home):
             whose = f"the organization {owner} of the Slipway in namespace {labels.get(HOME)}"
-            raise DriverError(f"The namespace {name} is labelled as that of {whose}. Change the cluster's template.")
+            raise DriverError(f"The namespace {name} is labeled as that of {whose}. Change the cluster's template.")
         raise DriverError(
             f"The namespace {name} is not {organization}'s. Give it to the organization with "
             f"“kubectl label namespace {name} {HOME}={home} {ORGANIZATION}={organization} {_LEVEL}=baseline --overwrite”, or change the cluster's template."

@@ -145,7 +145,7 @@ def test_without_the_right_to_the_nodes_pages_the_metrics_api_has_the_sum(deploy
     collect.collect_kubernetes(place.cluster)
     reason = MeteredInstance.objects.get(uid=instance.uid).usage_reason
     shown = panel.build(version.deployment, Question(), int(time.time()))["charts"]["cpu"]["absent"]
-    assert reason and reason in shown and "which rights are missing" in shown, shown
+    assert reason and reason in shown and "which ones are missing" in shown, shown
     usage = {"cpu": "1234567891n", "memory": f"{3 * 1024}Mi"}
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     item = {"metadata": {"name": instance.name, "namespace": namespace}, "timestamp": stamp, "window": "15s",

@@ -105,13 +105,13 @@ def test_the_page(client, people, private):
     page = reverse("organization-aliases", args=["acme"])
     assert "No aliases yet" in client.get(page).content.decode()
     shown = client.post(page, {"name": "gpt-4o", "deployment": private.pk}, follow=True).content.decode()
-    assert "gpt-4o is acme/chat now" in shown and "<code>gpt-4o</code>" in shown
+    assert "gpt-4o now points to acme/chat" in shown and "<code>gpt-4o</code>" in shown
     hub = client.get(reverse("hub:deployment", args=["acme", "chat"])).content.decode()
     assert "Also called" in hub and "gpt-4o" in hub
     refused = client.post(page, {"name": "acme/x", "deployment": private.pk})
     assert refused.status_code == 422 and "Choose another alias" in refused.content.decode()
     gone = client.post(reverse("organization-alias-remove", args=["acme"]), {"name": "gpt-4o"}, follow=True)
-    assert "gpt-4o is no alias any more" in gone.content.decode()
+    assert "The alias gpt-4o is removed" in gone.content.decode()
 
 
 def test_a_deployment_of_others_is_not_there_in_the_form(client, people, place, deploy):

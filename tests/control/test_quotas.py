@@ -71,7 +71,7 @@ def test_a_stopped_version_is_scaled_freely_and_asked_when_it_starts(place, peop
     version.refresh_from_db()
     versions.scale_version(version, 5, actor=people.operator)
     with pytest.raises(
-        ServiceError, match="Instances of Acme: 2 allowed, 0 used by other deployments, 5 asked for here"
+        ServiceError, match="Instances of Acme: 2 allowed, 0 used by other deployments, 5 requested here"
     ):
         versions.start_version(version, actor=people.operator)
 

@@ -177,8 +177,8 @@ def test_the_requests_that_explain_a_difference(client, people, deploy):
         "1 of 1 hour differs",
         "acme/chat",
         request_id("gw", 5, 2),
-        "the caller left before the end",
-        "it began in an earlier hour",
+        "the caller disconnected early",
+        "it started in an earlier hour",
     ):
         assert text in page, text
     (row,) = csv.DictReader(io.StringIO(client.get(reverse("monitoring:reconciliation-csv"), asked).content.decode()))
@@ -191,7 +191,7 @@ def test_others_deployments_are_not_there(client, people, deploy):
     booked(deployment, {})
     sign_in(client, people.stranger)
     place = reverse("monitoring:reconciliation")
-    assert "Nothing was counted" in client.get(place).content.decode()
+    assert "No tokens in this time" in client.get(place).content.decode()
     asked = {"deployment": deployment.pk, "hour": f"{HOUR:%Y-%m-%dT%H:%M}"}
     assert client.get(place, asked).status_code == 404
     sign_in(client, people.member)

@@ -113,7 +113,7 @@ def test_kinds_of_tokens_and_why_some_were_estimated(client, people, deployment)
     sign_in(client, people.operator)
     asked = {"since": str(WEEK.first), "until": str(WEEK.last), "by": "day"}
     page = client.get(reverse("monitoring:usage"), asked).content.decode()
-    for text in ("11.4 %", "16: the caller left before the end", "300: booked before reasons were kept", "3 cached"):
+    for text in ("11.4 %", "16: the caller disconnected early", "300: recorded before reasons were kept", "3 cached"):
         assert text in page, text
     head, *lines = client.get(reverse("monitoring:usage-csv"), asked).content.decode().splitlines()
     (day,) = [line for line in lines if line.startswith(str(NOON.date()))]
@@ -155,9 +155,9 @@ def test_a_changed_zone_leaves_what_is_booked_in_its_day(client, people, deploym
     sign_in(client, people.admin)
     change = reverse("organization-time-zone", args=["acme"])
     said = client.post(change, {"time_zone": "Europe/Berlin"}, follow=True).content.decode()
-    assert "Days are those of Europe/Berlin from now on" in said
+    assert "Billing days follow Europe/Berlin from now on" in said
     assert (
-        "Choose one of the time zones"
+        "Choose a time zone from the list"
         in client.post(change, {"time_zone": "Mars/Olympus"}, follow=True).content.decode()
     )
     store(used(deployment, at=at, **mine))
