@@ -54,7 +54,8 @@ def _answer(
         "may_edit": is_operator(request.user),
         "url": request.path,
         "back": back,
-        "shows_owner": back == reverse("monitoring:own-usage"),
+        # On a page that isn't the owner's.
+        "shows_owner": "named" in request.GET,
     }
     if request.method != "POST" and "edit" not in request.GET:
         if "HX-Request" not in request.headers:
